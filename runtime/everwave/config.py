@@ -1,0 +1,167 @@
+"""What a model is made of: frozen dataclasses, no behaviour beyond derived sizes.
+
+Sizes follow Musika (Pasini & Schlueter, ISMIR 2022); `PRESETS` names the ones we ship.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import ModelError
+
+FRAMES_PER_LATENT = 16  # the chunk encoder's down-sampling
+DECODER_LATENTS = 4  # latents in one window of the chunk decoder
+DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
+OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
+
+
+@dataclass(frozen=True)
+class SignalConfig:
+    """Sample rate in Hz and hop in samples; FFT and window are four hops long."""
+
+    sample_rate: int = 44100
+    hop_length: int = 256
+
+    @property
+    def n_fft(self) -> int:
+        return OVERLAP * self.hop_length
+
+    @property
+    def bins(self) -> int:
+        return self.n_fft // 2 + 1
+
+    @property
+    def latent_samples(self) -> int:
+        """Samples that one latent step stands for."""
+        return FRAMES_PER_LATENT * self.hop_length
+
+    @property
+    def latent_rate(self) -> float:
+        """Latent steps per second."""
+        return self.sample_rate / self.latent_samples
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Layer widths are multiples of `width`; the two latent sizes are per channel."""
+
+    width: int = 256
+    frame_latents: int = 64
+    latents: int = 64
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One extra coordinate channel: what it means and how a value becomes a network input.
+
+    The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for.
+    """
+
+    name: str
+    unit: str
+    mean: float
+    scale: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Widths are multiples of `width`; a window is 128 latents, 64 in Musika's "small" variant."""
+
+    width: int = 128
+    window: int = 128
+    anchor: int = 64
+    style: int = 64
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        return self.window == 64
+
+    @property
+    def coordinates(self) -> int:
+        """Channels of the coordinate sequence: anchor, style, conditions."""
+        return self.anchor + self.style + len(self.conditions)
+
+    @property
+    def anchor_spacing(self) -> int:
+        """Latents between two anchors: 3/2 of two windows."""
+        return 3 * self.window
+
+    @property
+    def offset(self) -> int:
+        """Where on the anchor line a piece starts: half a window in."""
+        return self.window // 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the shapes of the five networks and of the signal path."""
+
+    signal: SignalConfig = field(default_factory=SignalConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Config:
+        """The config of a weights file; ModelError unless every field is present, typed and in range."""
+        signal = SignalConfig(**_fields(data, "signal", sample_rate=(8000, 192000), hop_length=(16, 1024)))
+        autoencoder = AutoencoderConfig(
+            **_fields(data, "autoencoder", width=(2, 1024), frame_latents=(1, 1024), latents=(1, 1024))
+        )
+        generator = dict(_section(data, "generator"))
+        conditions = generator.pop("conditions", ())
+        if not isinstance(conditions, list | tuple) or len(conditions) > 16:
+            raise ModelError("config: generator.conditions must be a list of at most 16 conditions")
+        sizes = _fields(
+            {"generator": generator}, "generator", width=(2, 1024), window=(64, 128), anchor=(1, 1024), style=(1, 1024)
+        )
+        if sizes["window"] not in (64, 128):
+            raise ModelError(f"config: generator.window={sizes['window']}; it must be 64 or 128")
+        return cls(signal, autoencoder, GeneratorConfig(**sizes, conditions=tuple(map(_condition, conditions))))
+
+
+def _section(data: Any, section: str) -> dict[str, Any]:
+    values = data.get(section) if isinstance(data, dict) else None
+    if not isinstance(values, dict):
+        raise ModelError(f"config: section {section!r} is missing")
+    return values
+
+
+def _fields(data: Any, section: str, **bounds: tuple[int, int]) -> dict[str, int]:
+    values = _section(data, section)
+    if set(values) != set(bounds):
+        raise ModelError(f"config: {section} has fields {sorted(values)}; expected {sorted(bounds)}")
+    for key, (low, high) in bounds.items():
+        value = values[key]
+        if type(value) is not int or not low <= value <= high:
+            raise ModelError(f"config: {section}.{key}={value!r}; expected an integer in {low}..{high}")
+    return values
+
+
+def _condition(data: Any) -> Condition:
+    try:
+        condition = Condition(
+            str(data["name"]), str(data["unit"]), *(float(data[k]) for k in ("mean", "scale", "low", "high"))
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"config: {data!r} is no condition (name, unit, mean, scale, low, high)") from None
+    if not (0 < condition.scale < float("inf") and condition.low <= condition.high):
+        raise ModelError(f"config: condition {condition.name!r} needs scale > 0 and low <= high")
+    return condition
+
+
+PRESETS = {
+    "full": Config(),
+    "lite": Config(autoencoder=AutoencoderConfig(width=128), generator=GeneratorConfig(width=64)),
+    "tiny": Config(  # for tests and for learning the code: seconds instead of hours
+        SignalConfig(hop_length=64),
+        AutoencoderConfig(width=8, frame_latents=16, latents=16),
+        GeneratorConfig(width=4, anchor=16, style=16),
+    ),
+}

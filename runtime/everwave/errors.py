@@ -1,0 +1,21 @@
+"""Every error a user can cause: one clear line with the value, the rule and the next step."""
+
+
+class EverwaveError(Exception):
+    """Something that the user can mend; the message is one line and is shown without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(EverwaveError, ValueError):
+    """An argument is out of its range or does not fit the model."""
+
+    exit_code = 2
+
+
+class ModelError(EverwaveError):
+    """A weights file is missing, damaged, or not what its header says."""
+
+
+class AudioError(EverwaveError):
+    """An audio file cannot be read or written."""
