@@ -1,0 +1,127 @@
+"""Music for training: Debian's free music packages by name, and any folder of audio (`everwave-train corpus`).
+
+    corpus = Corpus.open("corpora/real")
+    tracks = corpus.select(split="train", styles=["techno"])
+    crops = random_crops(tracks, length=32768, batch=16, seed=0, step=1234)   # float32 (16, 32768, 2)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everwave.errors import UsageError
+
+from .store import Corpus, CorpusError, Track, fingerprint, hours, random_crops
+
+if TYPE_CHECKING:
+    from .build import Builder, Source
+
+__all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "fingerprint", "hours", "random_crops", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `everwave-train corpus`."""
+    parser.description = (
+        "Build a corpus: decode music once to int16 stereo that training reads fast. Takes Debian's free music packages, "
+        "or your own files with --audio. Run it again to add more or to go on after an interruption."
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="the corpus folder, made or added to")
+    parser.add_argument("--audio", type=Path, nargs="+", default=[], metavar="PATH", help="your own audio files or folders")
+    parser.add_argument(
+        "--packages", nargs="*", metavar="NAME", help="Debian packages (default: all of --list, none with --audio)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the known Debian packages and stop")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where .deb files lie or go (default: FOLDER/debs)")
+    parser.add_argument("--hold-out", type=float, default=0.1, metavar="FRACTION", help="share of --audio kept from training")
+    parser.add_argument("--style", default="other", help="style of the --audio files (default: other)")
+    parser.add_argument("--licence", default="not stated", help="licence of the --audio files, for the attribution list")
+    parser.add_argument("--sample-rate", type=int, default=44100, metavar="HZ", help="default: 44100")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="tracks decoded at a time (default: 2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the corpus; returns the exit code: 0, or 1 if any file or package was skipped."""
+    if args.list:
+        return _list_packages()
+    from .build import Builder
+    from .debian import find_packages
+
+    if args.output is None:
+        raise UsageError("-o FOLDER: required, the corpus is built there")
+    if not 0 <= args.hold_out <= 1:
+        raise UsageError(f"--hold-out {args.hold_out}: must be between 0 and 1")
+    packages = [] if args.packages is None and args.audio else find_packages(args.packages or [])
+    own = list(_own_sources(args))
+    builder = Builder(args.output, args.sample_rate, args.jobs)
+    builder.add(own)
+    _add_packages(builder, packages, args.cache or args.output / "debs")
+    return _report(builder)
+
+
+def _list_packages() -> int:
+    from .debian import PACKAGES
+
+    for package in PACKAGES:
+        styles = dict.fromkeys([package.style, *(style for style, _ in package.styles)])
+        held_out = "held-out" if package.held_out else "train"
+        print(f"{package.name:24} {held_out:9} {'/'.join(styles):30} {package.licence}")
+    return 0
+
+
+def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
+    from .debian import PackageError, obtain, unpacked
+
+    for package in packages:
+        print(f"{package.name}: unpacking", file=sys.stderr)
+        try:
+            with unpacked(package, obtain(package, cache), builder.folder) as sources:
+                builder.forget(package.name, keep={source.id for source in sources})
+                builder.add(sources)
+        except PackageError as error:
+            builder.problems.append(str(error))
+
+
+def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
+    """The files that --audio names; what lies in folders is found by its suffix."""
+    from .build import Source
+
+    for given in args.audio:
+        if not given.exists():
+            raise UsageError(f"--audio {given}: no such file or folder")
+        root = given if given.is_dir() else given.parent
+        for path in _audio_files(given):
+            name = path.relative_to(root).as_posix()
+            split = "held-out" if held_out(path.name, args.hold_out) else "train"
+            yield Source(path, name, root.resolve().name, args.style, args.licence, "not stated", split)
+
+
+def _audio_files(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    import soundfile
+
+    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga", ".mp3"}
+    found = [path for path in sorted(given.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+    if not found:
+        raise UsageError(f"--audio {given}: no audio files in this folder or below it")
+    return found
+
+
+def held_out(file_name: str, fraction: float) -> bool:
+    """Whether a file is kept from training: decided by its name alone, so it never changes sides as others come."""
+    number = int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big")
+    return number < fraction * 2**64
+
+
+def _report(builder: Builder) -> int:
+    print(Corpus.open(builder.folder).summary())
+    for problem in builder.problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if builder.problems:
+        print(f"{len(builder.problems)} skipped, see above; the rest is in {builder.folder}", file=sys.stderr)
+    return 1 if builder.problems else 0

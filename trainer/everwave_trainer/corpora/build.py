@@ -1,0 +1,304 @@
+"""From audio files of any kind to the stored corpus: decode, resample once, quantise, trim, describe."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from everwave.errors import AudioError, UsageError
+
+from .store import FULL_SCALE, Corpus, Track, hours, write_manifest, write_text
+
+BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
+FILTER_HALF_LENGTH = 10  # of scipy.signal.resample_poly's default filter, in samples of the lower rate
+SAVE_SECONDS = 2.0  # a manifest of thousands of tracks is not rewritten after each
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to take in. `name` is its path inside its package or folder; `path` is where it lies now."""
+
+    path: Path
+    name: str
+    package: str
+    style: str
+    licence: str
+    author: str
+    split: str
+    minimum_seconds: float = 0.0  # shorter files are no music; left out without a complaint
+
+    @property
+    def id(self) -> str:
+        """A file name that is readable, safe on any system, and differs where (package, name) differs."""
+        readable = re.sub(r"[^a-z0-9]+", "-", Path(self.name).stem.lower()).strip("-")[:60]
+        digest = hashlib.sha256(f"{self.package}\0{self.name}".encode()).hexdigest()[:8]
+        return f"{self.package_slug}--{readable}-{digest}"
+
+    @property
+    def package_slug(self) -> str:
+        """The package's name as part of a file name."""
+        return re.sub(r"[^A-Za-z0-9.+]+", "-", self.package).strip("-.") or "audio"
+
+    def describe(self, frames: int, gain: float, size: int, sha256: str, sample_rate: int, path: Path) -> Track:
+        """The track that this file became; its own tags, where it has them, say its title and author."""
+        title, artist = tags(self.path)
+        return Track(
+            id=self.id,
+            title=title or Path(self.name).stem.replace("_", " "),
+            package=self.package,
+            source=self.name,
+            style=self.style,
+            licence=self.licence,
+            author=artist or self.author,
+            split=self.split,
+            frames=frames,
+            gain=gain,
+            source_size=size,
+            source_sha256=sha256,
+            sample_rate=sample_rate,
+            path=path,
+        )
+
+
+@dataclass
+class Builder:
+    """Adds files to the corpus in `folder`; tracks that are already there are described anew but not decoded again."""
+
+    folder: Path
+    sample_rate: int = 44100
+    jobs: int = 1
+    tracks: dict[str, Track] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)  # one line for each file that was skipped
+    _saved: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 8000 <= self.sample_rate <= 192000:
+            raise UsageError(f"--sample-rate {self.sample_rate}: must be 8000 to 192000 Hz")
+        if self.jobs < 1:
+            raise UsageError(f"--jobs {self.jobs}: must be at least 1")
+        try:
+            (self.folder / "tracks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"-o {self.folder}: cannot be made a folder ({error.strerror})") from None
+        if (self.folder / "manifest.json").exists():
+            corpus = Corpus.open(self.folder)
+            if corpus.sample_rate != self.sample_rate:
+                raise UsageError(
+                    f"--sample-rate {self.sample_rate}: {self.folder} is at {corpus.sample_rate} Hz; choose another folder"
+                )
+            self.tracks = {track.id: track for track in corpus.tracks}
+
+    def add(self, sources: Iterable[Source]) -> None:
+        """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
+        missing = [source for source in sources if not self._refresh(source)]
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                self._collect({pool.submit(store, source, self.folder, self.sample_rate) for source in missing})
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            finally:
+                self.save()
+
+    def _collect(self, running: set[Future]) -> None:
+        from tqdm import tqdm
+
+        with tqdm(total=len(running), unit="track", disable=None, leave=False) as bar:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._keep(future)
+                    bar.update()
+                    bar.set_postfix_str(f"{hours(self.tracks.values()):.2f} h")
+                if time.monotonic() - self._saved > SAVE_SECONDS:
+                    self.save()
+
+    def _keep(self, future: Future) -> None:
+        try:
+            track = future.result()
+        except AudioError as error:
+            self.problems.append(str(error))
+            return
+        if track is not None:
+            self.tracks[track.id] = track
+
+    def _refresh(self, source: Source) -> bool:
+        """Whether the track is there already; its description follows the source's, as tables may have changed."""
+        track = self.tracks.get(source.id)
+        if track is None or not track.path.exists() or track.source_size != source.path.stat().st_size:
+            return False
+        self.tracks[source.id] = source.describe(
+            track.frames, track.gain, track.source_size, track.source_sha256, track.sample_rate, track.path
+        )
+        return True
+
+    def forget(self, package: str, keep: set[str]) -> None:
+        """Drop what an earlier version of a package's table took and this one does not."""
+        for track in [track for track in self.tracks.values() if track.package == package and track.id not in keep]:
+            del self.tracks[track.id]
+            track.path.unlink(missing_ok=True)
+
+    def save(self) -> None:
+        """Write the manifest and the attribution list."""
+        write_manifest(self.folder, self.sample_rate, self.tracks.values())
+        write_text(self.folder / "ATTRIBUTION.md", attribution(self.tracks.values()))
+        self._saved = time.monotonic()
+
+
+def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
+    """Decode one file into `folder`/tracks. None if it is too short to be music; AudioError if it cannot be used."""
+    path = folder / "tracks" / f"{source.id}.npy"
+    size, sha256 = source.path.stat().st_size, file_sha256(source.path)
+    # decoded to a spool first: the gain depends on the peak of the whole track
+    with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
+        peak, frames = _spool(spool, source, sample_rate)
+        if frames < source.minimum_seconds * sample_rate:
+            return None
+        if not math.isfinite(peak):
+            raise AudioError(f"{source.path}: holds NaN or infinite samples; mend or remove it")
+        if peak < 0.5 / FULL_SCALE:
+            raise AudioError(f"{source.path}: silent or empty; remove it")
+        gain = 1 / peak if peak > 1 else 1.0
+        decoded = np.memmap(spool, np.float32, "r", shape=(frames, 2))
+        kept = _write_track(path, decoded, gain)
+    return source.describe(kept, gain, size, sha256, sample_rate, path)
+
+
+def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[float, int]:
+    """Write the resampled stereo float32 samples to `spool`; returns (peak, frames)."""
+    peak, frames = 0.0, 0
+    for block in stereo_blocks(source.path, sample_rate):
+        spool.write(np.ascontiguousarray(block, np.float32).data)
+        frames += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0))) if math.isfinite(peak) else peak
+        if not np.isfinite(block).all():
+            peak = math.nan
+    spool.flush()
+    return peak, frames
+
+
+def _write_track(path: Path, decoded: np.ndarray, gain: float) -> int:
+    """Quantise to int16 without what is digital silence at both ends; returns the frames kept."""
+    starts = range(0, len(decoded), BLOCK_FRAMES)
+    first = min(_sounding(decoded, start, gain)[0] for start in starts)
+    last = max(_sounding(decoded, start, gain)[1] for start in starts)
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            header = {"descr": "<i2", "fortran_order": False, "shape": (last - first, 2)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(first, last, BLOCK_FRAMES):
+                file.write(quantise(decoded[start : min(start + BLOCK_FRAMES, last)], gain).data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return last - first
+
+
+def _sounding(decoded: np.ndarray, start: int, gain: float) -> tuple[float, float]:
+    """First and one past the last frame of the block at `start` that is not digital zero; (inf, -inf) if all are."""
+    frames = np.flatnonzero(quantise(decoded[start : start + BLOCK_FRAMES], gain).any(axis=1))
+    return (start + int(frames[0]), start + int(frames[-1]) + 1) if len(frames) else (math.inf, -math.inf)
+
+
+def quantise(samples: np.ndarray, gain: float = 1.0) -> np.ndarray:
+    """float32 in [-1, 1] after `gain` -> int16; +1 becomes 32767, 16-bit originals come back exactly."""
+    scaled = np.rint(samples * np.float32(gain * FULL_SCALE))
+    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+
+
+def stereo_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """Decode any file that libsndfile reads: float32 blocks (frames, 2) at `sample_rate`.
+
+    Mono is doubled; of more than two channels the first two (front left and right in every common layout) are taken.
+    AudioError if the file cannot be opened or breaks off in the middle.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            yield from resampled(file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True), file.samplerate, sample_rate)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise AudioError(f"{path}: cannot be read as audio ({_reason(error)}); convert or remove it") from None
+
+
+def tags(path: Path) -> tuple[str, str]:
+    """Title and artist as the file's tags name them, each empty if they do not."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            return " ".join(file.title.split()), " ".join(file.artist.split())
+    except (soundfile.LibsndfileError, OSError, UnicodeDecodeError):
+        return "", ""
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+
+
+def resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    """Stereo of scipy.signal.resample_poly over a stream: each block is filtered with its neighbours' samples around it."""
+    stereo = (_to_stereo(block) for block in blocks)
+    if from_rate == to_rate:
+        yield from stereo
+        return
+    from scipy.signal import resample_poly
+
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    # context in whole periods of `down` input samples, so that every block starts on an output sample
+    context = down * math.ceil((FILTER_HALF_LENGTH * max(up, down) / up + 1) / down)
+    pending, left = np.zeros((0, 2), np.float32), 0  # `left`: frames of pending that were already given out
+    for block in stereo:
+        pending = np.concatenate([pending, block])
+        ready = (len(pending) - context) // down * down
+        if ready > left:
+            yield resample_poly(pending, up, down)[left // down * up : ready // down * up]
+            keep = max(ready - context, 0)
+            pending, left = pending[keep:], ready - keep
+    if len(pending) > left:
+        yield resample_poly(pending, up, down)[left // down * up :]
+
+
+def _to_stereo(block: np.ndarray) -> np.ndarray:
+    """(frames, channels) -> (frames, 2)."""
+    return np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2]
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def attribution(tracks: Iterable[Track]) -> str:
+    """The attribution list in Markdown: who made what, under which licence, and what was changed."""
+    lines = [
+        "# Attribution",
+        "",
+        "The music in this corpus belongs to its authors. It was resampled, stored as 16-bit stereo and trimmed of silence.",
+    ]
+    packages: dict[str, list[Track]] = {}
+    for track in tracks:
+        packages.setdefault(track.package, []).append(track)
+    for package, members in sorted(packages.items()):
+        lines += ["", f"## {package} ({hours(members) * 60:.0f} minutes, {members[0].split})", ""]
+        lines += ["| track | author | licence | style |", "|---|---|---|---|"]
+        lines += [
+            "| " + " | ".join(cell.replace("|", "/") for cell in (t.title, t.author, t.licence, t.style)) + " |"
+            for t in sorted(members, key=lambda track: track.id)
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,202 @@
+"""The stored corpus: a manifest, and one int16 array (frames, 2) per track, read by memory mapping.
+
+A corpus folder holds `manifest.json`, `ATTRIBUTION.md` and `tracks/<id>.npy`. Nothing here decodes audio, so training
+reads crops at the speed of the page cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from everwave.errors import EverwaveError, UsageError
+
+MANIFEST_VERSION = 1
+SPLITS = ("train", "held-out")
+FULL_SCALE = 32768.0
+
+
+class CorpusError(EverwaveError):
+    """A corpus folder is missing, damaged, or holds nothing that fits."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One piece of music: what it is, whose it is, and where its samples lie."""
+
+    id: str
+    title: str
+    package: str  # the Debian package, or the folder that the user named
+    source: str  # path of the original inside its package or folder
+    style: str
+    licence: str
+    author: str
+    split: str  # "train" | "held-out"
+    frames: int
+    gain: float  # what the original was multiplied by; below 1 only where its peak passed full scale
+    source_size: int  # bytes
+    source_sha256: str
+    sample_rate: int = field(default=44100, metadata={"corpus": True})
+    path: Path = field(default=Path(), metadata={"corpus": True})
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The track as a read-only memory map: int16 (frames, 2)."""
+        try:
+            samples = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{self.path}: {error}; run `everwave-train corpus` again to rebuild it") from None
+        if samples.dtype != np.int16 or samples.shape != (self.frames, 2):
+            raise CorpusError(
+                f"{self.path}: {samples.dtype} {samples.shape}, the manifest says int16 ({self.frames}, 2); "
+                "run `everwave-train corpus` again to rebuild it"
+            )
+        return samples
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return self.frames / self.sample_rate
+
+
+# what the manifest keeps of a track; the rest belongs to the folder as a whole
+_KEPT = tuple(f.name for f in fields(Track) if not f.metadata)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus folder."""
+
+    folder: Path
+    sample_rate: int
+    tracks: tuple[Track, ...]  # sorted by id
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> Corpus:
+        """Read the manifest of `folder`. CorpusError if there is none or it is not ours."""
+        folder = Path(folder)
+        path = folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CorpusError(f"{path}: not found; make a corpus with `everwave-train corpus -o {folder}`") from None
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{path}: {error}; delete it and run `everwave-train corpus` again") from None
+        if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
+            raise CorpusError(f"{path}: not a corpus manifest of version {MANIFEST_VERSION}; build it again")
+        try:
+            rate = int(manifest["sample_rate"])
+            tracks = [_track(entry, folder, rate) for entry in manifest["tracks"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorpusError(f"{path}: a damaged entry ({error!r}); build it again") from None
+        return cls(folder, rate, tuple(sorted(tracks, key=lambda track: track.id)))
+
+    def select(
+        self,
+        split: str | None = "train",
+        styles: Iterable[str] | None = None,
+        packages: Iterable[str] | None = None,
+    ) -> list[Track]:
+        """The tracks of one split (None: both), of any of the styles and packages named (None: all), sorted by id.
+
+        UsageError for a split, style or package that the corpus does not know; CorpusError if no track is left.
+        """
+        if split is not None and split not in SPLITS:
+            raise UsageError(f"split={split!r}: must be one of {', '.join(SPLITS)}, or None for both")
+        chosen = [track for track in self.tracks if split in (None, track.split)]
+        for name, wanted in (("style", styles), ("package", packages)):
+            if wanted is not None:
+                chosen = self._narrow(chosen, name, wanted)
+        if not chosen:
+            raise CorpusError(
+                f"{self.folder}: no track has split={split!r}, styles={styles}, packages={packages}; it holds {self.summary()}"
+            )
+        return chosen
+
+    def _narrow(self, tracks: list[Track], name: str, wanted: Iterable[str]) -> list[Track]:
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        known = sorted({getattr(track, name) for track in self.tracks})
+        for value in wanted:
+            if value not in known:
+                raise UsageError(f"{name}={value!r}: {self.folder} has only {', '.join(known) or 'no tracks'}")
+        return [track for track in tracks if getattr(track, name) in wanted]
+
+    @property
+    def hours(self) -> float:
+        """Duration of everything, both splits."""
+        return hours(self.tracks)
+
+    def summary(self) -> str:
+        """Hours per split and style, in one line."""
+        groups: dict[tuple[str, str], list[Track]] = {}
+        for track in self.tracks:
+            groups.setdefault((track.split, track.style), []).append(track)
+        parts = [f"{split} {style} {hours(tracks):.2f} h" for (split, style), tracks in sorted(groups.items())]
+        return ", ".join(parts) or "no tracks"
+
+
+def _track(entry: dict, folder: Path, sample_rate: int) -> Track:
+    track = Track(**{name: entry[name] for name in _KEPT}, sample_rate=sample_rate)
+    if Path(track.id).name != track.id or track.split not in SPLITS:
+        raise ValueError(f"id {track.id!r}, split {track.split!r}")
+    return Track(**{**vars(track), "path": folder / "tracks" / f"{track.id}.npy"})
+
+
+def write_manifest(folder: Path, sample_rate: int, tracks: Iterable[Track]) -> None:
+    """Replace the folder's manifest in one step, so that a reader never sees half of it."""
+    entries = [{name: value for name, value in asdict(track).items() if name in _KEPT} for track in tracks]
+    entries.sort(key=lambda entry: entry["id"])
+    manifest = {"version": MANIFEST_VERSION, "sample_rate": sample_rate, "tracks": entries}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def hours(tracks: Iterable[Track]) -> float:
+    """Duration of the tracks together, in hours."""
+    return sum(track.seconds for track in tracks) / 3600
+
+
+def fingerprint(tracks: Sequence[Track]) -> str:
+    """A hash of what the tracks are and hold; a resumed training compares it, as crops depend on the list."""
+    digest = hashlib.sha256()
+    for track in tracks:
+        digest.update(f"{track.id}\0{track.frames}\0{track.source_sha256}\0{track.sample_rate}\n".encode())
+    return digest.hexdigest()
+
+
+def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, step: int) -> np.ndarray:
+    """The crops of training step `step`: float32 (batch, length, 2) in [-1, 1).
+
+    A pure function of its arguments, so training that resumes at a step sees what it would have seen. A track is drawn
+    in proportion to its duration, the start evenly; what a track shorter than `length` lacks is zeros at its end.
+    UsageError for an empty list, a length or batch below 1, or a negative seed or step.
+    """
+    if not tracks:
+        raise UsageError("random_crops: no tracks to draw from; widen the selection")
+    for name, value, least in (("length", length, 1), ("batch", batch, 1), ("seed", seed, 0), ("step", step, 0)):
+        if value < least:
+            raise UsageError(f"{name}={value}: must be at least {least}")
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    ends = np.cumsum([track.frames for track in tracks])
+    chosen = np.searchsorted(ends, random.integers(ends[-1], size=batch), side="right")
+    places = random.random(batch)
+    crops = np.zeros((batch, length, 2), np.float32)
+    for crop, index, place in zip(crops, chosen, places, strict=True):
+        samples = tracks[index].samples
+        start = int(place * (max(len(samples) - length, 0) + 1))
+        piece = samples[start : start + length]
+        crop[: len(piece)] = piece
+    crops /= np.float32(FULL_SCALE)
+    return crops
