@@ -1,0 +1,66 @@
+"""Endless, controllable stereo music on any CPU, without a deep-learning framework.
+
+    model = everwave.load("techno")               # a shipped name or a path
+    audio = model.generate(seconds=30, seed=7)    # float32 (frames, 2) at model.sample_rate
+    for block in model.stream(seed=7): ...        # endless, in constant memory
+    latents = model.encode(audio, sample_rate)    # (steps, 2 * latents)
+    audio = model.decode(latents)
+
+Names are imported when they are first used, so that `import everwave` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import AudioError, Cancelled, EverwaveError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from .model import Model, Stream, load, random_model
+    from .weights import available
+
+    __version__: str
+
+_LAZY = {"Model": "model", "Stream": "model", "load": "model", "random_model": "model", "available": "weights"}
+
+__all__ = [
+    "AudioError",
+    "Cancelled",
+    "EverwaveError",
+    "Model",
+    "ModelError",
+    "Stream",
+    "UsageError",
+    "__version__",
+    "available",
+    "load",
+    "random_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _LAZY:
+        raise AttributeError(f"module 'everwave' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    """The installed distribution's version; in a bare clone, that of pyproject.toml."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("everwave")
+    except PackageNotFoundError:
+        import tomllib
+        from pathlib import Path
+
+        with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])

@@ -19,3 +19,7 @@ class ModelError(EverwaveError):
 
 class AudioError(EverwaveError):
     """An audio file cannot be read or written."""
+
+
+class Cancelled(EverwaveError):
+    """The caller's `cancel` function said so."""

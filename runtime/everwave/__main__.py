@@ -1,0 +1,5 @@
+"""`python -m everwave` is the command `everwave`."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,359 @@
+"""The command `everwave`: it reads options, calls the model and reports. Anything heavy is imported when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import EverwaveError, UsageError
+
+if TYPE_CHECKING:
+    from .model import Model, Stream
+
+BAD_USE, FAILURE, INTERRUPTED = 2, 1, 130
+CONDITIONS = ("bpm", "density")  # options of their own; which of them a model has is checked when it is loaded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit code: 0, 1 failure, 2 bad use, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left; there is no one to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        _say(f"error: {_one_line(error)}")
+        return error.exit_code if isinstance(error, EverwaveError) else FAILURE
+    return 0
+
+
+# -- commands -----------------------------------------------------------------------------------------------------
+
+
+def generate(options: argparse.Namespace) -> None:
+    from .model import load
+
+    outputs = _outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
+    if options.spectrogram and options.count > 1:
+        raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
+    model = load(options.model, options.threads, options.precision)
+    seed = _seed(options)
+    for i, output in enumerate(outputs):
+        _generate_one(model, options, output, seed + i)
+
+
+def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: int) -> None:
+    from .audio import Writer
+
+    begin = time.perf_counter()
+    with _stream(model, options, seed, options.seconds) as stream:
+        _check_space(output, stream.frames or 0)
+        with contextlib.ExitStack() as stack:
+            picture = _spectrogram(stack, options.spectrogram, model, stream.frames or 0)
+            writer = stack.enter_context(Writer(output, model.sample_rate))
+            for block in _with_progress(stream, stream.frames, model.sample_rate):
+                writer.write(block)
+                picture(block)
+    seconds, wall = (stream.frames or 0) / model.sample_rate, time.perf_counter() - begin
+    print(
+        f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "
+        f"RTF {wall / seconds:.4f}, seed {seed}",
+        file=sys.stderr if output == "-" else sys.stdout,
+    )
+
+
+def stream(options: argparse.Namespace) -> None:
+    from .audio import Writer
+    from .model import load
+
+    if options.output == "-" and sys.stdout.isatty():
+        raise UsageError("stdout is a terminal; pipe the sound to a player, or name a file with -o")
+    model = load(options.model, options.threads, options.precision)
+    with _stream(model, options, _seed(options), None) as blocks:
+        if options.format == "raw":
+            with open(sys.stdout.fileno() if options.output == "-" else options.output, "wb", closefd=False) as file:
+                for block in blocks:
+                    file.write(block.astype("<f4", copy=False).tobytes())
+                    file.flush()
+        else:
+            with Writer(options.output, model.sample_rate, format=None if options.output != "-" else "wav") as writer:
+                for block in blocks:
+                    writer.write(block)
+
+
+def encode(options: argparse.Namespace) -> None:
+    from . import latent_files
+    from .model import load
+
+    names = _names(options.inputs)
+    output = Path(options.output)
+    single, hdf5 = output.suffix.lower() == ".npy", output.suffix.lower() in latent_files.HDF5
+    if single and len(names) > 1:
+        raise UsageError(f"-o {output}: one .npy holds one recording, not {len(names)}; give a folder or a .h5")
+    if single or hdf5:
+        latent_files.check_writable(output)
+    model = load(options.model, options.threads, options.precision)
+    recordings = {name: _encoder(model, path, options.pool) for name, path in names.items()}
+    if hdf5:
+        attributes = {"latents_per_second": model.config.signal.latent_rate, "pooled": options.pool}
+        latent_files.write_hdf5(output, recordings, attributes)
+        return
+    if not single:
+        output.mkdir(parents=True, exist_ok=True)
+    for name, latents in recordings.items():
+        latent_files.write_npy(output if single else output / f"{name}.npy", latents())
+
+
+def _encoder(model: Model, path: Path, pool: bool) -> Callable[[], Any]:
+    """A function that gives the latents (steps, 2 * latents) of the recording, or their mean over time if `pool`."""
+    from . import audio
+
+    audio.info(path)  # raises now, not when its turn comes
+
+    def latents() -> Any:
+        rate, blocks = audio.blocks(path, 2**17)
+        result = model.encode(blocks, rate)
+        return result.mean(axis=0) if pool else result
+
+    return latents
+
+
+def decode(options: argparse.Namespace) -> None:
+    from . import latent_files
+    from .audio import Writer
+    from .model import load
+
+    latents = latent_files.read(Path(options.latents), options.item)
+    model = load(options.model, options.threads, options.precision)
+    blocks = model.decode_blocks(latents, options.seed or 0)
+    length = len(latents) * model.config.signal.latent_samples
+    _check_space(options.output, length)
+    with Writer(options.output, model.sample_rate) as writer:
+        for block in _with_progress(blocks, length, model.sample_rate):
+            writer.write(block)
+
+
+def bench(options: argparse.Namespace) -> None:
+    from . import bench as benchmark
+    from .model import load, random_model
+
+    if options.random_weights == (options.preset is None):
+        raise UsageError("--preset and --random-weights go together: `everwave bench --preset full --random-weights`")
+
+    def model() -> Model:
+        if options.preset:
+            return random_model(options.preset, 0, options.threads, options.precision)
+        return load(options.model, options.threads, options.precision)
+
+    result = benchmark.run(model, options.seconds)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        print(f"{key:20} {value if not isinstance(value, dict) else json.dumps(value)}")
+    print("one warm run (compilation and warm-up excluded); stages are CPU seconds summed over threads")
+
+
+def info(options: argparse.Namespace) -> None:
+    from .model import load
+
+    facts = load(options.model, 1).info()
+    if options.json:
+        print(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        print(f"{key:20} {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def bundle(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from . import weights
+
+    path = weights.find(options.model)
+    weights.write(options.output, replace(weights.resolve(weights.read(path), path), kind="bundle", autoencoder=None))
+
+
+def warmup(options: argparse.Namespace) -> None:
+    from .model import warm_up
+
+    begin = time.perf_counter()
+    precisions = warm_up(options.threads)
+    print(f"kernels ready for {', '.join(precisions)} in {time.perf_counter() - begin:.1f} s")
+
+
+# -- parts of commands --------------------------------------------------------------------------------------------
+
+
+def _stream(model: Model, options: argparse.Namespace, seed: int, seconds: float | None) -> Stream:
+    values = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
+    return model.stream(seed, options.truncation, options.start, seconds=seconds, **values)
+
+
+def _seed(options: argparse.Namespace) -> int:
+    """The one asked for, else a new one; the last line shows it so that a piece can be made again."""
+    return options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
+
+
+def _outputs(output: str, count: int) -> list[str]:
+    """The file of each piece: out.wav, or out-01.wav ... so that names sort."""
+    if count < 1:
+        raise UsageError(f"--count {count}; ask for at least one piece")
+    if count == 1:
+        return [output]
+    if output == "-":
+        raise UsageError(f"--count {count} with -o -; only one piece can go to stdout")
+    path = Path(output)
+    return [str(path.with_stem(f"{path.stem}-{i:0{len(str(count))}d}")) for i in range(1, count + 1)]
+
+
+def _names(inputs: Sequence[str]) -> dict[str, Path]:
+    """A name for the latents of each input: the file's name without its ending."""
+    names: dict[str, Path] = {}
+    for path in map(Path, inputs):
+        if path.stem in names:
+            raise UsageError(f"{path} and {names[path.stem]} would both be called {path.stem}; encode them apart")
+        names[path.stem] = path
+    return names
+
+
+def _check_space(output: str, frames: int) -> None:
+    """UsageError if a 16-bit stereo file of this length would not fit on its disk."""
+    import shutil
+
+    folder = Path(output).absolute().parent
+    if output == "-" or not folder.is_dir() or Path(output).suffix.lower() in (".mp3", ".ogg"):
+        return
+    needed, free = 4 * frames, shutil.disk_usage(folder).free
+    if needed > free:
+        raise EverwaveError(f"{output}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose another disk with -o")
+
+
+def _with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
+    """The blocks themselves, and a bar of seconds on a terminal."""
+    if not sys.stderr.isatty():
+        yield from blocks
+        return
+    from tqdm import tqdm
+
+    bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=(frames or 0) / sample_rate, bar_format=bar_format, leave=False) as bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block) / sample_rate)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"everwave: {message}", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad use is one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USE, f"everwave: error: {message}; see `{self.prog} --help`\n")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from . import __version__
+
+        print(f"everwave {__version__}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="everwave", description=__doc__ and "Endless stereo music on any CPU.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(run.__name__, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        added.add_argument("--debug", action="store_true", help="show where an error came from")
+        return added
+
+    made = command(generate, "generate a piece of music")
+    _control_options(made)
+    made.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
+    made.add_argument("--count", type=int, default=1, help="how many pieces, with seeds SEED, SEED + 1, ...")
+    made.add_argument("--spectrogram", metavar="PNG", help="also draw the spectrogram")
+    made.add_argument("-o", "--output", help="WAV, FLAC, OGG or MP3 by its ending, - for stdout (default MODEL.wav)")
+
+    made = command(stream, "generate without end")
+    _control_options(made)
+    made.add_argument("--format", choices=("wav", "raw"), default="wav", help="raw: interleaved float32, little-endian")
+    made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
+
+    made = command(encode, "turn recordings into latents")
+    made.add_argument("inputs", nargs="+", metavar="IN", help="audio files")
+    made.add_argument("--pool", action="store_true", help="the mean over time, one vector per recording")
+    made.add_argument("-o", "--output", required=True, help="OUT.npy, OUT.h5 or a folder")
+    _model_options(made, default="autoencoder")
+
+    made = command(decode, "turn latents into audio")
+    made.add_argument("latents", metavar="LATENTS", help=".npy or .h5 as `encode` writes")
+    made.add_argument("--item", help="the recording, if the .h5 holds several")
+    made.add_argument("--seed", type=int, help="of the noise that the decoders add (default 0)")
+    made.add_argument("-o", "--output", required=True, help="audio file, - for stdout")
+    _model_options(made, default="autoencoder")
+
+    made = command(bench, "measure how many times faster than real time this machine is")
+    _model_options(made)
+    made.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
+    made.add_argument("--random-weights", action="store_true")
+    made.add_argument("--seconds", type=float, default=60.0)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+
+    made = command(info, "say what is in a model")
+    made.add_argument("model", metavar="MODEL")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+
+    made = command(bundle, "put a model and the autoencoder it needs into one file")
+    made.add_argument("model", metavar="MODEL")
+    made.add_argument("-o", "--output", required=True)
+
+    made = command(warmup, "compile all kernels now instead of when they are first used")
+    made.add_argument("--threads", type=int)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser, default: str = "techno") -> None:
+    parser.add_argument("--model", default=default, help=f"a shipped name or a file (default {default})")
+    parser.add_argument("--threads", type=int, help="workers (default EVERWAVE_THREADS, else all cores)")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+
+
+def _control_options(parser: argparse.ArgumentParser) -> None:
+    _model_options(parser)
+    parser.add_argument("--seed", type=int, help="the same seed gives the same samples (default: a new one)")
+    parser.add_argument("--bpm", help="tempo: a number, or a CSV file of time,value")
+    parser.add_argument("--density", help="notes per second: a number, or a CSV file of time,value")
+    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, above 0 and up to 8")
+    parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")

@@ -1,0 +1,300 @@
+"""A model with its weights, ready to generate, stream, encode and decode; the checks of every argument are here."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import audio, conditioning, ops, weights
+from .config import PRESETS, Condition, Config
+from .errors import Cancelled, UsageError
+from .pipeline import Pipeline, Stages
+
+Array = np.ndarray
+Progress = Callable[[int, int], object]  # (frames done, frames in all)
+
+MAX_START = 1e9  # seconds; 30 years into a piece
+MAX_SECONDS = 30 * 86400.0
+MAX_IN_MEMORY = 6 * 3600.0  # 7.6 GB of float32 stereo at 44.1 kHz
+MAX_TRUNCATION = 8.0
+MAX_THREADS = 1024
+
+
+def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = None, precision: str = "auto",
+         backend: str = "auto") -> Model:  # fmt: skip
+    """The model called `name_or_path`: a shipped name or the path of a weights file.
+
+    `threads`: worker threads; default EVERWAVE_THREADS, else every core this process may use.
+    `precision`: "auto", "float32" or "bfloat16"; `backend`: "auto", "numba" or "numpy" (slow).
+    UsageError for bad arguments, ModelError for a missing or damaged file.
+    """
+    path = weights.find(name_or_path)
+    return Model.from_parts(weights.resolve(weights.read(path), path), threads, precision, backend)
+
+
+def random_model(preset: str = "full", seed: int = 0, threads: int | None = None, precision: str = "auto",
+                 backend: str = "auto") -> Model:  # fmt: skip
+    """A model of random weights in the sizes of `preset` (a name in config.PRESETS): for benchmarks and tests."""
+    if preset not in PRESETS:
+        raise UsageError(f"preset={preset!r}; presets are {', '.join(PRESETS)}")
+    return Model.from_parts(weights.random_model(PRESETS[preset], seed), threads, precision, backend)
+
+
+class Model:
+    """Weights and how to run them. Immutable, so several threads may use one; workers live as long as a call.
+
+    config: Config    sample_rate: Hz    conditions: what `generate` and `stream` take as keywords
+    """
+
+    def __init__(self, file: weights.ModelFile, threads: int, precision: str, backend: str) -> None:
+        self.config: Config = file.config
+        self.threads = threads
+        self.precision = precision
+        self.backend = backend
+        self._file = file
+        self._networks: dict[str, ops.Network] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_parts(cls, file: weights.ModelFile, threads: int | None = None, precision: str = "auto",
+                   backend: str = "auto") -> Model:  # fmt: skip
+        """A model of what `weights.read` and `weights.resolve` gave."""
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise UsageError(f"precision={precision!r}; choose auto, float32 or bfloat16")
+        if backend not in ("auto", "numba", "numpy"):
+            raise UsageError(f"backend={backend!r}; choose auto, numba or numpy")
+        return cls(file, _threads(threads), precision, backend)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.signal.sample_rate
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Name, unit and range of every keyword that steers the generator; empty for an unconditional model."""
+        return self.config.generator.conditions
+
+    def info(self) -> dict[str, Any]:
+        """What the weights file says of itself: kind, config, parameters, conditions, licence, provenance."""
+        parameters = {name: sum(a.size for a in p.values()) for name, p in self._file.parameters.items()}
+        return {
+            "kind": self._file.kind,
+            "sample_rate": self.sample_rate,
+            "latents_per_second": round(self.config.signal.latent_rate, 3),
+            "config": self.config.to_dict(),
+            "parameters": parameters | {"total": sum(parameters.values())},
+            "conditions": [vars(c) for c in self.conditions],
+            "licence": self._file.licence,
+            "provenance": self._file.provenance,
+            "autoencoder": self._file.autoencoder,
+        }
+
+    # -- generate ------------------------------------------------------------------------------------------------
+
+    def generate(self, seconds: float, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *,
+                 progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
+                 **conditions: Any) -> Array:  # fmt: skip
+        """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
+
+        The piece is endless and fixed by seed, truncation and conditions: any part of it is the same samples
+        whatever the start and the number of threads. Anchors are normal numbers cut at +-`truncation`: less is
+        tamer. A condition (see `conditions`) is a number, or a curve as in `conditioning`.
+        `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
+        """
+        seconds = _number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
+        with self.stream(seed, truncation, start, seconds=seconds, **conditions) as stream:
+            result = np.empty((stream.frames or 0, 2), np.float32)
+            done = 0
+            for block in stream:
+                if cancel is not None and cancel():
+                    raise Cancelled(f"cancelled after {done / self.sample_rate:.1f} of {seconds} seconds")
+                result[done : done + len(block)] = block
+                done += len(block)
+                if progress is not None:
+                    progress(done, len(result))
+        return result
+
+    def stream(self, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *, seconds: float | None = None,
+               **conditions: Any) -> Stream:  # fmt: skip
+        """The same samples as `generate`, as float32 blocks (n, 2), endless unless `seconds` is given.
+
+        Memory stays constant. Conditions can be changed as it plays: `stream.bpm = 140`.
+        """
+        self._needs("generator", "chunk_decoder", "frame_decoder")
+        first = round(_number("start", start, 0, MAX_START) * self.sample_rate)
+        frames = None
+        if seconds is not None:
+            frames = round(_number("seconds", seconds, 0, MAX_SECONDS) * self.sample_rate)
+            if not frames:
+                raise UsageError(f"seconds={seconds!r}; ask for at least one sample, {1 / self.sample_rate:.6f} s")
+        truncation = _number("truncation", truncation, 0, MAX_TRUNCATION)
+        return Stream(self._pipeline(), _seed(seed), truncation, first, frames, conditions)
+
+    def latents(self, coordinates: Any, seed: int = 0) -> Array:
+        """The generator alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
+
+        `seed` fixes the noise that the generator injects.
+        """
+        self._needs("generator")
+        x = _matrix("coordinates", coordinates, self.config.generator.coordinates)
+        return self._pipeline().latents(x, _seed(seed))
+
+    # -- encode and decode -------------------------------------------------------------------------------------
+
+    def encode(self, audio: Any, sample_rate: int) -> Array:
+        """Samples (frames,) or (frames, channels) at any rate -> latents float32 (steps, 2 * latents) = left | right.
+
+        Steps are latent_samples (4096) apart: ceil((frames + 3 hops) / latent_samples) of them, the tail filled
+        with silence. An iterable of such arrays (a stream of blocks) is encoded in constant memory, to the same
+        latents, bit for bit.
+        """
+        return np.concatenate(list(self.encode_blocks(audio, sample_rate)))
+
+    def encode_blocks(self, audio: Any, sample_rate: int) -> Iterator[Array]:
+        """`encode`, a block of latents (k, 2 * latents) at a time."""
+        self._needs("frame_encoder", "chunk_encoder")
+        rate = int(_number("sample_rate", sample_rate, 1000, 1_000_000))
+        blocks = [audio] if hasattr(audio, "shape") or isinstance(audio, list) else audio
+        return self._pipeline().encode(_at_rate(map(_samples, blocks), rate, self.sample_rate))
+
+    def decode(self, latents: Any, seed: int = 0) -> Array:
+        """Latents (T, 2 * latents) -> float32 (latent_samples * T, 2) in [-1, 1]; `seed` fixes the injected noise."""
+        return np.concatenate(list(self.decode_blocks(latents, seed)))
+
+    def decode_blocks(self, latents: Any, seed: int = 0) -> Iterator[Array]:
+        """`decode`, a block (n, 2) at a time."""
+        self._needs("chunk_decoder", "frame_decoder")
+        return self._pipeline().decode(_matrix("latents", latents, 2 * self.config.autoencoder.latents), _seed(seed))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def network(self, name: str) -> ops.Network:
+        """The network called `name`, made ready when first asked for: (x, noise=None) -> outputs."""
+        with self._lock:
+            if name not in self._networks:
+                self._networks[name] = ops.make_network(
+                    name, self.config, self._file.parameters[name], backend=self.backend, precision=self.precision
+                )
+            return self._networks[name]
+
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(self.config, self.network, self.threads)
+
+    def _needs(self, *networks: str) -> None:
+        missing = [name for name in networks if name not in self._file.parameters]
+        if missing:
+            raise UsageError(f"this {self._file.kind} file has no {' and no '.join(missing)}; load one that has")
+
+
+class Stream:
+    """Blocks (n, 2) of a piece, in order. A condition is an attribute: set it between blocks and later ones follow.
+
+    A change is heard after the few segments that are already begun: within one generator window (12 s).
+    frames: samples per channel in all, None if endless.    stages: CPU seconds spent so far in each stage.
+    """
+
+    _pipeline: Pipeline
+    _values: dict[str, Any]
+    _conditions: Any
+    _blocks: Iterator[Array]
+    frames: int | None
+
+    def __init__(self, pipeline: Pipeline, seed: int, truncation: float, first: int, frames: int | None,
+                 conditions: dict[str, Any]) -> None:  # fmt: skip
+        own = self.__dict__
+        own.update(_pipeline=pipeline, _values={}, frames=frames)
+        self.set(**conditions)
+        source = pipeline.generated(seed, truncation, lambda: own["_conditions"])
+        own["_blocks"] = pipeline.play(source, seed, first, None if frames is None else first + frames)
+
+    def set(self, **conditions: Any) -> None:
+        """Change several conditions at once; UsageError if one is unknown or out of its range."""
+        values = self._values | conditions
+        signal = conditioning.signal(self._pipeline.config, values)
+        self.__dict__.update(_values=values, _conditions=signal)
+
+    @property
+    def stages(self) -> Stages:
+        return self._pipeline.stages
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__.get("_values", {})
+        if name in values:
+            return values[name]
+        raise AttributeError(f"this stream has no condition {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.set(**{name: value})
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Array:
+        return next(self._blocks)
+
+    def close(self) -> None:
+        """Stop the workers; called by `with` and when the stream is forgotten."""
+        self._blocks.close()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+# -- checks of arguments ------------------------------------------------------------------------------------------
+
+
+def _number(name: str, value: Any, low: float, high: float, hint: str = "") -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name}={value!r}; expected a number") from None
+    if not low <= number <= high:  # NaN is in no range
+        raise UsageError(f"{name}={value!r}; it must be between {low:g} and {high:g}{hint}")
+    return number
+
+
+def _seed(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise UsageError(f"seed={seed!r}; expected a whole number") from None
+    if not 0 <= number < 2**64:
+        raise UsageError(f"seed={seed!r}; it must be between 0 and 2**64 - 1")
+    return number
+
+
+def _threads(threads: int | None) -> int:
+    """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
+    name, wanted = "threads", threads
+    if threads is None:
+        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or _cores()  # type: ignore[assignment]
+    number = _number(name, wanted, 1, MAX_THREADS)
+    if number != math.floor(number):
+        raise UsageError(f"{name}={wanted!r}; expected a whole number")
+    return int(number)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _matrix(name: str, value: Any, columns: int) -> Array:
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} of type {type(value).__name__}; expected numbers, shape (T, {columns})") from None
+    if array.ndim != 2 or array.shape[1] != columns or not len(array):
+        raise UsageError(f"{name} have shape {array.shape}; this model needs (T, {columns}) with T > 0")
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} hold NaN or infinity; every value must be finite")
+    return array

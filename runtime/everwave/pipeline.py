@@ -1,0 +1,276 @@
+"""Coordinates -> latents -> frames -> audio, and back from audio to latents: in parallel, in order, in bounded memory.
+
+Windows of every network lie at absolute positions, and a window's result does not depend on what it is batched with.
+So the cut into segments, the number of threads and the sample at which a piece starts never change a sample.
+
+Samples of a piece are counted from 0; sample n is sample n + 3 hops of the overlap-add, so four frames cover it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from . import coordinates, signal
+from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from .ops import Network
+
+Array = np.ndarray
+Result = TypeVar("Result")
+Conditions = Callable[[int, int], Array | None]  # (first, count) -> normalised conditions (count, n) of these latents
+Latents = Callable[["Stages"], Array]  # worked out by a worker: (count, 2 * latents)
+Source = Callable[[int, int], Latents]  # (first, count) -> what a worker will call; itself called in order
+
+CHANNELS = ("left", "right")
+SEGMENT_WINDOWS = 4  # decoder windows in a segment: 1.5 s of 44.1 kHz audio, whose frames stay in a core's cache
+SEGMENTS_PER_WORKER = 3  # finished or waiting, at most: what bounds memory
+STREAM_LOOK_AHEAD = 4  # segments a stream works ahead whatever the threads, so that a control is heard 6 s later
+KEPT_WINDOWS = 32  # generator windows kept for segments that share them; 64 KB each at full size
+
+
+class Stages:
+    """CPU seconds that workers spent in each stage, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begin = time.thread_time()
+        try:
+            yield
+        finally:
+            spent = time.thread_time() - begin
+            with self._lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+class Pipeline:
+    """The networks of one model joined up; holds no state but `stages`, so make one per run.
+
+    `networks` gives a network by its name; `threads` workers run segments, each on one core.
+    """
+
+    def __init__(self, config: Config, networks: Callable[[str], Network], threads: int) -> None:
+        self.config = config
+        self.networks = networks
+        self.threads = threads
+        self.stages = Stages()
+        self.window_samples = DECODER_FRAMES * config.signal.hop_length
+        self.carry = (OVERLAP - 1) * config.signal.hop_length
+
+    # -- latents ---------------------------------------------------------------------------------------------------
+
+    def generated(self, seed: int, truncation: float, conditions: Callable[[], Conditions]) -> Source:
+        """A source of generated latents; `conditions()` is asked as each segment is begun, so it may change."""
+        generator = self.networks("generator")
+        kept = _Kept(KEPT_WINDOWS)
+        size = self.config.generator.window
+
+        def window(index: int, wanted: Conditions, stages: Stages) -> Array:
+            with stages("generator"):
+                x = coordinates.coordinates(
+                    self.config, seed, index * size, size, truncation, wanted(index * size, size)
+                )
+                return self._generate(generator, x, seed, index)
+
+        def latents(first: int, count: int, wanted: Conditions, stages: Stages) -> Array:
+            indices = range(first // size, -(-(first + count) // size))
+            windows = [kept.get((i, wanted), partial(window, i, wanted, stages)) for i in indices]
+            return np.concatenate(windows)[first - indices[0] * size :][:count]
+
+        return lambda first, count: partial(latents, first, count, conditions())
+
+    def latents(self, x: Array, seed: int) -> Array:
+        """Coordinates (T, coordinates) of latents 0... -> latents (T, 2 * latents); the last window repeats the last row."""
+        size, generator = self.config.generator.window, self.networks("generator")
+        padded = x[np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)]
+        jobs = (
+            partial(self._generate, generator, padded[i * size :][:size], seed, i) for i in range(len(padded) // size)
+        )
+        return np.concatenate(list(self._in_order(jobs)))[: len(x)]
+
+    def _generate(self, generator: Network, x: Array, seed: int, index: int) -> Array:
+        """One window by itself: its dense stem is a product whose rounding could depend on the batch."""
+        noise = coordinates.layer_noise(seed, "generator", "both", index)
+        return generator(np.ascontiguousarray(x[None], np.float32), noise)[0][0].copy()
+
+    # -- latents to audio --------------------------------------------------------------------------------------------
+
+    def decode(self, latents: Array, seed: int) -> Iterator[Array]:
+        """Latents (T, 2 * latents) -> blocks (n, 2) of all T * latent_samples samples; a part window repeats the last row."""
+        last, length = len(latents) - 1, len(latents) * self.config.signal.latent_samples
+
+        def source(first: int, count: int) -> Latents:
+            return lambda stages: latents[np.minimum(np.arange(first, first + count), last)]
+
+        return self.play(source, seed, 0, length, windows=-(-len(latents) // DECODER_LATENTS))
+
+    def play(
+        self, source: Source, seed: int, start: int, stop: int | None, windows: int | None = None
+    ) -> Iterator[Array]:
+        """Samples start..stop (None: endless) of the piece that `source` gives, as float32 blocks (n, 2) in [-1, 1].
+
+        `windows` is where the latents end; beyond the last window there are no frames to overlap with.
+        """
+        first, end = start // self.window_samples, windows
+        if windows is None and stop is not None:
+            end = -(-(stop + self.carry) // self.window_samples)
+        sizes = segments(first, end, self.threads)
+        jobs = (
+            partial(self._render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes
+        )
+        look_ahead = STREAM_LOOK_AHEAD if stop is None else None
+        overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
+        at = first * self.window_samples - self.carry  # the sample of the piece that comes out next
+        for block in self._in_order(jobs, look_ahead):
+            with self.stages("overlap_add"):
+                samples = overlap.push(block)
+                begin, at = max(start - at, 0), at + len(samples)
+                samples = _clipped(samples[begin : len(samples) if stop is None else len(samples) - max(at - stop, 0)])
+            if len(samples):
+                yield samples
+        if stop is not None and at < stop:
+            yield _clipped(overlap.flush()[: stop - at])
+
+    def _render(self, latents_of: Latents, seed: int, first: int, count: int) -> Array:
+        """Decoder windows first... of both channels -> (count * window_samples + 3 hops, 2), not yet overlapped."""
+        size, half = self.config.autoencoder.latents, count
+        latents = latents_of(self.stages).reshape(count, DECODER_LATENTS, len(CHANNELS), size)
+        x = np.ascontiguousarray(latents.transpose(2, 0, 1, 3).reshape(-1, DECODER_LATENTS, size), np.float32)
+        with self.stages("chunk_decoder"):
+            (frames,) = self.networks("chunk_decoder")(x, _stereo_noise(seed, "chunk_decoder", first))
+        with self.stages("frame_decoder"):
+            log_magnitude, phase = self.networks("frame_decoder")(frames, _stereo_noise(seed, "frame_decoder", first))
+        with self.stages("signal"):
+            block = np.empty((count * self.window_samples + self.carry, len(CHANNELS)), np.float32)
+            for channel, rows in enumerate((slice(half), slice(half, None))):
+                block[:, channel] = signal.synthesize(log_magnitude[rows], phase[rows], self.config.signal)
+        return block
+
+    # -- audio to latents --------------------------------------------------------------------------------------------
+
+    def encode(self, blocks: Iterable[Array]) -> Iterator[Array]:
+        """Blocks (n, 2) of samples -> blocks (k, 2 * latents); in all ceil((samples + 3 hops) / latent_samples) rows."""
+        jobs = (partial(self._analyse, samples, rows) for samples, rows in self._encoder_segments(blocks))
+        yield from self._in_order(jobs)
+
+    def _encoder_segments(self, blocks: Iterable[Array]) -> Iterator[tuple[Array, int]]:
+        """(samples (n windows + 3 hops, 2), latents wanted); three hops of silence come first, the tail is filled up."""
+        largest = SEGMENT_WINDOWS * self.window_samples
+        held: list[Array] = [np.zeros((self.carry, len(CHANNELS)), np.float32)]
+        length = self.carry
+        for block in blocks:
+            held.append(np.asarray(block, np.float32))
+            length += len(block)
+            if length >= largest + self.carry:
+                joined, at = np.concatenate(held), 0
+                while length - at >= largest + self.carry:
+                    yield joined[at : at + largest + self.carry], SEGMENT_WINDOWS * DECODER_LATENTS
+                    at += largest
+                held, length = [joined[at:].copy()], length - at
+        rows = -(-length // self.config.signal.latent_samples)
+        windows = -(-rows // DECODER_LATENTS)
+        held.append(np.zeros((windows * self.window_samples + self.carry - length, len(CHANNELS)), np.float32))
+        yield np.concatenate(held), rows
+
+    def _analyse(self, samples: Array, rows: int) -> Array:
+        """Samples (n windows + 3 hops, 2) -> the first `rows` of their latents (n * 4, 2 * latents)."""
+        config = self.config
+        count = (len(samples) - self.carry) // self.window_samples
+        with self.stages("signal"):
+            x = np.empty((len(CHANNELS), count, DECODER_FRAMES, config.signal.bins), np.float32)
+            for channel in range(len(CHANNELS)):
+                for i in range(count):  # a window at a time: the same bits wherever a segment begins
+                    part = samples[i * self.window_samples :][: self.window_samples + self.carry, channel]
+                    x[channel, i] = signal.log_magnitude(signal.stft(np.ascontiguousarray(part), config.signal))
+        with self.stages("frame_encoder"):
+            (frames,) = self.networks("frame_encoder")(x.reshape(-1, *x.shape[2:]))
+        with self.stages("chunk_encoder"):
+            chunks = frames.reshape(-1, FRAMES_PER_LATENT, config.autoencoder.frame_latents)
+            (latents,) = self.networks("chunk_encoder")(chunks)
+        stereo = latents.reshape(len(CHANNELS), count * DECODER_LATENTS, -1)
+        return np.concatenate(stereo, axis=1)[:rows]
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _in_order(self, jobs: Iterable[Callable[[], Result]], look_ahead: int | None = None) -> Iterator[Result]:
+        """Results of `jobs` in order; never more than `look_ahead` of them are begun beyond the one that is waited for."""
+        limit = SEGMENTS_PER_WORKER * self.threads if look_ahead is None else look_ahead
+        pending: deque[Future[Result]] = deque()
+        with one_blas_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
+            try:
+                for job in jobs:
+                    pending.append(pool.submit(job))
+                    if len(pending) > limit:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:  # an error, Ctrl-C or a reader that has had enough: begin nothing more
+                for future in pending:
+                    future.cancel()
+
+
+class _Kept:
+    """Results by key, each worked out once by the first thread that asks; the oldest are forgotten."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._futures: dict[Any, Future[Array]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], Array]) -> Array:
+        with self._lock:
+            future = self._futures.get(key)
+            mine = future is None
+            if future is None:
+                future = self._futures[key] = Future()
+                if len(self._futures) > self._limit:
+                    del self._futures[next(iter(self._futures))]
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+def segments(first: int, end: int | None, threads: int) -> Iterator[tuple[int, int]]:
+    """(first window, windows) of each segment: small at first for early audio, small at last so that no worker idles."""
+    size = 1
+    while end is None or first < end:
+        count = size if end is None else min(size, -(-(end - first) // (2 * threads)))
+        yield first, count
+        first, size = first + count, min(2 * size, SEGMENT_WINDOWS)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keeps NumPy's BLAS from starting threads inside workers, where threadpoolctl is there to say so."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # the command line sets OPENBLAS_NUM_THREADS and the like before NumPy loads
+        return nullcontext()
+    return threadpool_limits(1, "blas")
+
+
+def _stereo_noise(seed: int, network: str, first: int) -> Callable[[str, int, int], Array]:
+    """Noise of a batch of left windows first... followed by the right windows of the same positions."""
+    sides = [coordinates.layer_noise(seed, network, channel, first) for channel in CHANNELS]
+
+    def noise(layer: str, batch: int, steps: int) -> Array:
+        return np.concatenate([side(layer, batch // len(sides), steps) for side in sides])
+
+    return noise
+
+
+def _clipped(samples: Array) -> Array:
+    return np.clip(samples, -1, 1, dtype=np.float32)
