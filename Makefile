@@ -1,0 +1,25 @@
+# `make music`: a minute of music from a fresh clone. `make test`: every test. Both make their own environment.
+PYTHON ?= python3
+
+.PHONY: music test clean
+
+music: .venv/ready
+	.venv/bin/everwave generate --model techno --seed 7 --seconds 60 -o techno.wav
+
+# The two suites are two processes: the runtime's tests must pass where no deep-learning framework can be imported.
+test: .venv-test/ready
+	PYTHONPATH=tests/runtime .venv-test/bin/python -m pytest -p no_frameworks tests/runtime
+	.venv-test/bin/python -m pytest tests/trainer
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable .
+	touch $@
+
+.venv-test/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --editable ".[train,test]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test techno.wav
