@@ -81,13 +81,13 @@ def generator(nn: OpSet, coordinates: Tensor, config: Config) -> Tensor:
     x = nn.styled_dense("stem", pooled[-1], style, steps=4, width=7 * b)
     for i, width in enumerate((6 * b, 5 * b, 4 * b, 3 * b)):
         if small and i == 0:  # one level fewer: the first keeps its length and looks at single steps
-            y = ROOT_HALF * nn.styled_block("up0", x, style, width, kernel=1)
-            y = ROOT_HALF * nn.styled_block("conv0", y, style, width, kernel=1)
+            y = nn.scale(ROOT_HALF, nn.styled_block("up0", x, style, width, kernel=1))
+            y = nn.scale(ROOT_HALF, nn.styled_block("conv0", y, style, width, kernel=1))
             x = y + nn.conv("skip0", x, width)
         else:
             style = next(styles)
-            y = ROOT_HALF * nn.styled_up(f"up{i}", x, style, width)
-            y = ROOT_HALF * nn.styled_block(f"conv{i}", y, style, width)
+            y = nn.scale(ROOT_HALF, nn.styled_up(f"up{i}", x, style, width))
+            y = nn.scale(ROOT_HALF, nn.styled_block(f"conv{i}", y, style, width))
             x = y + nn.conv(f"skip{i}", nn.pixel_shuffle(x), width)
     x = nn.styled_up("up4", x, next(styles), 2 * b)
     return nn.conv("out", x, 2 * config.autoencoder.latents, kernel=4)

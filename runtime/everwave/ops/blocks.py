@@ -46,6 +46,9 @@ class Blocks:
     def styled_up(self, name: str, x: Tensor, style: Tensor, width: int) -> Tensor:
         return self.block(name, x, width, kernel=4, up=True, noise=True, style=style, activation="swish")
 
+    def scale(self, factor: float, x: Tensor) -> Tensor:
+        return factor * x
+
 
 def same_padding(kernel: int, stride: int, steps: int) -> tuple[int, int]:
     """(left, right) zeros of a 'same' convolution as TensorFlow pads it: the odd one on the right."""

@@ -1,0 +1,196 @@
+"""Training of the two autoencoders, in three stages.
+
+level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
+          through the consistency of overlapping frames, seams through two neighbouring windows side by side
+finetune  the same with the encoder frozen and a critic on the log-magnitudes of the re-analysed waveform
+level2    chunk encoder and decoder on the latents of the frozen level 1, heard through its frozen decoder
+
+Every stage is mono: a crop is one channel of one track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from everwave import weights
+from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from keras import ops
+
+from . import backend, checkpoint, losses, signal
+from .corpora.store import random_crops
+from .critics import spectrum_critic
+from .export import config_key, save_autoencoder
+from .layers import build, set_parameters
+
+STAGES = ("level1", "finetune", "level2")
+NETWORKS = {
+    "level1": ("frame_encoder", "frame_decoder"),
+    "finetune": ("frame_encoder", "frame_decoder"),
+    "level2": ("frame_encoder", "frame_decoder", "chunk_encoder", "chunk_decoder"),
+}
+TRAINED = {
+    "level1": ("frame_encoder", "frame_decoder"),
+    "finetune": ("frame_decoder",),
+    "level2": ("chunk_encoder", "chunk_decoder"),
+}
+FRAMES = {"level1": 128, "finetune": 128, "level2": 256}
+RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
+GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
+
+
+class AutoencoderTrainer:
+    """One stage of the autoencoder; `loop.run` drives it."""
+
+    def __init__(self, stage: str, config: Config, tracks: Sequence[Any], *, steps: int, batch_size: int = 16,
+                 learning_rate: float = 3e-4, critic_weight: float = 0.02, seed: int = 0,
+                 held_out: Sequence[Any] = ()) -> None:  # fmt: skip
+        self.stage, self.config, self.tracks, self.held_out = stage, config, tracks, held_out
+        self.batch_size, self.seed, self.critic_weight = batch_size, seed, critic_weight
+        self.settings = {
+            "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            "critic_weight": critic_weight, "config": config_key(config),
+        }  # fmt: skip
+        keras.utils.set_random_seed(seed)
+        self.random = keras.random.SeedGenerator(seed)
+        self.networks = {name: build(name, config, self.random) for name in NETWORKS[stage]}
+        self.trained = [v for name in TRAINED[stage] for v in self.networks[name].trainable_variables]
+        self.optimizer = adam(learning_rate, steps)
+        self.optimizer.build(self.trained)
+        self.critic = spectrum_critic(config, FRAMES[stage]) if stage != "level1" else None
+        if self.critic is not None:
+            self.critic_optimizer = adam(learning_rate, steps, beta_1=0.5)
+            self.critic_optimizer.build(self.critic.trainable_variables)
+        update: Callable[..., dict[str, Any]] = self._adversarial_update if self.critic else self._update
+        self._compiled = backend.compiled(update)
+
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        groups: dict[str, Sequence[Any]] = {name: m.trainable_variables for name, m in self.networks.items()}
+        groups["optimizer"] = self.optimizer.variables
+        if self.critic is not None:
+            groups["critic"] = self.critic.trainable_variables
+            groups["critic_optimizer"] = self.critic_optimizer.variables
+        return groups
+
+    def initialise(self, source: Path) -> None:
+        """Start from the networks of the previous stage's run folder, or of a weights file, as far as it has them."""
+        if source.is_dir():
+            groups = {name: model.trainable_variables for name, model in self.networks.items()}
+            checkpoint.load_groups(source, groups)
+        else:
+            for name, values in weights.read(source).parameters.items():
+                if name in self.networks:
+                    set_parameters(self.networks[name], values)
+
+    def batch(self, step: int) -> tuple[np.ndarray]:
+        """Crops (batch, samples) of random tracks, one channel each, at a random level."""
+        s = self.config.signal
+        length = (FRAMES[self.stage] + OVERLAP - 1) * s.hop_length
+        crops = random_crops(self.tracks, length, self.batch_size, self.seed, step)
+        rng = np.random.default_rng([self.seed, step, 1])
+        channel = rng.integers(0, 2, self.batch_size)
+        gain = np.exp(rng.uniform(*np.log(GAIN), (self.batch_size, 1))).astype(np.float32)
+        return (gain * crops[np.arange(self.batch_size), :, channel],)
+
+    def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
+        self.random.state.assign([self.seed, step])
+        return self._compiled(*map(ops.convert_to_tensor, batch))
+
+    def encode(self, log_magnitude: Any) -> Any:
+        """(B, T, bins) -> frame latents (B, T, frame latents)."""
+        return self.networks["frame_encoder"](log_magnitude, training=True)
+
+    def decode(self, latents: Any) -> tuple[Any, Any]:
+        """Frame latents (B, T, C) -> log-magnitude, phase (B, T, bins), window by window."""
+        windows = ops.reshape(latents, (-1, DECODER_FRAMES, latents.shape[2]))
+        shape = (-1, latents.shape[1], self.config.signal.bins)
+        magnitude, phase = self.networks["frame_decoder"](windows, training=True)
+        return ops.reshape(magnitude, shape), ops.reshape(phase, shape)
+
+    def compress(self, latents: Any) -> Any:
+        """Frame latents (B, T, C) -> the same through the chunk autoencoder."""
+        chunks = ops.reshape(latents, (-1, FRAMES_PER_LATENT, latents.shape[2]))
+        codes = self.networks["chunk_encoder"](chunks, training=True)
+        windows = ops.reshape(codes, (-1, DECODER_LATENTS, codes.shape[2]))
+        return ops.reshape(self.networks["chunk_decoder"](windows, training=True), (-1, *latents.shape[1:]))
+
+    def _reconstruct(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """The decoded waveform, the target's log-magnitude, and the reconstruction losses."""
+        s = self.config.signal
+        target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
+        latents = self.encode(target)
+        scalars = {}
+        if self.stage == "level2":
+            codes = self.compress(latents)
+            scalars["latents"] = ops.mean(ops.square(codes - latents))
+            latents = codes
+        magnitude, phase = self.decode(latents)
+        waveform = signal.istft(signal.spectrum(magnitude, phase), s)
+        edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
+        ours, theirs = waveform[:, edge:-edge], samples[:, edge:-edge]
+        distances = [losses.spectral_distance(theirs, ours, n) for n in RESOLUTIONS]
+        scalars["magnitude"] = losses.absolute(magnitude, target)
+        scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
+        scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
+        return waveform, target, scalars
+
+    def _reconstruction(self, scalars: dict[str, Any]) -> Any:
+        weights = {"latents": 1.0, "magnitude": 2.0, "log_spectrum": 2.0, "convergence": 0.2}
+        return sum(weights[name] * value for name, value in scalars.items())
+
+    def _update(self, samples: Any) -> dict[str, Any]:
+        names: list[str] = []
+
+        def compute() -> tuple[Any, ...]:
+            _, _, scalars = self._reconstruct(samples)
+            names[:] = scalars
+            return (self._reconstruction(scalars), *scalars.values())
+
+        results, gradients = backend.gradients(compute, self.trained)
+        self.optimizer.apply(gradients, self.trained)
+        return dict(zip(["loss", *names], results, strict=True))
+
+    def _adversarial_update(self, samples: Any) -> dict[str, Any]:
+        assert self.critic is not None
+        s, names, critic = self.config.signal, [], self.critic
+
+        def compute() -> tuple[Any, ...]:
+            waveform, target, scalars = self._reconstruct(samples)
+            heard = signal.log_magnitude(signal.stft(waveform, s.n_fft, s.hop_length), signal.SPECTRAL_FLOOR)
+            scalars = scalars | {"fooled": ops.mean(critic(heard, training=True))}
+            names[:] = scalars
+            total = self._reconstruction({k: v for k, v in scalars.items() if k != "fooled"})
+            return (total - self.critic_weight * scalars["fooled"], heard, target, *scalars.values())
+
+        (total, heard, target, *rest), gradients = backend.gradients(compute, self.trained)
+        self.optimizer.apply(gradients, self.trained)
+        real, fake = ops.maximum(target, signal.FLOOR_LEVEL), ops.stop_gradient(heard)
+
+        def judge() -> tuple[Any, ...]:
+            return (losses.hinge_real(critic(real, training=True)) + losses.hinge_fake(critic(fake, training=True)),)
+
+        (hinge,), gradients = backend.gradients(judge, critic.trainable_variables)
+        self.critic_optimizer.apply(gradients, critic.trainable_variables)
+        return dict(zip(["loss", *names, "critic"], [total, *rest, hinge], strict=True))
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Held-out clips, real and reconstructed, as audio and pictures; the weights when all are there."""
+        from .evaluate.samples import save_reconstructions
+
+        if self.held_out:
+            save_reconstructions(self, folder / "samples", step)
+        if self.stage == "level2":
+            save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, {"steps": step})
+
+
+def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:
+    """Adam with a short warm-up and a cosine decay to 2 % over the whole run; clipped, so one bad crop cannot ruin it."""
+    warmup = min(200, max(steps // 10, 1))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate / 20, max(steps - warmup, 1), alpha=0.02, warmup_target=learning_rate, warmup_steps=warmup
+    )
+    return keras.optimizers.Adam(schedule, beta_1=beta_1, beta_2=0.99, global_clipnorm=1.0)
+

@@ -1,0 +1,58 @@
+"""Training state on disk: every variable and the step number, in one file that is replaced in one move."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from everwave.errors import EverwaveError
+from keras import ops
+
+FILE = "checkpoint.npz"
+
+
+def save(folder: Path, step: int, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> None:
+    """Write `variables` (named groups of Keras variables) so that a crash leaves the old file or the new one."""
+    arrays = {f"{group}:{i}": ops.convert_to_numpy(v) for group, vs in variables.items() for i, v in enumerate(vs)}
+    arrays["meta"] = np.frombuffer(json.dumps({"step": step, "settings": dict(settings)}).encode(), np.uint8)
+    temporary = folder / (FILE + ".part")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / FILE)
+
+
+def exists(folder: Path) -> bool:
+    return (folder / FILE).exists()
+
+
+def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> int:
+    """Load the checkpoint in `folder` into `variables`; returns its step. The settings must be the same."""
+    with np.load(folder / FILE, allow_pickle=False) as data:
+        meta = json.loads(data["meta"].tobytes())
+        for key, value in settings.items():
+            if meta["settings"].get(key) != value:
+                raise EverwaveError(
+                    f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
+                    "use the same option or another folder"
+                )
+        for group, members in variables.items():
+            for i, variable in enumerate(members):
+                variable.assign(data[f"{group}:{i}"])
+    return int(meta["step"])
+
+
+def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> None:
+    """Load those named groups that the checkpoint in `folder` has, whatever else it holds."""
+    if not exists(folder):
+        raise EverwaveError(f"{folder}: no {FILE} there; name the run folder of the previous stage")
+    with np.load(folder / FILE, allow_pickle=False) as data:
+        for group, members in variables.items():
+            if f"{group}:0" in data:
+                for i, variable in enumerate(members):
+                    variable.assign(data[f"{group}:{i}"])

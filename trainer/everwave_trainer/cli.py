@@ -1,0 +1,160 @@
+"""`everwave-train`: corpus | autoencoder | encode | gan | export | evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from everwave.errors import EverwaveError, UsageError
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one sub-command; returns the exit code (2 bad use, 1 failure)."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except EverwaveError as error:
+        if arguments.debug:
+            raise
+        print(f"everwave-train: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    from . import corpora
+
+    top = argparse.ArgumentParser(prog="everwave-train", description="Train the models that everwave plays.")
+    top.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    corpus = commands.add_parser("corpus", help="prepare music for training")
+    corpora.add_arguments(corpus)
+    corpus.set_defaults(run=corpora.run)
+
+    auto = commands.add_parser("autoencoder", help="train the spectrogram autoencoders on a corpus")
+    _add_training_arguments(auto, steps=20000, learning_rate=3e-4, batch_size=16)
+    auto.add_argument("corpus", type=Path, help="folder made by `everwave-train corpus`")
+    auto.add_argument("--stage", choices=["level1", "finetune", "level2"], required=True)
+    auto.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
+    auto.add_argument("--init", type=Path, help="folder of the previous stage, or a weights file, to start from")
+    auto.add_argument("--critic-weight", type=float, default=0.02)
+    auto.set_defaults(run=_autoencoder)
+
+    encode = commands.add_parser("encode", help="turn a corpus into latents for the GAN")
+    encode.add_argument("corpus", type=Path)
+    encode.add_argument("--autoencoder", required=True, help="weights file with the four autoencoder networks")
+    encode.add_argument("--styles", nargs="+", help="only tracks of these styles")
+    encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the latents")
+    encode.set_defaults(run=_encode)
+
+    gan = commands.add_parser("gan", help="train a generator on latents")
+    _add_training_arguments(gan, steps=20000, learning_rate=1e-4, batch_size=32)
+    gan.add_argument("latents", type=Path, help="folder made by `everwave-train encode`")
+    gan.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
+    gan.add_argument("--init", type=Path, help="model whose generator is trained on")
+    gan.add_argument("--conditions", nargs="*", default=[], help="labels of the latents to condition on (bpm, density)")
+    gan.set_defaults(run=_gan)
+
+    export = commands.add_parser("export", help="write a training run's model as a weights file")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("-o", "--output", type=Path, required=True)
+    export.add_argument("--licence", required=True, help="licence of the weights, from that of the training data")
+    export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
+    export.set_defaults(run=_export)
+
+    from . import evaluate
+
+    evaluation = commands.add_parser("evaluate", help="measure a model on held-out music")
+    evaluate.add_arguments(evaluation)
+    evaluation.set_defaults(run=evaluate.run)
+    return top
+
+
+def _add_training_arguments(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, batch_size: int) -> None:
+    p.add_argument("-o", "--output", type=Path, required=True, help="run folder: checkpoints, samples, logs; resumed")
+    p.add_argument("--steps", type=int, default=steps)
+    p.add_argument("--batch-size", type=int, default=batch_size)
+    p.add_argument("--learning-rate", type=float, default=learning_rate)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--minutes", type=float, default=5.0, help="between checkpoints")
+    p.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16"])
+    p.add_argument("--deterministic", action="store_true", help="repeat bit for bit (slower)")
+
+
+def _train(a: argparse.Namespace, trainer: Any) -> None:
+    from . import backend, loop
+
+    loop.run(trainer, a.output, a.steps, minutes=a.minutes, log=backend.scalar_writer(str(a.output / "logs")))
+
+
+def _prepare(a: argparse.Namespace) -> None:
+    for name in ("steps", "batch_size", "learning_rate", "minutes"):
+        if not getattr(a, name) > 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(a, name)}: must be greater than 0")
+    import keras
+
+    from . import backend
+
+    keras.mixed_precision.set_global_policy(a.precision)
+    if a.deterministic:
+        backend.deterministic()
+
+
+def _autoencoder(a: argparse.Namespace) -> None:
+    from everwave.config import PRESETS
+
+    from .corpora.store import Corpus
+
+    corpus = Corpus.open(a.corpus)
+    _prepare(a)
+    from .autoencoder import AutoencoderTrainer
+
+    held_out = corpus.select("held-out") if any(t.split == "held-out" for t in corpus.tracks) else []
+    trainer = AutoencoderTrainer(
+        a.stage, PRESETS[a.preset], corpus.select("train"), steps=a.steps, batch_size=a.batch_size,
+        learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,
+    )  # fmt: skip
+    if a.init:
+        trainer.initialise(a.init)
+    _train(a, trainer)
+
+
+def _encode(a: argparse.Namespace) -> None:
+    from .latents import encode_corpus
+
+    encode_corpus(a.corpus, a.autoencoder, a.output, styles=a.styles)
+
+
+def _gan(a: argparse.Namespace) -> None:
+    from everwave.config import PRESETS
+
+    from .latents import Latents
+
+    latents = Latents.open(a.latents)
+    _prepare(a)
+    from .gan import GanTrainer
+
+    trainer = GanTrainer(
+        PRESETS[a.preset], latents, steps=a.steps, batch_size=a.batch_size, learning_rate=a.learning_rate,
+        seed=a.seed, conditions=a.conditions,
+    )  # fmt: skip
+    if a.init:
+        trainer.initialise(a.init)
+    _train(a, trainer)
+
+
+def _export(a: argparse.Namespace) -> None:
+    from .export import export_run
+
+    export_run(a.run_folder, a.output, licence=a.licence, dtype="float32" if a.float32 else "float16")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Reconstruction of held-out music: log-mel error and phase, each with a floor and a reference beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import everwave
+import numpy as np
+import soundfile
+from everwave import spectrogram
+from everwave.signal import istft, log_magnitude, stft
+
+from ..corpora.store import Corpus, Track
+from . import metrics
+from .samples import held_out_crop
+
+FFT_SIZES = (256, 1024, 4096)
+
+
+def clips(corpus: Path, count: int, seconds: float) -> list[np.ndarray]:
+    """`count` mono excerpts of `seconds`, spread evenly over the held-out tracks (several per track if there are few)."""
+    tracks = [t for t in Corpus.open(corpus).select("held-out") if t.seconds >= seconds]
+    per_track = -(-count // len(tracks))
+    excerpts = [e for t in tracks for e in _excerpts(t, per_track, seconds)]
+    chosen = np.linspace(0, len(excerpts) - 1, min(count, len(excerpts))).round().astype(int)
+    return [excerpts[i] for i in chosen]
+
+
+def _excerpts(track: Track, count: int, seconds: float) -> list[np.ndarray]:
+    length = int(seconds * track.sample_rate)
+    starts = np.linspace(0, track.frames - length, count + 2).astype(int)[1:-1]
+    return [track.samples[s : s + length].mean(axis=1).astype(np.float32) / 32768 for s in starts]
+
+
+def evaluate(model_name: str, corpus: Path, count: int, seconds: float) -> dict[str, Any]:
+    """Means over the clips; convergence is given beside that of true phases, random phases and Griffin-Lim."""
+    model = everwave.load(model_name)
+    rows = [_measure(model, clip) for clip in clips(corpus, count, seconds)]
+    means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    return {"clips": len(rows), "seconds": seconds, **means}
+
+
+def _measure(model: Any, real: np.ndarray) -> dict[str, float]:
+    s = model.config.signal
+    rate, row = s.sample_rate, {}
+    both = model.decode(model.encode(real, rate))[: len(real), 0]
+    row["log_mel_error_db"] = metrics.log_mel_error(real, both, rate)
+    magnitude, phase = level1(model, real)
+    whole = real[: istft_length(len(magnitude), s)]
+    true_phase = np.angle(stft(whole, s)) / np.pi
+    random = np.random.default_rng(0).uniform(-1, 1, phase.shape)
+    amplitude = np.sqrt(10 ** (0.1 * (75 * magnitude - 25)) + 1e-7)
+    audio = {
+        "decoded": istft(magnitude, phase, s),
+        "true": istft(magnitude, true_phase.astype(np.float32), s),
+        "random": istft(magnitude, random.astype(np.float32), s),
+        "griffin_lim": metrics.griffin_lim(amplitude, s),
+    }
+    row["log_mel_error_level1_db"] = metrics.log_mel_error(whole, audio["decoded"], rate)
+    row["log_mel_error_mel_griffin_lim_db"] = metrics.log_mel_error(whole, metrics.mel_griffin_lim(whole, s)[: len(whole)], rate)
+    for n_fft in FFT_SIZES:
+        for name, samples in audio.items():
+            row[f"convergence_{n_fft}_{name}_phase"] = metrics.spectral_convergence(whole, samples[: len(whole)], n_fft)
+    row["inconsistency"] = metrics.consistency(magnitude, phase, s)
+    return row
+
+
+def istft_length(frames: int, signal: Any) -> int:
+    return (frames - 1) * signal.hop_length + signal.n_fft
+
+
+def level1(model: Any, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-magnitude and phase (T, bins) of mono samples through frame encoder and decoder alone."""
+    s = model.config.signal
+    encoder, decoder = model.network("frame_encoder"), model.network("frame_decoder")
+    frames = log_magnitude(stft(real, s))
+    frames = frames[: len(frames) // 64 * 64].reshape(-1, 64, s.bins)
+    (latents,) = encoder(np.ascontiguousarray(frames))
+    magnitude, phase = decoder(np.array(latents))
+    return magnitude.reshape(-1, s.bins).copy(), phase.reshape(-1, s.bins).copy()
+
+
+def save_pictures(model_name: str, corpus: Path, folder: Path, seconds: float) -> None:
+    """Real, reconstructed and (if the model generates) generated audio, as FLAC and PNG."""
+    model = everwave.load(model_name)
+    rate = model.sample_rate
+    track = max(Corpus.open(corpus).select("held-out"), key=lambda t: t.seconds)
+    real = held_out_crop(track, seconds)
+    sounds = {"real": real, "reconstructed": model.decode(model.encode(real, rate))}
+    if "generator" in model.parameters:
+        sounds["generated"] = model.generate(seconds=seconds, seed=1)
+    for name, samples in sounds.items():
+        soundfile.write(folder / f"{name}.flac", np.clip(samples, -1, 1), rate)
+        spectrogram.save(folder / f"{name}.png", samples, rate)

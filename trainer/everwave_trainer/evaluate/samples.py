@@ -1,0 +1,59 @@
+"""Something to listen to and to look at, written at every checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from everwave import spectrogram
+from keras import ops
+
+from .. import signal
+
+SECONDS = 6.0
+CLIPS = 2
+
+
+def held_out_crop(track: Any, seconds: float) -> np.ndarray:
+    """Mono float32 samples from the middle of a track, as long as it has."""
+    samples = track.samples
+    count = min(len(samples), int(seconds * track.sample_rate))
+    start = (len(samples) - count) // 2
+    return samples[start : start + count].mean(axis=1).astype(np.float32) / 32768
+
+
+def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
+    """Held-out clips through the networks as they are now: real, then reconstructed, in one file each."""
+    s = trainer.config.signal
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, track in enumerate(trainer.held_out[:CLIPS]):
+        real = held_out_crop(track, SECONDS)
+        spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)
+        latents = trainer.encode(signal.log_magnitude(spectrum))
+        latents = latents[:, : latents.shape[1] // 64 * 64]
+        if trainer.stage == "level2":
+            latents = trainer.compress(latents)
+        samples = signal.istft(signal.spectrum(*trainer.decode(latents)), s)
+        clip = np.concatenate([real, np.zeros(s.sample_rate // 4, np.float32), ops.convert_to_numpy(samples)[0]])
+        _save(folder / f"step{step:07d}-{i}", clip, s.sample_rate)
+
+
+def save_generated(model_file: Path, folder: Path, step: int, seconds: float = 23.0) -> None:
+    """A clip of the model as it is now; nothing if the autoencoder it names is not at hand."""
+    import everwave
+    from everwave.errors import ModelError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        model = everwave.load(model_file)
+    except ModelError as error:
+        print(f"no sample at step {step}: {error}")
+        return
+    _save(folder / f"step{step:07d}", model.generate(seconds=seconds, seed=0), model.sample_rate)
+
+
+def _save(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+    soundfile.write(path.with_suffix(".flac"), np.clip(samples, -1, 1), sample_rate)
+    spectrogram.save(path.with_suffix(".png"), samples, sample_rate)

@@ -1,0 +1,49 @@
+"""From training runs to the runtime's weight files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from everwave import weights
+from everwave.config import Config
+from everwave.errors import EverwaveError
+
+from .layers import parameters
+
+EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
+UNSTATED = "unstated"
+
+
+def config_key(config: Config) -> dict[str, Any]:
+    """The config as it comes back from JSON (lists for tuples), to compare with a checkpoint's."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def save_autoencoder(
+    path: Path, config: Config, networks: Mapping[str, keras.Model], provenance: dict[str, Any]
+) -> None:
+    """Write the four networks of an autoencoder as one weights file, float32."""
+    values = {name: parameters(model) for name, model in networks.items()}
+    weights.write(path, weights.ModelFile(config, "autoencoder", values, UNSTATED, provenance, None), dtype="float32")
+
+
+def save_generator(
+    path: Path, config: Config, values: Mapping[str, np.ndarray], autoencoder: dict[str, str], provenance: dict[str, Any]
+) -> None:
+    """Write a generator as a domain file that names its autoencoder, float32."""
+    file = weights.ModelFile(config, "domain", {"generator": dict(values)}, UNSTATED, provenance, autoencoder)
+    weights.write(path, file, dtype="float32")
+
+
+def export_run(folder: Path, path: Path, *, licence: str, dtype: str = "float16") -> None:
+    """Copy the newest weights of a run to `path` with their licence, in `dtype`."""
+    found = [folder / name for name in EXPORTS if (folder / name).exists()]
+    if not found:
+        raise EverwaveError(f"{folder}: neither {' nor '.join(EXPORTS)} there; train at least to the first checkpoint")
+    weights.write(path, dataclasses.replace(weights.read(found[0]), licence=licence), dtype=dtype)

@@ -1,0 +1,148 @@
+"""The latent GAN: hinge loss, R1 penalty with an adaptive weight, exponential moving average of the generator.
+
+Source: Musika, arXiv 2208.08706, section 3.3; constants as in its published code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from everwave import weights
+from everwave.config import Config
+from keras import ops
+
+from . import backend, losses
+from .critics import latent_critic
+from .export import config_key, save_generator
+from .latents import Latents
+from .layers import build, set_parameters
+
+MAX_R1_WEIGHT = 10.0
+R1_RATE = 1e-4  # change of the weight per step, as a share of its maximum
+CERTAIN = 0.9  # the critic's certainty above which the penalty grows
+EMA_DECAY = 0.999
+
+
+class GanTrainer:
+    """A generator of two windows of latents against a critic; `loop.run` drives it."""
+
+    def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
+                 seed: int = 0, conditions: Sequence[str] = ()) -> None:  # fmt: skip
+        generator = dataclasses.replace(config.generator, conditions=latents.conditions(conditions))
+        self.config = dataclasses.replace(config, generator=generator)
+        self.latents, self.batch_size, self.seed = latents, batch_size, seed
+        self.settings = {
+            "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "config": config_key(self.config),
+        }  # fmt: skip
+        keras.utils.set_random_seed(seed)
+        self.random = keras.random.SeedGenerator(seed)
+        self.generator = build("generator", self.config, self.random)
+        self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
+        self.critic = latent_critic(self.config)
+        self.optimizers = [keras.optimizers.Adam(learning_rate, beta_1=0.5) for _ in range(2)]
+        for optimizer, network in zip(self.optimizers, (self.generator, self.critic), strict=True):
+            optimizer.build(network.trainable_variables)
+        self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
+        self._compiled = backend.compiled(self._update)
+
+    def initialise(self, source: Path) -> None:
+        """Start from the generator of a weights file."""
+        set_parameters(self.generator, weights.read(source).parameters["generator"])
+        for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
+            average.assign(variable)
+
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        return {
+            "generator": self.generator.trainable_variables,
+            "average": self.average,
+            "critic": self.critic.trainable_variables,
+            "generator_optimizer": self.optimizers[0].variables,
+            "critic_optimizer": self.optimizers[1].variables,
+            "r1_weight": [self.r1_weight],
+        }
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        """Real latents (B, 2 w, C), their conditions (B, 2 w, n), and coordinates (B, 2 w, K) with conditions of others."""
+        g = self.config.generator
+        length = 2 * g.window
+        real, conditions = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
+        coordinates = training_coordinates(self.config, self.batch_size, np.random.default_rng([self.seed, step, 1]))
+        # the fake ones ask for the conditions of other real crops, so both sides have one distribution
+        asked = np.roll(conditions, 1, axis=0)
+        return real, conditions, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
+
+    def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
+        self.random.state.assign([self.seed, step])
+        return self._compiled(*map(ops.convert_to_tensor, batch))
+
+    def generate(self, coordinates: Any) -> Any:
+        """Coordinates (B, 2 w, K) -> latents (B, 2 w, C), in two independent windows."""
+        window, channels = self.config.generator.window, coordinates.shape[2]
+        latents = self.generator(ops.reshape(coordinates, (-1, window, channels)), training=True)
+        return ops.reshape(latents, (-1, 2 * window, latents.shape[2]))
+
+    def _update(self, real: Any, conditions: Any, coordinates: Any, asked: Any) -> dict[str, Any]:
+        generator, critic = self.generator, self.critic
+
+        def persuade() -> tuple[Any, ...]:
+            fake = self.generate(coordinates)
+            score = critic(ops.concatenate([fake, asked], axis=2), training=True)
+            return -ops.mean(score), fake, score
+
+        (_, fake, fake_score), generator_gradients = backend.gradients(persuade, generator.trainable_variables)
+        fake = ops.stop_gradient(ops.concatenate([fake, asked], axis=2))
+
+        def judge() -> tuple[Any, ...]:
+            def score_sum(x: Any) -> Any:
+                return critic(ops.concatenate([x, conditions], axis=2), training=True)
+
+            score, slope = backend.input_gradient(score_sum, real)
+            r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
+            hinge = (losses.hinge_real(score) + losses.hinge_fake(critic(fake, training=True))) / 2
+            return hinge + self.r1_weight * r1_penalty, hinge, r1_penalty, ops.mean(score)
+
+        (_, hinge, r1_penalty, real_score), gradients = backend.gradients(judge, critic.trainable_variables)
+        self.optimizers[0].apply(generator_gradients, generator.trainable_variables)
+        self.optimizers[1].apply(gradients, critic.trainable_variables)
+        for average, variable in zip(self.average, generator.trainable_variables, strict=True):
+            average.assign(EMA_DECAY * average + (1 - EMA_DECAY) * variable)
+        fake_score = ops.mean(fake_score)
+        certainty = ops.clip(real_score - fake_score, 0.0, 2.0) / 2
+        change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
+        self.r1_weight.assign(ops.clip(self.r1_weight + change, 0.0, MAX_R1_WEIGHT))
+        return {
+            "hinge": hinge, "real": real_score, "fake": fake_score, "r1_penalty": r1_penalty,
+            "r1_weight": ops.convert_to_tensor(self.r1_weight),
+        }  # fmt: skip
+
+    def average_parameters(self) -> dict[str, np.ndarray]:
+        """The generator's moving average under the runtime's names."""
+        names = [f"{v.path.split('/')[-2]}/{v.name}" for v in self.generator.trainable_variables]
+        return {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.average, strict=True)}
+
+    def sample(self, folder: Path, step: int) -> None:
+        """The weights, and a clip as audio and picture where the autoencoder can be found."""
+        from .evaluate.samples import save_generated
+
+        path = folder / "model.h5"
+        provenance = {"steps": step, **self.latents.sources}
+        save_generator(path, self.config, self.average_parameters(), self.latents.autoencoder, provenance)
+        save_generated(path, folder / "samples", step)
+
+
+def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors."""
+    g = config.generator
+    anchors = rng.standard_normal((batch, 3, g.anchor))
+    style = rng.standard_normal((batch, 1, g.style))
+    place = rng.integers(0, 3, (batch, 1)) * g.window + np.arange(2 * g.window) + g.offset + 0.5
+    index, share = np.divmod(place / g.anchor_spacing, 1.0)
+    index = index.astype(int)
+    rows = np.arange(batch)[:, None]
+    line = anchors[rows, index] * (1 - share[..., None]) + anchors[rows, index + 1] * share[..., None]
+    return np.concatenate([line, np.broadcast_to(style, (batch, 2 * g.window, g.style))], axis=2).astype(np.float32)

@@ -1,0 +1,140 @@
+"""Corpora as latents: what the GAN trains on.
+
+A latents folder holds `latents.json` and one float16 array (shifts, T, channels) per track: the track encoded
+at several offsets within one latent step, so that crops can start between the steps too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from everwave.config import Condition
+from everwave.errors import EverwaveError, UsageError
+from tqdm import tqdm
+
+from .corpora.store import Corpus
+
+VERSION = 1
+SHIFTS = 4
+UNITS = {"bpm": "beats per minute", "density": "onsets per second"}
+Label = float | list[float]  # a constant, or one value per latent step
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One track's latents: float16 (shifts, steps, channels) in `file`, and its labels by condition name."""
+
+    file: str
+    title: str
+    package: str
+    steps: int
+    labels: dict[str, Label]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """An opened latents folder; `arrays` are memory maps in the order of `pieces`."""
+
+    pieces: tuple[Piece, ...]
+    arrays: tuple[np.ndarray, ...]
+    autoencoder: dict[str, str]  # file name and sha256 of the weights that made them
+    sources: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Latents:
+        try:
+            data = json.loads((folder / "latents.json").read_text())
+        except FileNotFoundError:
+            raise EverwaveError(f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`") from None
+        if data["version"] != VERSION:
+            raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
+        pieces = tuple(Piece(**p) for p in data["pieces"])
+        arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
+        return cls(pieces, arrays, data["autoencoder"], data["sources"])
+
+    def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
+        """Normalisation of the labels called `names`: mean and standard deviation over all steps, range as found."""
+        conditions = []
+        for name in names:
+            values = [np.broadcast_to(p.labels[name], p.steps) for p in self.pieces if name in p.labels]
+            if len(values) < len(self.pieces):
+                raise UsageError(f"--conditions {name}: {len(self.pieces) - len(values)} pieces have no such label")
+            flat = np.concatenate(values)
+            scale = max(float(flat.std()), 1e-3)
+            low, high = float(flat.min()), float(flat.max())
+            conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high))
+        return tuple(conditions)
+
+    def crops(
+        self, length: int, batch: int, seed: int, step: int, conditions: Sequence[Condition] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Latents (batch, length, channels) and normalised conditions (batch, length, n) of one training step.
+
+        A pure function of (seed, step). Left and right are swapped at random.
+        """
+        rng = np.random.default_rng([seed, step])
+        usable = np.array([max(p.steps - length + 1, 0) for p in self.pieces])
+        if not usable.any():
+            raise EverwaveError(f"no piece has the {length} latents ({length / 10.77:.0f} s) that one crop needs")
+        chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
+        latents, signals = [], []
+        for index in chosen:
+            start = int(rng.integers(usable[index]))
+            crop = self.arrays[index][rng.integers(len(self.arrays[index])), start : start + length]
+            half = crop.shape[1] // 2
+            latents.append(np.roll(crop, half, axis=1) if rng.integers(2) else crop)
+            labels = self.pieces[index].labels
+            signals.append([
+                (np.broadcast_to(labels[c.name], self.pieces[index].steps)[start : start + length] - c.mean) / c.scale
+                for c in conditions
+            ])  # fmt: skip
+        values = np.array(signals, np.float32).reshape(batch, len(conditions), length).swapaxes(1, 2)
+        return np.array(latents, np.float32), values
+
+
+def encode_corpus(
+    corpus: Path, autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
+    labels: Mapping[str, Mapping[str, Label]] | None = None, split: str = "train",
+) -> None:  # fmt: skip
+    """Encode the tracks of a corpus with the runtime into `folder`; tracks that are there already are kept.
+
+    `labels` maps track ids to condition values. Tracks of one second or less are left out.
+    """
+    import hashlib
+
+    import everwave
+    from everwave import weights
+
+    path = weights.find(autoencoder)
+    model = everwave.load(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    tracks = [t for t in Corpus.open(corpus).select(split, styles=styles) if t.seconds > 1]
+    shift = model.config.signal.latent_samples // SHIFTS
+    pieces = []
+    for track in tqdm(tracks, unit="track", disable=None):
+        file = folder / f"{track.id}.npy"
+        if not file.exists():
+            samples = track.samples
+            encoded = [
+                model.encode(np.float32(samples[i * shift :]) / 32768, track.sample_rate) for i in range(SHIFTS)
+            ]
+            steps = min(map(len, encoded))
+            temporary = file.with_suffix(".part")
+            with open(temporary, "wb") as out:
+                np.save(out, np.stack([e[:steps] for e in encoded]).astype(np.float16))
+            temporary.replace(file)
+        steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
+        pieces.append(Piece(file.name, track.title, track.package, steps, dict((labels or {}).get(track.id, {}))))
+    data = {
+        "version": VERSION,
+        "autoencoder": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "sources": {"packages": sorted({t.package for t in tracks}), "hours": sum(t.seconds for t in tracks) / 3600},
+        "pieces": [asdict(p) for p in pieces],
+    }
+    (folder / "latents.json").write_text(json.dumps(data, indent=1))
+

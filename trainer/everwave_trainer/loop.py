@@ -1,0 +1,87 @@
+"""The training loop that every trainer shares: batches in, named losses out, checkpoints in between."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from everwave.errors import EverwaveError
+from keras import ops
+from tqdm import tqdm
+
+from . import checkpoint
+
+
+class Trainer(Protocol):
+    """What the loop needs: data and randomness are functions of the step number, which makes resuming exact."""
+
+    settings: Mapping[str, Any]
+
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        """Everything that a step changes, in named groups."""
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]: ...
+
+    def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
+        """One update; returns named scalars."""
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Write something to listen to and to look at, and the exported weights."""
+
+
+def run(
+    trainer: Trainer, folder: Path, steps: int, *, minutes: float = 5.0, log: Callable[..., None] | None = None
+) -> int:
+    """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
+
+    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C. Losses that are not finite
+    stop the run before anything is written, so the last good checkpoint stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0
+    stop: list[int] = []
+    previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def save(step: int) -> None:
+        checkpoint.save(folder, step, trainer.variables(), trainer.settings)
+        trainer.sample(folder, step)
+
+    saved, step, means = time.monotonic(), start, {}
+    try:
+        with ThreadPoolExecutor(1) as reader, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
+            batch = reader.submit(trainer.batch, start)
+            for step in range(start, steps):
+                current = batch.result()
+                batch = reader.submit(trainer.batch, step + 1)
+                scalars = {k: float(ops.convert_to_numpy(v)) for k, v in trainer.step(step, *current).items()}
+                _check_finite(scalars, step, folder)
+                means = {k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in scalars.items()}
+                bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
+                bar.update()
+                if log and (step + 1) % 20 == 0:
+                    log(step + 1, scalars)
+                if stop or time.monotonic() - saved > 60 * minutes:
+                    save(step + 1)
+                    saved = time.monotonic()
+                    tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
+                if stop:
+                    return step + 1
+        save(steps)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return steps
+
+
+def _check_finite(scalars: Mapping[str, float], step: int, folder: Path) -> None:
+    bad = {k: v for k, v in scalars.items() if not np.isfinite(v)}
+    if bad:
+        raise EverwaveError(
+            f"step {step}: {bad} is not finite; the checkpoint in {folder} is the last good one: "
+            "start again from it with a lower --learning-rate"
+        )

@@ -1,0 +1,68 @@
+"""The runtime's signal path in `keras.ops`, differentiable: STFT, inverse STFT, dB scaling.
+
+Complex spectra are pairs (real, imaginary); everything is float32 whatever the precision policy.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from everwave.config import OVERLAP, SignalConfig
+from keras import ops
+
+SPECTRAL_FLOOR = 1e-7  # power below which spectral losses see silence: keeps log gradients bounded
+PAIR = tuple[Any, Any]
+
+
+@lru_cache
+def hann(size: int) -> np.ndarray:
+    """Periodic Hann window (size,)."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+@lru_cache
+def dual_hann(size: int) -> np.ndarray:
+    """Synthesis window for hops of size / 4: Hann over the sum of its shifted squares."""
+    squares = (hann(size) ** 2).reshape(OVERLAP, -1).sum(axis=0)
+    return hann(size) / np.tile(squares, OVERLAP)
+
+
+def stft(samples: Any, n_fft: int, hop_length: int) -> PAIR:
+    """(B, N) -> real and imaginary (B, 1 + (N - n_fft) // hop, n_fft / 2 + 1); the hop divides n_fft."""
+    overlap = n_fft // hop_length
+    whole = samples.shape[1] // hop_length
+    hops = ops.reshape(samples[:, : whole * hop_length], (-1, whole, hop_length))
+    count = hops.shape[1] - overlap + 1
+    frames = ops.concatenate([hops[:, i : i + count] for i in range(overlap)], axis=2)
+    return ops.rfft(frames * hann(n_fft))
+
+
+def istft(spectrum: PAIR, signal: SignalConfig) -> Any:
+    """Real and imaginary (B, T, bins) -> samples (B, (T - 1) * hop + n_fft)."""
+    frames = ops.irfft(spectrum, fft_length=signal.n_fft) * dual_hann(signal.n_fft)
+    steps, hop = frames.shape[1], signal.hop_length
+    parts = [
+        ops.pad(frames[:, :, i * hop : (i + 1) * hop], ((0, 0), (i, OVERLAP - 1 - i), (0, 0))) for i in range(OVERLAP)
+    ]
+    return ops.reshape(sum(parts), (-1, (steps + OVERLAP - 1) * hop))
+
+
+def power(spectrum: PAIR) -> Any:
+    real, imaginary = spectrum
+    return ops.square(real) + ops.square(imaginary)
+
+
+def log_magnitude(spectrum: PAIR, floor: float = 1e-10) -> Any:
+    """(10 log10(max(|X|^2, floor)) + 25) / 75: about -1 (silence) to 1."""
+    return (10.0 / np.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) + 25.0) / 75.0
+
+
+def spectrum(log_magnitude: Any, phase: Any) -> PAIR:
+    """The inverse of `log_magnitude`, with phase / pi: real and imaginary parts."""
+    magnitude = ops.sqrt(ops.exp(np.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
+    return magnitude * ops.cos(np.pi * phase), magnitude * ops.sin(np.pi * phase)
+
+
+FLOOR_LEVEL = (10.0 * np.log10(SPECTRAL_FLOOR) + 25.0) / 75.0  # what `log_magnitude` gives at SPECTRAL_FLOOR
