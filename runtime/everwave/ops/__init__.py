@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from ..config import Config
+from ..errors import UsageError
 
 Network = Callable[..., tuple[np.ndarray, ...]]  # (x, noise=None) -> outputs
 
@@ -21,3 +23,30 @@ def numpy_network(name: str, config: Config, parameters: Mapping[str, np.ndarray
         return result if isinstance(result, tuple) else (result,)
 
     return run
+
+
+def make_network(
+    name: str, config: Config, parameters: Mapping[str, np.ndarray], backend: str = "auto", precision: str = "auto"
+) -> Network:
+    """The network called `name` on `backend`: "numba", "numpy", or "auto" for Numba where it loads.
+
+    precision: "float32", "bfloat16" or "auto" (bfloat16 where the CPU multiplies it). EVERWAVE_PATH=numpy turns the
+    engine off. UsageError for an unknown name or a path or precision that this machine lacks.
+    """
+    if backend not in ("auto", "numba", "numpy"):
+        raise UsageError(f"backend={backend!r}; it must be auto, numba or numpy")
+    if backend == "numpy" or (backend == "auto" and (os.environ.get("EVERWAVE_PATH") == "numpy" or not _numba_loads())):
+        if precision == "bfloat16":
+            raise UsageError("precision='bfloat16' needs the Numba engine; use float32 or auto")
+        return numpy_network(name, config, parameters)
+    from .numba_ops import numba_network
+
+    return numba_network(name, config, parameters, precision)
+
+
+def _numba_loads() -> bool:
+    try:
+        import numba  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True

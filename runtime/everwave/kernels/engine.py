@@ -1,0 +1,428 @@
+"""The engine's kernels: matrix products on strided rows with their epilogue, and the few other operations.
+
+One JIT policy: `njit(nogil=True, cache=True, error_model="numpy")`, no signature (compiled at the first call), every
+constant an argument or defined in this file, kernels of this file call only each other. The width of a vector and
+the size of a tile reach the compiler as the lengths of tuples: each path is one more specialisation of the same
+source, and the caches of several paths live side by side.
+
+The inner loops are LLVM vector operations written out by intrinsics: what the compiler makes of them is the same
+on AVX-512, AVX2, SSE and NEON, and does not hang on what a loop vectoriser happens to recognise.
+
+Rounding: every sum over the depth of a product runs in one fixed order in one accumulator, so that an output never
+depends on the tile, the block or the batch that its row was computed in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
+
+# A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
+KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
+WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR = range(9, 17)
+FIELDS = 17
+PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
+NONE, SWISH, TANH, CLIP = range(4)  # activations
+
+F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
+EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
+EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 2e-9 before rounding (minimax, highest power first)
+    1.535336196e-04, 1.339887441e-03, 9.618437357e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
+)  # fmt: skip
+LOG2_E = 1.4426950408889634
+
+
+class Emitter:
+    """Vector arithmetic spelled as LLVM instructions; `lanes` float32 numbers per vector."""
+
+    def __init__(self, builder: Any, lanes: int) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.floats, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.floats, [ir.Constant(F32, value)] * self.lanes)
+
+    def integer(self, value: int) -> Any:
+        return ir.Constant(self.integers, [ir.Constant(I32, value)] * self.lanes)
+
+    def call(self, name: str, result: Any, *arguments: Any) -> Any:
+        signature = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, fused where the CPU can."""
+        return self.call(f"llvm.fmuladd.v{self.lanes}f32", self.floats, a, b, c)
+
+    def clip(self, x: Any, low: float, high: float) -> Any:
+        """`x` within [low, high]; NaN stays NaN."""
+        b = self.builder
+        low, high = self.constant(low), self.constant(high)
+        x = b.select(b.fcmp_ordered("<", x, low), low, x)
+        return b.select(b.fcmp_ordered(">", x, high), high, x)
+
+    def exp(self, x: Any) -> Any:
+        """exp(x) to 2 units in the last place for |x| < 87, as 2**n * 2**f with |f| <= 1/2; held within 2**+-126."""
+        b, whole = self.builder, self.constant(EXP2_ROUND)
+        x = self.clip(x, -87.0, 87.0)
+        shifted = self.multiply_add(x, self.constant(LOG2_E), whole)
+        n = b.fsub(shifted, whole)
+        # f = x log2(e) - n, with log2(e) in two parts so that nothing is lost for large |x|
+        high = float(np.float32(LOG2_E))
+        f = self.multiply_add(x, self.constant(high), b.fneg(n))
+        f = self.multiply_add(x, self.constant(LOG2_E - high), f)
+        power = self.constant(EXP2_POLYNOMIAL[0])
+        for coefficient in EXP2_POLYNOMIAL[1:]:
+            power = self.multiply_add(power, f, self.constant(coefficient))
+        exponent = b.shl(b.bitcast(shifted, self.integers), self.integer(23))  # the rest of `shifted` falls off the top
+        return b.bitcast(b.add(b.bitcast(power, self.integers), exponent), self.floats)
+
+    def swish(self, x: Any) -> Any:
+        return self.builder.fdiv(x, self.builder.fadd(self.constant(1.0), self.exp(self.builder.fneg(x))))
+
+    def tanh(self, x: Any) -> Any:
+        b, one = self.builder, self.constant(1.0)
+        return b.fsub(one, b.fdiv(self.constant(2.0), b.fadd(self.exp(b.fadd(x, x)), one)))
+
+    def broadcast(self, scalar: Any) -> Any:
+        vector = ir.VectorType(scalar.type, self.lanes)
+        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [ir.Constant(I32, 0)] * self.lanes)
+        return self.builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+    def pointer(self, array: Any, index: Any, kind: Any) -> Any:
+        """The address of element `index` of an array's data, as a pointer to `kind`."""
+        return self.builder.bitcast(self.builder.gep(array, [index]), kind.as_pointer())
+
+    def load(self, array: Any, index: Any, kind: Any = None, align: int = 4) -> Any:
+        kind = kind or self.floats
+        return self.builder.load(self.pointer(array, index, kind), align=align)
+
+    def store(self, value: Any, array: Any, index: Any, align: int = 4) -> None:
+        self.builder.store(value, self.pointer(array, index, value.type), align=align)
+
+
+def _data(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
+    """The data pointer of an array argument."""
+    return cgutils.create_struct_proxy(array_type)(context, builder, value=value).data
+
+
+def _index(value: int) -> Any:
+    return ir.Constant(I64, value)
+
+
+@intrinsic
+def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, tables: Any, first: Any, valid: Any,
+              weights: Any, panel: Any, depth: Any, tile: Any) -> Any:  # fmt: skip
+    """tile (rows, width, lanes) = source[tables[first + r] + k] * weights[panel + k], summed over k < depth.
+
+    Rows from `valid` on repeat the last valid one. The accumulators stay in registers over the whole depth.
+    """
+    height, count = rows.count, width.count
+    signature = types.void(vector, rows, width, source, tables, types.int64, types.int64, weights, types.int64,
+                           types.int64, tile)  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, _, a, table, first, valid, b, panel, depth, out = args
+        a, table, b, out = (
+            _data(context, builder, t, v) for t, v in ((source, a), (tables, table), (weights, b), (tile, out))
+        )
+        last = builder.sub(valid, _index(1))
+        starts = []
+        for r in range(height):
+            row = builder.select(builder.icmp_signed("<", _index(r), valid), _index(r), last)
+            starts.append(builder.gep(a, [builder.load(builder.gep(table, [builder.add(first, row)]))]))
+        b = builder.gep(b, [panel])
+
+        entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(I64)
+        k.add_incoming(_index(0), entry)
+        sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
+        at = builder.mul(k, _index(count * vector.count))
+        columns = [e.load(b, builder.add(at, _index(v * vector.count))) for v in range(count)]
+        for r in range(height):
+            value = e.broadcast(e.load(starts[r], k, F32))
+            for v in range(count):
+                sums[r][v].add_incoming(e.constant(0.0), entry)
+                sums[r][v].add_incoming(e.multiply_add(value, columns[v], sums[r][v]), loop)
+        following = builder.add(k, _index(1))
+        k.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
+        builder.position_at_end(done)
+        for r in range(height):
+            for v in range(count):
+                e.store(sums[r][v].incomings[1][0], out, _index((r * count + v) * vector.count))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _activate(typing: Any, vector: Any, width: Any, tile: Any, at: Any, constants: Any, bias: Any, gain: Any,
+              noise: Any, activation: Any) -> Any:  # fmt: skip
+    """tile[at:] = activation(tile[at:] + constants[bias:] + noise * constants[gain:]) for `width` vectors, in place."""
+    count = width.count
+    signature = types.void(
+        vector, width, tile, types.int64, constants, types.int64, types.int64, types.float32, types.int64
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, at, table, bias, gain, noise, activation = args
+        data, table = _data(context, builder, tile, data), _data(context, builder, constants, table)
+        noise = e.broadcast(noise)
+        offsets = [_index(v * vector.count) for v in range(count)]
+        values = []
+        for offset in offsets:
+            value = builder.fadd(e.load(data, builder.add(at, offset)), e.load(table, builder.add(bias, offset)))
+            values.append(e.multiply_add(noise, e.load(table, builder.add(gain, offset)), value))
+
+        done = builder.append_basic_block("activated")
+        results = [(builder.block, values)]
+        choice = builder.switch(activation, done)
+        for code, function in ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0))):
+            block = builder.append_basic_block("activation")
+            choice.add_case(_index(code), block)
+            builder.position_at_end(block)
+            results.append((builder.block, [function(value) for value in values]))
+            builder.branch(done)
+        builder.position_at_end(done)
+        merged = [builder.phi(e.floats) for _ in offsets]
+        for v, phi in enumerate(merged):
+            for block, result in results:
+                phi.add_incoming(result[v], block)
+        for phi, offset in zip(merged, offsets, strict=True):
+            e.store(phi, data, builder.add(at, offset))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _add(typing: Any, vector: Any, width: Any, tile: Any, at: Any, source: Any, start: Any) -> Any:
+    """tile[at:] += source[start:] for `width` vectors (reads whole vectors: arrays have slack at their end)."""
+    count = width.count
+    signature = types.void(vector, width, tile, types.int64, source, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, at, other, start = args
+        data, other = _data(context, builder, tile, data), _data(context, builder, source, other)
+        for v in range(count):
+            offset = _index(v * vector.count)
+            here = builder.add(at, offset)
+            total = builder.fadd(e.load(data, here), e.load(other, builder.add(start, offset)))
+            e.store(total, data, here)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _copy(typing: Any, vector: Any, width: Any, tile: Any, at: Any, target: Any, start: Any) -> Any:
+    """target[start:] = tile[at:] for `width` whole vectors."""
+    count = width.count
+    signature = types.void(vector, width, tile, types.int64, target, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, at, out, start = args
+        data, out = _data(context, builder, tile, data), _data(context, builder, target, out)
+        for v in range(count):
+            offset = _index(v * vector.count)
+            e.store(e.load(data, builder.add(at, offset)), out, builder.add(start, offset))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _put(vector, width, tile, at, target, start, count):  # type: ignore[no-untyped-def]
+    """target[start : start + count] = tile[at : at + count]; `width` vectors hold them."""
+    if count >= len(width) * len(vector):
+        _copy(vector, width, tile, at, target, start)
+    else:
+        for i in range(count):
+            target[start + i] = tile[at + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _panel(vector, rows, width, step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Rows first..last of one panel of `width` vectors of columns: products, epilogue, stores."""
+    depth, columns, bias, activation = step[DEPTH], step[WIDTH], step[BIAS] + column, step[ACTIVATION]
+    source, raw, total, residual = step[SOURCE], step[TARGET], step[SUM], step[RESIDUAL]
+    noise_at, noise_stride = step[NOISE], step[NOISE_STRIDE]
+    span = len(width) * len(vector)
+    gain = bias + -(-columns // len(vector)) * len(vector)
+    count = min(span, columns - column)
+    for m in range(first, last, len(rows)):
+        valid = min(len(rows), last - m)
+        _multiply(vector, rows, width, arena, tables, source + m, valid, weights, panel, depth, tile)
+        for r in range(valid):
+            at, row = r * span, m + r
+            _activate(vector, width, tile, at, constants, bias, gain, noise[noise_at + row * noise_stride], activation)
+            if raw >= 0:
+                _put(vector, width, tile, at, target, tables[raw + row] + column, count)
+            if total >= 0:
+                _add(vector, width, tile, at, arena, tables[residual + row] + column)
+                _put(vector, width, tile, at, arena, tables[total + row] + column, count)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _product(vector, rows, step, batch, arena, target, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
+
+    Panels are three vectors wide; two pairs end a width that leaves one over, so that no tile is thin.
+    """
+    count = batch * step[STEPS]
+    for first in range(0, count, step[BLOCK]):
+        last = min(first + step[BLOCK], count)
+        panel, column = step[WEIGHTS], 0
+        left = -(-step[WIDTH] // len(vector))
+        while left > 0:
+            if left == 3 or left > 4:
+                size = 3
+                _panel(vector, rows, (0, 0, 0), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
+            elif left > 1:
+                size = 2
+                _panel(vector, rows, (0, 0), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
+            else:
+                size = 1
+                _panel(vector, rows, (0,), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
+            left -= size
+            column += size * len(vector)
+            panel += step[DEPTH] * size * len(vector)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _row(base, steps, channels, window, step):  # type: ignore[no-untyped-def]
+    """Where row `step` of `window` starts in a buffer at `base` of windows of `steps` rows, guards between them."""
+    return base + (GUARD + window * (steps + GUARD) + step) * channels
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
+    """Zero the guard rows of a buffer whose memory was another buffer's."""
+    steps, channels = step[STEPS], step[WIDTH]
+    for window in range(batch + 1):
+        end = _row(step[TARGET], steps, channels, window, 0)
+        arena[end - GUARD * channels : end] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
+    """The caller's dense windows into a buffer with guards."""
+    steps, channels = step[STEPS], step[WIDTH]
+    for window in range(batch):
+        start = _row(step[TARGET], steps, channels, window, 0)
+        for i in range(steps * channels):
+            arena[start + i] = x[window * steps * channels + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _style(vector, step, batch, arena, constants):  # type: ignore[no-untyped-def]
+    """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
+    steps, channels, factor = step[STEPS], step[WIDTH], constants[step[FACTOR]]
+    line = np.zeros(-(-channels // len(vector)) * len(vector), np.float32)
+    mean, scale = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for window in range(batch):
+        start = _row(step[TARGET], steps, channels, window, 0)
+        gain = _row(step[GAIN], steps, channels, window, 0)
+        mean[:] = 0
+        scale[:] = 0
+        for t in range(steps):
+            for c in range(channels):
+                mean[c] += arena[start + t * channels + c]
+        for c in range(channels):
+            mean[c] /= np.float32(steps)
+        for t in range(steps):
+            for c in range(channels):
+                deviation = arena[start + t * channels + c] - mean[c]
+                scale[c] += deviation * deviation
+        for c in range(channels):
+            scale[c] = np.float32(1) / (np.sqrt(scale[c] / np.float32(steps)) + np.float32(1e-5))
+        for t in range(steps):
+            row = t * channels
+            for c in range(channels):
+                line[c] = arena[start + row + c] * scale[c] * arena[gain + row + c]
+            for at in range(0, len(line), len(vector)):
+                _activate(vector, (0,), line, at, constants, 0, 0, np.float32(0), SWISH)
+            for c in range(channels):
+                arena[start + row + c] = line[c] * factor
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
+    """Means of two neighbouring rows."""
+    steps, channels = step[STEPS], step[WIDTH]
+    for window in range(batch):
+        source = _row(step[SOURCE], 2 * steps, channels, window, 0)
+        target = _row(step[TARGET], steps, channels, window, 0)
+        for t in range(steps):
+            first, out = source + 2 * t * channels, target + t * channels
+            for c in range(channels):
+                arena[out + c] = (arena[first + c] + arena[first + channels + c]) * np.float32(0.5)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
+    """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
+    steps, channels = step[STEPS], step[WIDTH]
+    for window in range(batch):
+        source = _row(step[SOURCE], steps // 2, 2 * channels, window, 0)
+        target = _row(step[TARGET], steps, channels, window, 0)
+        for t in range(steps):
+            first = source + (t // 2) * 2 * channels + t % 2
+            for c in range(channels):
+                arena[target + t * channels + c] = arena[first + 2 * c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
+    """factor * source [+ residual], row by row; what no product could take into its epilogue."""
+    steps, channels, factor = step[STEPS], step[WIDTH], constants[step[FACTOR]]
+    for window in range(batch):
+        source = _row(step[SOURCE], steps, channels, window, 0)
+        target = _row(step[TARGET], steps, channels, window, 0)
+        for i in range(steps * channels):
+            arena[target + i] = factor * arena[source + i]
+        if step[RESIDUAL] >= 0:
+            other = _row(step[RESIDUAL], steps, channels, window, 0)
+            for i in range(steps * channels):
+                arena[target + i] += arena[other + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
+
+    vector, rows: tuples as long as a vector has lanes and a tile has rows. steps: (n, FIELDS) int64. constants:
+    float32, starting with a vector of zeros. tables: int64 row starts. tile: float32 scratch of rows * 3 vectors.
+    """
+    for i in range(len(steps)):
+        step = steps[i]
+        kind = step[KIND]
+        if kind == PRODUCT:
+            target = out if step[EXTERNAL] else arena
+            _product(vector, rows, step, batch, arena, target, weights, constants, tables, noise, tile)
+        elif kind == LOAD:
+            _load(step, batch, x, arena)
+        elif kind == CLEAR:
+            _clear(step, batch, arena)
+        elif kind == STYLE:
+            _style(vector, step, batch, arena, constants)
+        elif kind == POOL:
+            _pool(step, batch, arena)
+        elif kind == SHUFFLE:
+            _shuffle(step, batch, arena)
+        else:
+            _combine(step, batch, arena, constants)

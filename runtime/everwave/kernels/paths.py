@@ -1,0 +1,72 @@
+"""Which of the engine's paths this CPU can run: chosen once at load, from the features that Numba compiles for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+ENVIRONMENT = "EVERWAVE_PATH"  # forces a path, for tests and for doubting users
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way to compute: float32 numbers per vector, rows per register tile, and the type products read."""
+
+    name: str
+    lanes: int
+    rows: int
+    precision: str
+
+
+def cpu_features() -> frozenset[str]:
+    """Names of the CPU features Numba compiles for (NUMBA_CPU_FEATURES and NUMBA_CPU_NAME count)."""
+    from numba.core import config
+    from numba.core.registry import cpu_target
+
+    settings = vars(config)  # Numba fills its settings in at run time
+    if settings["CPU_NAME"] not in (None, "host") and settings["CPU_FEATURES"] is None:
+        return frozenset()  # a named CPU without a list: assume the least
+    flags = cpu_target.target_context.codegen()._tm_features.split(",")
+    return frozenset(flag[1:] for flag in flags if flag.startswith("+"))
+
+
+def available() -> tuple[Path, ...]:
+    """The paths this CPU has, fastest first; the last one needs nothing."""
+    features = cpu_features()
+    wide_file = "avx512f" in features or not _is_x86()  # 32 vector registers, else 16
+    paths = []
+    if "avx512f" in features:
+        paths.append(Path("avx512", 16, 8, "float32"))
+    if {"avx2", "fma"} <= features:
+        paths.append(Path("avx2", 8, 4, "float32"))
+    paths.append(Path("generic", 4, 8 if wide_file else 4, "float32"))
+    return tuple(paths)
+
+
+def choose(precision: str = "auto", name: str | None = None) -> Path:
+    """The fastest path for `precision` ("float32", "bfloat16" or "auto"), or the one called `name`.
+
+    `name` defaults to the environment variable EVERWAVE_PATH. "auto" takes bfloat16 where the CPU multiplies it.
+    UsageError for an unknown precision, or a path or precision that this CPU lacks.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"precision={precision!r}; it must be float32, bfloat16 or auto")
+    paths = available()
+    name = name or os.environ.get(ENVIRONMENT)
+    if name:
+        paths = tuple(path for path in paths if path.name == name)
+        if not paths:
+            names = ", ".join(path.name for path in available())
+            raise UsageError(f"path {name!r} is not available on this CPU; it has {names}")
+    fitting = [path for path in paths if precision in ("auto", path.precision)]
+    if not fitting:
+        raise UsageError(f"precision={precision!r} is not available on this CPU or path; use --precision float32")
+    return fitting[0]
+
+
+def _is_x86() -> bool:
+    import platform
+
+    return platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")

@@ -1,0 +1,88 @@
+"""The engine: a network compiled into a plan, run by the kernels, one workspace per thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..config import Config
+from ..errors import UsageError
+from ..kernels import engine
+from ..kernels.paths import Path, choose
+from . import plan as planning
+from .numpy_ops import Noise
+from .trace import trace
+
+Array = np.ndarray
+
+
+class NumbaNetwork:
+    """`network(x, noise=None)`: x (batch, time, channels) float32 -> tuple of float32 (batch, time, channels).
+
+    Thread-safe: each thread has its own workspace. The arrays returned are valid until the same thread calls the
+    same network again. A window's result is the same to the bit whatever batch it is in.
+    """
+
+    def __init__(self, name: str, config: Config, parameters: Mapping[str, Array], path: Path, capacity: int) -> None:
+        self.name, self.path = name, path
+        self.plan = planning.compile(trace(name, config), parameters, path, capacity)
+        self._vector = (np.float32(0),) * path.lanes
+        self._rows = (0,) * path.rows
+        self._threads = threading.local()
+
+    def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
+        shape = self.plan.input_shape
+        if x.ndim != 3 or x.shape[1:] != shape:
+            raise UsageError(f"{self.name}: input of shape {x.shape}; it must be (windows, {shape[0]}, {shape[1]})")
+        numbers = {layer: noise(layer, len(x), steps) for layer, _, steps in self.plan.noise} if noise else {}
+        capacity = self.plan.capacity
+        if len(x) <= capacity:
+            return self._run(x, numbers)
+        parts = []
+        for i in range(0, len(x), capacity):
+            part = {layer: values[i : i + capacity] for layer, values in numbers.items()}
+            parts.append([y.copy() for y in self._run(x[i : i + capacity], part)])
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+    def _run(self, x: Array, numbers: Mapping[str, Array]) -> tuple[Array, ...]:
+        batch, plan, space = len(x), self.plan, self._workspace()
+        for layer, start, steps in plan.noise:
+            space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
+        engine.run(
+            self._vector, self._rows, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
+            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
+        )  # fmt: skip
+        return tuple(
+            space.out[start : start + batch * steps * width].reshape(batch, steps, width)
+            for start, steps, width in plan.outputs
+        )
+
+    def _workspace(self) -> Workspace:
+        if not hasattr(self._threads, "space"):
+            self._threads.space = Workspace(self.plan)
+        space: Workspace = self._threads.space
+        return space
+
+
+class Workspace:
+    """One thread's memory for one network."""
+
+    def __init__(self, plan: planning.Plan) -> None:
+        self.arena = planning.aligned(plan.arena_size, np.float32)
+        self.out = planning.aligned(plan.out_size, np.float32)
+        self.noise = np.zeros(plan.noise_size, np.float32)
+        self.tile = planning.aligned(plan.path.rows * plan.path.lanes * planning.PANEL, np.float32)
+
+
+def preferred_batch(name: str, config: Config) -> int:
+    """Windows per call with which the network runs fastest: enough rows to use each weight often, in cache."""
+    return 8
+
+
+def numba_network(
+    name: str, config: Config, parameters: Mapping[str, Array], precision: str = "float32", path: str | None = None
+) -> NumbaNetwork:
+    """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`."""
+    return NumbaNetwork(name, config, parameters, choose(precision, path), preferred_batch(name, config))

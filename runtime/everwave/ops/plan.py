@@ -1,0 +1,359 @@
+"""From a traced network to a plan: a list of integer steps over one arena, made once per network and path.
+
+What the tracer recorded becomes products, a few element-wise steps, and the places of every tensor in an arena
+that tensors share when their lifetimes do not meet. Sums move into the epilogue of the product that computes their
+later term; transposed convolutions become two products of two taps; the dense stem one product per time step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..kernels import engine as E
+from ..kernels.paths import Path
+from .blocks import same_padding
+from .trace import Graph, Node
+
+Array = np.ndarray
+ACTIVATIONS = {None: E.NONE, "swish": E.SWISH, "tanh": E.TANH, "clip": E.CLIP}
+SLACK = 64  # elements past the end of every array, for whole-vector reads at its edge
+PANEL = 3  # vectors side by side in a tile
+BLOCK_BYTES = 768 * 1024  # of input rows that one pass over the panels reads
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps for `kernels.engine.run`, and how large everything they point into must be."""
+
+    path: Path
+    capacity: int  # windows per call
+    steps: Array  # (n, FIELDS) int64
+    tables: Array  # int64 row starts
+    arena_size: int  # elements
+    input_shape: tuple[int, int]
+    outputs: tuple[tuple[int, int, int], ...]  # (start in out, time, channels)
+    noise: tuple[tuple[str, int, int], ...]  # (layer, start in noise, steps)
+    weights: Array
+    constants: Array
+
+    @property
+    def out_size(self) -> int:
+        return sum(self.capacity * steps * width for _, steps, width in self.outputs)
+
+    @property
+    def noise_size(self) -> int:
+        return 1 + sum(self.capacity * steps for _, _, steps in self.noise)
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A value of the graph that lives in the arena: windows of `steps` rows of `channels`, guards between them."""
+
+    steps: int
+    channels: int
+    base: int = -1
+    last_use: int = -1
+
+    def size(self, windows: int) -> int:
+        return (E.GUARD + windows * (self.steps + E.GUARD)) * self.channels
+
+    def rows(self, windows: int, starts: Array) -> Array:
+        """Element offsets of the rows at `starts` (time steps, from -GUARD on) of every window."""
+        first = E.GUARD + np.arange(windows) * (self.steps + E.GUARD)
+        return (self.base + (first[:, None] + starts) * self.channels).ravel()
+
+
+@dataclass(eq=False)
+class Step:
+    """One step before it has addresses; `fields` holds the numbers that are known already."""
+
+    kind: int
+    reads: list[Tensor]
+    writes: list[Tensor]
+    fields: dict[int, int] = field(default_factory=dict)
+    starts: Array | None = None  # product: first input row of every output row
+    source: Tensor | None = None
+    target: Tensor | None = None
+    every: tuple[int, int] = (0, 1)  # product: output rows first::stride of the target
+    output: int = -1  # product: which of the network's outputs it writes
+    total: Tensor | None = None
+    residual: Tensor | None = None
+    gain: Tensor | None = None
+
+
+class Planner:
+    """Walks the graph once; `compile` below reads the result."""
+
+    def __init__(self, graph: Graph, parameters: Mapping[str, Array], path: Path, capacity: int) -> None:
+        self.graph, self.parameters, self.path, self.capacity = graph, parameters, path, capacity
+        self.lanes = path.lanes
+        self.steps: list[Step] = []
+        self.tensors: dict[Node, Tensor] = {}
+        self.weights: list[Array] = []
+        self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
+        self.noise: list[tuple[str, int, int]] = []
+        self.sums = self._fused_sums()
+        self.uses = {n: [m for m in graph.nodes if n in m.inputs] for n in graph.nodes}
+        for node in graph.nodes:
+            getattr(self, f"_{node.kind}")(node)
+
+    def _fused_sums(self) -> dict[Node, Node]:
+        """Producer -> the sum that its epilogue can make: it is the later term, and not restyled afterwards."""
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        sums: dict[Node, Node] = {}
+        for node in self.graph.nodes:
+            if node.kind == "add":
+                later = max(node.inputs, key=order.__getitem__)
+                plain = later.kind == "block" and not later.attributes["styled"]
+                if plain and later not in sums and node.inputs[0] is not node.inputs[1]:
+                    sums[later] = node
+        return sums
+
+    def _tensor(self, node: Node) -> Tensor:
+        if node not in self.tensors:
+            self.tensors[node] = Tensor(*node.shape[1:])
+        return self.tensors[node]
+
+    def _input(self, node: Node) -> None:
+        tensor = self._tensor(node)
+        self.steps.append(Step(E.LOAD, [], [tensor], target=tensor))
+
+    def _block(self, node: Node) -> None:
+        source, attributes = self.tensors[node.inputs[0]], node.attributes
+        kernel = self.parameters[f"{node.name}/kernel"]
+        styled = attributes["styled"]
+        activation = ACTIVATIONS[None if styled else attributes["activation"]]
+        noise = self._noise(node) if attributes["noise"] else None
+        if attributes["up"]:
+            # y[2m] = x[m-1] K3 + x[m] K1, y[2m+1] = x[m] K2 + x[m+1] K0: see numpy_ops.convolve_up
+            times = np.arange(source.steps)
+            self._product(node, source, kernel[[3, 1]], times - 1, (0, 2), activation, noise)
+            self._product(node, source, kernel[[2, 0]], times, (1, 2), activation, noise)
+        else:
+            stride = attributes["stride"]
+            left = same_padding(len(kernel), stride, source.steps)[0] if attributes["padding"] == "same" else 0
+            times = np.arange(node.shape[1]) * stride - left
+            self._product(node, source, kernel, times, (0, 1), activation, noise)
+        if styled:
+            self._styled(node)
+
+    def _dense(self, node: Node) -> None:
+        source, steps, width = self.tensors[node.inputs[0]], *node.shape[1:]
+        flat = self.parameters[f"{node.name}/kernel"]
+        bias = self.parameters[f"{node.name}/bias"]
+        kernels = flat.reshape(source.steps, source.channels, steps, width)
+        noise = self._noise(node)
+        for t in range(steps):
+            part = bias[t * width : (t + 1) * width]
+            self._product(node, source, kernels[:, :, t], np.zeros(1, np.int64), (t, steps), E.NONE, noise, part)
+        self._styled(node)
+
+    def _product(self, node: Node, source: Tensor, kernel: Array, starts: Array, every: tuple[int, int],
+                 activation: int, noise: int | None, bias: Array | None = None) -> None:  # fmt: skip
+        """One matrix product of `kernel` (taps, C, N) with the rows that start at `starts`."""
+        width, sum_node = kernel.shape[2], self.sums.get(node)
+        total = self._tensor(sum_node) if sum_node else None
+        residual = self.tensors[next(n for n in sum_node.inputs if n is not node)] if sum_node else None
+        output = self.graph.outputs.index(node) if node in self.graph.outputs else -1
+        needed = any(use is not sum_node for use in self.uses[node])
+        if output >= 0 and needed:
+            raise NotImplementedError(f"{node.name} is an output and an inner tensor")
+        raw = self._tensor(node) if needed else None
+        gain = self.parameters[f"{node.name}/noise"][0] if noise is not None else 0
+        padded = -(-width // self.lanes) * self.lanes
+        vectors = np.zeros((2, padded), np.float32)
+        vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
+        vectors[1, :width] = gain
+        first, stride = every
+        fields = {
+            E.STEPS: len(starts), E.DEPTH: kernel.shape[0] * kernel.shape[1], E.WIDTH: width,
+            E.WEIGHTS: _append(self.weights, _pack(kernel.reshape(-1, width), self.lanes)),
+            E.BIAS: _append(self.constants, vectors.ravel()),
+            E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
+            E.ACTIVATION: activation,
+            E.BLOCK: _block_rows(len(starts) * self.capacity, source.channels * int(np.diff(starts).max(initial=1)), self.path),
+        }  # fmt: skip
+        self.steps.append(
+            Step(
+                E.PRODUCT,
+                [t for t in (source, residual) if t],
+                [t for t in (raw, total) if t],
+                fields,
+                starts=starts,
+                source=source,
+                target=raw,
+                every=every,
+                output=output,
+                total=total,
+                residual=residual,
+            )
+        )
+
+    def _styled(self, node: Node) -> None:
+        """The gain of every step from the coordinates, then AdaIN and swish in place."""
+        style, x = self.tensors[node.inputs[1]], self.tensors[node]
+        gain = Node("gain", node.shape, (node.inputs[1],), f"{node.name}/style")
+        kernel, bias = (self.parameters[f"{node.name}/style_{what}"] for what in ("kernel", "bias"))
+        self.uses[gain] = [node]
+        self._product(gain, style, kernel, np.arange(style.steps), (0, 1), E.NONE, None, bias)
+        scaled = [use for use in self.uses[node] if use.kind == "scale"]
+        factor = scaled[0].attributes["factor"] if len(self.uses[node]) == 1 and scaled else 1.0
+        if factor != 1.0:
+            self.tensors[scaled[0]] = x
+        tensor = self.tensors[gain]
+        self.steps.append(Step(E.STYLE, [tensor, x], [x], {E.FACTOR: self._constant(factor)}, target=x, gain=tensor))
+
+    def _pool(self, node: Node) -> None:
+        self._simple(E.POOL, node)
+
+    def _shuffle(self, node: Node) -> None:
+        self._simple(E.SHUFFLE, node)
+
+    def _scale(self, node: Node) -> None:
+        if node not in self.tensors:
+            self._simple(E.COMBINE, node, {E.FACTOR: self._constant(node.attributes["factor"]), E.RESIDUAL: -1})
+
+    def _add(self, node: Node) -> None:
+        if node not in self.sums.values():
+            self._simple(E.COMBINE, node, {E.FACTOR: self._constant(1.0)})
+
+    def _simple(self, kind: int, node: Node, fields: dict[int, int] | None = None) -> None:
+        source, *others = (self.tensors[n] for n in node.inputs)
+        target = self._tensor(node)
+        residual = others[0] if others else None
+        self.steps.append(
+            Step(kind, [source, *others], [target], fields or {}, source=source, target=target, residual=residual)
+        )
+
+    def _noise(self, node: Node) -> int:
+        """Where the layer's noise starts; the first number of all is 0, for layers without."""
+        start = 1 + sum(self.capacity * steps for _, _, steps in self.noise)
+        self.noise.append((node.name, start, node.shape[1]))
+        return start
+
+    def _constant(self, value: float) -> int:
+        return _append(self.constants, np.full(1, value, np.float32))
+
+
+def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity: int) -> Plan:
+    """The plan of a traced network with its weights packed, for at most `capacity` windows per call."""
+    planner = Planner(graph, parameters, path, capacity)
+    starts = np.cumsum([0, *(capacity * n.shape[1] * n.shape[2] for n in graph.outputs)])
+    outputs = tuple((int(s), n.shape[1], n.shape[2]) for s, n in zip(starts, graph.outputs, strict=False))
+    arena_size = _place(planner.steps, capacity)
+    tables: list[Array] = []
+    lines = [line for step in planner.steps for line in _lines(step, capacity, tables, outputs)]
+    return Plan(
+        path, capacity, np.array(lines, np.int64), np.concatenate(tables), arena_size + SLACK,
+        graph.input.shape[1:], outputs, tuple(planner.noise),
+        _aligned(planner.weights, np.float32), _aligned(planner.constants, np.float32),
+    )  # fmt: skip
+
+
+def _place(steps: list[Step], capacity: int) -> int:
+    """Gives every tensor its base, first fit over lifetimes; returns the size of the arena in elements."""
+    for i, step in enumerate(steps):
+        for tensor in (*step.reads, *step.writes):
+            tensor.last_use = i
+    live: list[Tensor] = []
+    size = 0
+    for i, step in enumerate(steps):
+        live = [t for t in live if t.last_use >= i]
+        for tensor in step.writes:
+            if tensor.base < 0:
+                need, base = tensor.size(capacity), 0
+                for other in sorted(live, key=lambda t: t.base):
+                    if base + need <= other.base:
+                        break
+                    base = max(base, -(-(other.base + other.size(capacity)) // 16) * 16)
+                tensor.base = base
+                live.append(tensor)
+                size = max(size, base + need)
+    return size
+
+
+def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[int, int, int], ...]) -> list[Array]:
+    """The integer rows of one step: guards of what it writes for the first time are cleared before it."""
+    line = np.full(E.FIELDS, -1, np.int64)
+    line[E.KIND] = step.kind
+    first, stride = step.every
+    if step.kind == E.PRODUCT:
+        assert step.source is not None
+        assert step.starts is not None
+        line[E.EXTERNAL] = step.output >= 0
+        line[E.SOURCE] = _append(tables, step.source.rows(capacity, step.starts))
+        times = np.arange(len(step.starts)) * stride + first
+        if step.output >= 0:
+            start, steps, width = outputs[step.output]
+            line[E.TARGET] = _append(tables, (start + (np.arange(capacity)[:, None] * steps + times) * width).ravel())
+        for column, tensor in ((E.TARGET, step.target), (E.SUM, step.total), (E.RESIDUAL, step.residual)):
+            if tensor:
+                line[column] = _append(tables, tensor.rows(capacity, times))
+    else:
+        assert step.target is not None
+        line[E.STEPS], line[E.WIDTH] = step.target.steps, step.target.channels
+        for column, tensor in (
+            (E.SOURCE, step.source),
+            (E.TARGET, step.target),
+            (E.RESIDUAL, step.residual),
+            (E.GAIN, step.gain),
+        ):
+            if tensor:
+                line[column] = tensor.base
+    for column, value in step.fields.items():
+        line[column] = value
+    clears = [_clear(t) for t in step.writes if first == 0 and step.kind != E.STYLE]
+    return [*clears, line]
+
+
+def _clear(tensor: Tensor) -> Array:
+    line = np.full(E.FIELDS, -1, np.int64)
+    line[[E.KIND, E.STEPS, E.WIDTH, E.TARGET]] = E.CLEAR, tensor.steps, tensor.channels, tensor.base
+    return line
+
+
+def _block_rows(rows: int, channels: int, path: Path) -> int:
+    """Rows that one pass over the panels reads, so that they and one panel stay in the second-level cache."""
+    fitting = max(BLOCK_BYTES // (4 * channels), 8 * path.rows)
+    blocks = -(-rows // fitting)
+    return -(-rows // (blocks * path.rows)) * path.rows
+
+
+def _pack(kernel: Array, lanes: int) -> Array:
+    """(K, N) as panels of 3, 2 or 1 vectors of columns, each (K, columns), in the order `engine._product` reads."""
+    depth, width = kernel.shape
+    vectors = -(-width // lanes)
+    padded = np.zeros((depth, vectors * lanes), np.float32)
+    padded[:, :width] = kernel
+    panels, column = [], 0
+    while column < vectors:
+        left = vectors - column
+        count = PANEL if left == PANEL or left > PANEL + 1 else min(left, 2)
+        panels.append(padded[:, column * lanes : (column + count) * lanes].ravel())
+        column += count
+    return np.concatenate(panels)
+
+
+def _append(parts: list[Array], part: Array) -> int:
+    """Adds `part` and returns where it starts once all parts are concatenated."""
+    start = sum(map(len, parts))
+    parts.append(part)
+    return start
+
+
+def aligned(size: int, dtype: type) -> Array:
+    """Zeros that start on a cache line."""
+    itemsize = np.dtype(dtype).itemsize
+    array: Array = np.zeros(size + 64 // itemsize, dtype)
+    start = -array.ctypes.data % 64 // itemsize
+    return array[start : start + size]
+
+
+def _aligned(parts: list[Array], dtype: type) -> Array:
+    size = sum(map(len, parts))
+    array = aligned(size + SLACK, dtype)
+    np.concatenate(parts, out=array[:size])
+    return array
