@@ -1,8 +1,8 @@
 """Music for training: Debian's free music packages by name, and any folder of audio (`everwave-train corpus`).
 
-    corpus = Corpus.open("corpora/real")
-    tracks = corpus.select(split="train", styles=["techno"])
-    crops = random_crops(tracks, length=32768, batch=16, seed=0, step=1234)   # float32 (16, 32768, 2)
+corpus = Corpus.open("corpora/real")
+tracks = corpus.select(split="train", styles=["techno"])
+crops = random_crops(tracks, length=32768, batch=16, seed=0, step=1234)   # float32 (16, 32768, 2)
 """
 
 from __future__ import annotations
@@ -31,15 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or your own files with --audio. Run it again to add more or to go on after an interruption."
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="the corpus folder, made or added to")
-    parser.add_argument("--audio", type=Path, nargs="+", default=[], metavar="PATH", help="your own audio files or folders")
+    parser.add_argument(
+        "--audio", type=Path, nargs="+", default=[], metavar="PATH", help="your own audio files or folders"
+    )
     parser.add_argument(
         "--packages", nargs="*", metavar="NAME", help="Debian packages (default: all of --list, none with --audio)"
     )
     parser.add_argument("--list", action="store_true", help="list the known Debian packages and stop")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where .deb files lie or go (default: FOLDER/debs)")
-    parser.add_argument("--hold-out", type=float, default=0.1, metavar="FRACTION", help="share of --audio kept from training")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="where .deb files lie or go (default: FOLDER/debs)"
+    )
+    parser.add_argument(
+        "--hold-out", type=float, default=0.1, metavar="FRACTION", help="share of --audio kept from training"
+    )
     parser.add_argument("--style", default="other", help="style of the --audio files (default: other)")
-    parser.add_argument("--licence", default="not stated", help="licence of the --audio files, for the attribution list")
+    parser.add_argument(
+        "--licence", default="not stated", help="licence of the --audio files, for the attribution list"
+    )
     parser.add_argument("--sample-rate", type=int, default=44100, metavar="HZ", help="default: 44100")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="tracks decoded at a time (default: 2)")
 
@@ -79,7 +87,7 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
     for package in packages:
         print(f"{package.name}: unpacking", file=sys.stderr)
         try:
-            with unpacked(package, obtain(package, cache), builder.folder) as sources:
+            with unpacked(package, obtain(package, cache), builder.folder / ".unpacked") as sources:
                 builder.forget(package.name, keep={source.id for source in sources})
                 builder.add(sources)
         except PackageError as error:
@@ -105,8 +113,10 @@ def _audio_files(given: Path) -> list[Path]:
         return [given]
     import soundfile
 
-    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga", ".mp3"}
-    found = [path for path in sorted(given.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
+    suffixes -= {".raw"}  # headerless samples, or photographs
+    visible = (path for path in sorted(given.rglob("*")) if not path.name.startswith("."))
+    found = [path for path in visible if path.suffix.lower() in suffixes and path.is_file()]
     if not found:
         raise UsageError(f"--audio {given}: no audio files in this folder or below it")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
@@ -11,15 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-
 from everwave.errors import AudioError, UsageError
 
-from .store import FULL_SCALE, Corpus, Track, hours, write_manifest, write_text
+from .store import FULL_SCALE, Corpus, CorpusError, Track, hours, write_manifest, write_text
 
 BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
 FILTER_HALF_LENGTH = 10  # of scipy.signal.resample_poly's default filter, in samples of the lower rate
@@ -106,7 +104,12 @@ class Builder:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 self._collect({pool.submit(store, source, self.folder, self.sample_rate) for source in missing})
-            except BaseException:
+            except OSError as error:
+                pool.shutdown(cancel_futures=True)
+                raise CorpusError(
+                    f"{self.folder}: {error.strerror}; finished tracks are kept, mend it and run again"
+                ) from None
+            except BaseException:  # an interruption: the tracks being decoded are finished, no new one is begun
                 pool.shutdown(cancel_futures=True)
                 raise
             finally:
@@ -164,16 +167,17 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     # decoded to a spool first: the gain depends on the peak of the whole track
     with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
         peak, frames = _spool(spool, source, sample_rate)
-        if frames < source.minimum_seconds * sample_rate:
-            return None
         if not math.isfinite(peak):
             raise AudioError(f"{source.path}: holds NaN or infinite samples; mend or remove it")
-        if peak < 0.5 / FULL_SCALE:
+        if peak < 1 / FULL_SCALE:
             raise AudioError(f"{source.path}: silent or empty; remove it")
         gain = 1 / peak if peak > 1 else 1.0
         decoded = np.memmap(spool, np.float32, "r", shape=(frames, 2))
-        kept = _write_track(path, decoded, gain)
-    return source.describe(kept, gain, size, sha256, sample_rate, path)
+        first, last = _sounding(decoded, gain)
+        if last - first < source.minimum_seconds * sample_rate:
+            return None
+        _write_track(path, decoded[first:last], gain)
+    return source.describe(last - first, gain, size, sha256, sample_rate, path)
 
 
 def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[float, int]:
@@ -189,28 +193,29 @@ def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[float, in
     return peak, frames
 
 
-def _write_track(path: Path, decoded: np.ndarray, gain: float) -> int:
-    """Quantise to int16 without what is digital silence at both ends; returns the frames kept."""
-    starts = range(0, len(decoded), BLOCK_FRAMES)
-    first = min(_sounding(decoded, start, gain)[0] for start in starts)
-    last = max(_sounding(decoded, start, gain)[1] for start in starts)
+def _sounding(decoded: np.ndarray, gain: float) -> tuple[int, int]:
+    """First and one past the last frame that is not digital silence after quantising; there is at least one."""
+    first, last = len(decoded), 0
+    for start in range(0, len(decoded), BLOCK_FRAMES):
+        frames = start + np.flatnonzero(quantise(decoded[start : start + BLOCK_FRAMES], gain).any(axis=1))
+        if len(frames):
+            first, last = min(first, int(frames[0])), int(frames[-1]) + 1
+    return first, last
+
+
+def _write_track(path: Path, decoded: np.ndarray, gain: float) -> None:
+    """Write the samples as an int16 .npy file, in one step."""
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            header = {"descr": "<i2", "fortran_order": False, "shape": (last - first, 2)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(first, last, BLOCK_FRAMES):
-                file.write(quantise(decoded[start : min(start + BLOCK_FRAMES, last)], gain).data)
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<i2", "fortran_order": False, "shape": (len(decoded), 2)}
+            )
+            for start in range(0, len(decoded), BLOCK_FRAMES):
+                file.write(quantise(decoded[start : start + BLOCK_FRAMES], gain).data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return last - first
-
-
-def _sounding(decoded: np.ndarray, start: int, gain: float) -> tuple[float, float]:
-    """First and one past the last frame of the block at `start` that is not digital zero; (inf, -inf) if all are."""
-    frames = np.flatnonzero(quantise(decoded[start : start + BLOCK_FRAMES], gain).any(axis=1))
-    return (start + int(frames[0]), start + int(frames[-1]) + 1) if len(frames) else (math.inf, -math.inf)
 
 
 def quantise(samples: np.ndarray, gain: float = 1.0) -> np.ndarray:
@@ -229,7 +234,9 @@ def stereo_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
 
     try:
         with soundfile.SoundFile(path) as file:
-            yield from resampled(file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True), file.samplerate, sample_rate)
+            yield from resampled(
+                file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True), file.samplerate, sample_rate
+            )
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise AudioError(f"{path}: cannot be read as audio ({_reason(error)}); convert or remove it") from None
 

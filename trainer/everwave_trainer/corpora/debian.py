@@ -60,7 +60,7 @@ def _named(stem: str, patterns: str) -> bool:
     return any(fnmatch.fnmatchcase(stem, pattern) for pattern in patterns.split())
 
 
-KENTA_CHO = {"licence": "BSD-2-Clause", "author": "Kenta Cho", "style": "techno"}
+_KENTA_CHO = ("BSD-2-Clause", "Kenta Cho", "techno")
 
 PACKAGES = (
     Package(
@@ -135,13 +135,13 @@ PACKAGES = (
         "techno",
         styles=(("ambient", "music00[3-9] music010"), ("other", "music002 music01[1-3] Intro1")),
     ),
-    Package("noiz2sa-data", "games/noiz2sa/sounds", **KENTA_CHO),
-    Package("torus-trooper-data", "games/torus-trooper/sounds/musics", **KENTA_CHO),
-    Package("gunroar-data", "games/gunroar/sounds/musics", **KENTA_CHO),
-    Package("parsec47-data", "games/parsec47/sounds", **KENTA_CHO),
-    Package("mu-cade-data", "games/mu-cade/sounds/musics", **KENTA_CHO),
-    Package("tumiki-fighters-data", "games/tumiki-fighters/sounds", **KENTA_CHO),
-    Package("titanion-data", "games/titanion/sounds/musics", **KENTA_CHO, held_out=True),
+    Package("noiz2sa-data", "games/noiz2sa/sounds", *_KENTA_CHO),
+    Package("torus-trooper-data", "games/torus-trooper/sounds/musics", *_KENTA_CHO),
+    Package("gunroar-data", "games/gunroar/sounds/musics", *_KENTA_CHO),
+    Package("parsec47-data", "games/parsec47/sounds", *_KENTA_CHO),
+    Package("mu-cade-data", "games/mu-cade/sounds/musics", *_KENTA_CHO),
+    Package("tumiki-fighters-data", "games/tumiki-fighters/sounds", *_KENTA_CHO),
+    Package("titanion-data", "games/titanion/sounds/musics", *_KENTA_CHO, held_out=True),
     Package(
         "wesnoth-1.16-music",
         "games/wesnoth/1.16/data/core/music",
@@ -248,18 +248,22 @@ def _command(command: list[str], package: Package, folder: Path) -> None:
 
 @contextmanager
 def unpacked(package: Package, deb: Path, scratch: Path) -> Iterator[list[Source]]:
-    """The package's music, unpacked into a folder below `scratch` that is removed afterwards."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        _command(["dpkg-deb", "-x", str(deb.resolve()), folder], package, scratch)
-        music = Path(folder) / "usr/share" / package.folder
+    """The package's music, unpacked into the folder `scratch`, which is removed afterwards."""
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir()
+    try:
+        _command(["dpkg-deb", "-x", str(deb.resolve()), "."], package, scratch)
+        music = scratch / "usr/share" / package.folder
         if package.archive:
-            music = _unzip(package, music / package.archive, Path(folder) / "archive")
+            music = _unzip(package, music / package.archive, scratch / "archive")
         files = (path for path in sorted(music.rglob("*")) if path.is_file() and not path.is_symlink())
         named = [(path, path.relative_to(music).as_posix()) for path in files]
         sources = [package.source(path, name) for path, name in named if package.takes(name)]
         if not sources:
             raise PackageError(f"{deb}: no music below usr/share/{package.folder}; the table fits another version")
         yield sources
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unzip(package: Package, archive: Path, folder: Path) -> Path:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
-
 from everwave.errors import EverwaveError, UsageError
 
 MANIFEST_VERSION = 1
