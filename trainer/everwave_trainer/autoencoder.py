@@ -178,9 +178,9 @@ class AutoencoderTrainer:
 
     def sample(self, folder: Path, step: int) -> None:
         """Held-out clips, real and reconstructed, as audio and pictures; the weights when all are there."""
-        from .evaluate.samples import save_reconstructions
-
         if self.held_out:
+            from .evaluate.samples import save_reconstructions
+
             save_reconstructions(self, folder / "samples", step)
         if self.stage == "level2":
             save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, {"steps": step})

@@ -6,6 +6,7 @@ Source: Musika, arXiv 2208.08706, section 3.3; constants as in its published cod
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,11 @@ class GanTrainer:
         return {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.average, strict=True)}
 
     def sample(self, folder: Path, step: int) -> None:
-        """The weights, and a clip as audio and picture where the autoencoder can be found."""
+        """The weights beside their autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
         path = folder / "model.h5"
+        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
         provenance = {"steps": step, **self.latents.sources}
         save_generator(path, self.config, self.average_parameters(), self.latents.autoencoder, provenance)
         save_generated(path, folder / "samples", step)

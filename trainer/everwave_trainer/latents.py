@@ -6,7 +6,9 @@ at several offsets within one latent step, so that crops can start between the s
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +46,12 @@ class Latents:
     arrays: tuple[np.ndarray, ...]
     autoencoder: dict[str, str]  # file name and sha256 of the weights that made them
     sources: dict[str, Any]
+    folder: Path
+
+    @property
+    def autoencoder_path(self) -> Path:
+        """The copy of the autoencoder that the folder keeps, so that what is trained on it can be heard."""
+        return self.folder / self.autoencoder["file"]
 
     @classmethod
     def open(cls, folder: Path) -> Latents:
@@ -55,7 +63,7 @@ class Latents:
             raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
         pieces = tuple(Piece(**p) for p in data["pieces"])
         arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
-        return cls(pieces, arrays, data["autoencoder"], data["sources"])
+        return cls(pieces, arrays, data["autoencoder"], data["sources"], folder)
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
         """Normalisation of the labels called `names`: mean and standard deviation over all steps, range as found."""
@@ -105,8 +113,6 @@ def encode_corpus(
 
     `labels` maps track ids to condition values. Tracks of one second or less are left out.
     """
-    import hashlib
-
     import everwave
     from everwave import weights
 
@@ -130,6 +136,7 @@ def encode_corpus(
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         pieces.append(Piece(file.name, track.title, track.package, steps, dict((labels or {}).get(track.id, {}))))
+    shutil.copyfile(path, folder / path.name)
     data = {
         "version": VERSION,
         "autoencoder": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},

@@ -41,16 +41,11 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
 
 
 def save_generated(model_file: Path, folder: Path, step: int, seconds: float = 23.0) -> None:
-    """A clip of the model as it is now; nothing if the autoencoder it names is not at hand."""
+    """A clip of the model as it is now."""
     import everwave
-    from everwave.errors import ModelError
 
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        model = everwave.load(model_file)
-    except ModelError as error:
-        print(f"no sample at step {step}: {error}")
-        return
+    model = everwave.load(model_file)
     _save(folder / f"step{step:07d}", model.generate(seconds=seconds, seed=0), model.sample_rate)
 
 

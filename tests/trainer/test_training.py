@@ -1,0 +1,170 @@
+"""The whole way from audio files to generated music, tiny; and that interrupted training loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import everwave
+import numpy as np
+import pytest
+import soundfile
+from everwave_trainer import checkpoint, cli, loop
+from everwave_trainer.latents import Latents
+
+TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """A folder of three short stereo files: chords with a beat."""
+    folder = tmp_path_factory.mktemp("music")
+    rng = np.random.default_rng(0)
+    time_axis = np.arange(12 * 44100) / 44100
+    for i in range(3):
+        tones = sum(np.sin(2 * np.pi * f * time_axis) for f in rng.uniform(80, 2000, 4)) / 12
+        beat = np.exp(-8 * (time_axis % 0.5))
+        left = tones * beat + 0.01 * rng.standard_normal(len(time_axis))
+        soundfile.write(folder / f"piece{i}.wav", np.stack([left, np.roll(left, 500)], axis=1), 44100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(music, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    assert cli.main(["corpus", "--audio", str(music), "-o", str(folder)]) == 0
+    return folder
+
+
+def arrays(folder):
+    with np.load(folder / checkpoint.FILE, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def assert_same_checkpoint(one, other):
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_corpus_to_generated_music(corpus, tmp_path):
+    run = lambda *words: cli.main([str(w) for w in words])  # noqa: E731
+    level1, finetune, level2 = (tmp_path / s for s in ("level1", "finetune", "level2"))
+    train = ["autoencoder", corpus, *TINY, "--steps", 3]
+    assert run(*train, "--stage", "level1", "-o", level1) == 0
+    assert run(*train, "--stage", "finetune", "--init", level1, "-o", finetune) == 0
+    before, after = arrays(level1), arrays(finetune)
+    np.testing.assert_array_equal(before["frame_encoder:0"], after["frame_encoder:0"])  # frozen
+    assert (before["frame_decoder:0"] != after["frame_decoder:0"]).any()
+    assert run(*train, "--stage", "level2", "--init", finetune, "-o", level2) == 0
+    autoencoder = tmp_path / "autoencoder.h5"
+    assert run("export", level2, "-o", autoencoder, "--licence", "CC0-1.0") == 0
+
+    latents = tmp_path / "latents"
+    assert run("encode", corpus, "--autoencoder", autoencoder, "-o", latents) == 0
+    opened = Latents.open(latents)
+    assert len(opened.pieces) == 3
+    real, conditions = opened.crops(64, 4, seed=1, step=0)
+    assert real.shape == (4, 64, 32)
+    assert conditions.shape == (4, 64, 0)
+    # crops of two windows are longer than these pieces: the error says so instead of training on nothing
+    gan = tmp_path / "gan"
+    assert run("gan", latents, *TINY, "--steps", 3, "-o", gan) == 0
+    model_file = tmp_path / "tiny.h5"
+    assert run("export", gan, "-o", model_file, "--licence", "CC0-1.0") == 0
+    model = everwave.load(model_file)
+    audio = model.generate(seconds=2, seed=7)
+    assert audio.shape == (2 * 44100, 2)
+    assert np.isfinite(audio).all()
+    assert np.abs(audio).max() > 0
+    assert model.info()["licence"] == "CC0-1.0"
+
+
+def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
+    from everwave.config import PRESETS
+    from everwave_trainer.gan import GanTrainer
+
+    rng = np.random.default_rng(0)
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    pieces = []
+    for i in range(3):
+        np.save(latents / f"{i}.npy", rng.standard_normal((2, 300, 32)).astype(np.float16))
+        density = np.linspace(0, 9, 300).tolist() if i else 4.0
+        pieces.append({"file": f"{i}.npy", "title": "", "package": "", "steps": 300, "labels": {"density": density}})
+    data = {"version": 1, "autoencoder": {"file": "a.h5", "sha256": ""}, "sources": {}, "pieces": pieces}
+    (latents / "latents.json").write_text(json.dumps(data))
+
+    def trainer():
+        new = GanTrainer(PRESETS["tiny"], Latents.open(latents), steps=4, batch_size=2, conditions=["density"])
+        new.sample = lambda folder, step: None
+        return new
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    loop.run(trainer(), whole, 4)
+    loop.run(trainer(), halves, 2)
+    loop.run(trainer(), halves, 4)
+    assert_same_checkpoint(whole, halves)
+    condition = trainer().config.generator.conditions[0]
+    assert (condition.name, condition.low, condition.high) == ("density", 0.0, 9.0)
+
+
+def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):
+    def start(folder, minutes):
+        words = ["autoencoder", corpus, *TINY, "--stage", "level1", "--steps", "12", "--minutes", minutes, "-o", folder]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen([sys.executable, "-m", "everwave_trainer.cli", *map(str, words)], env=environment)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, 5).wait(timeout=170) == 0
+    process = start(killed, 1e-6)  # a checkpoint after every step
+    deadline = time.monotonic() + 120
+    while not (killed / checkpoint.FILE).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = json.loads(arrays(killed)["meta"].tobytes())["step"]
+    assert 0 < steps < 12, "killed too late to show anything"
+    assert start(killed, 5).wait(timeout=170) == 0
+    assert_same_checkpoint(whole, killed)
+
+
+def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):
+    import keras
+    from everwave.errors import EverwaveError
+
+    class Diverges:
+        settings = {}  # noqa: RUF012
+
+        def __init__(self):
+            self.weight = keras.Variable(0.0)
+
+        def variables(self):
+            return {"weight": [self.weight]}
+
+        def batch(self, step):
+            return ()
+
+        def step(self, step):
+            self.weight.assign(self.weight + 1)
+            return {"loss": np.nan if step == 5 else 1.0}
+
+        def sample(self, folder, step):
+            pass
+
+    with pytest.raises(EverwaveError, match=r"step 5: .*last good one"):
+        loop.run(Diverges(), tmp_path, 10, minutes=1e-9)
+    restored = Diverges()
+    assert checkpoint.restore(tmp_path, restored.variables(), {}) == 5
+    assert float(restored.weight) == 5.0
+
+
+def test_other_settings_are_refused_on_resume(tmp_path):
+    from everwave.errors import EverwaveError
+
+    checkpoint.save(tmp_path, 3, {}, {"seed": 0})
+    with pytest.raises(EverwaveError, match="seed=0, not 1"):
+        checkpoint.restore(tmp_path, {}, {"seed": 1})
