@@ -167,140 +167,119 @@ def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, tabl
 
 
 @intrinsic
-def _activate(typing: Any, vector: Any, width: Any, tile: Any, at: Any, constants: Any, bias: Any, gain: Any,
-              noise: Any, activation: Any) -> Any:  # fmt: skip
-    """tile[at:] = activation(tile[at:] + constants[bias:] + noise * constants[gain:]) for `width` vectors, in place."""
-    count = width.count
-    signature = types.void(
-        vector, width, tile, types.int64, constants, types.int64, types.int64, types.float32, types.int64
-    )
+def _activate(typing: Any, vector: Any, tile: Any, at: Any, constants: Any, bias: Any, gain: Any, noise: Any, activation: Any) -> Any:  # fmt: skip
+    """tile[at:] = activation(tile[at:] + constants[bias:] + noise * constants[gain:]) for one vector, in place."""
+    signature = types.void(vector, tile, types.int64, constants, types.int64, types.int64, types.float32, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, data, at, table, bias, gain, noise, activation = args
+        _, data, at, table, bias, gain, noise, activation = args
         data, table = _data(context, builder, tile, data), _data(context, builder, constants, table)
-        noise = e.broadcast(noise)
-        offsets = [_index(v * vector.count) for v in range(count)]
-        values = []
-        for offset in offsets:
-            value = builder.fadd(e.load(data, builder.add(at, offset)), e.load(table, builder.add(bias, offset)))
-            values.append(e.multiply_add(noise, e.load(table, builder.add(gain, offset)), value))
-
+        value = builder.fadd(e.load(data, at), e.load(table, bias))
+        value = e.multiply_add(e.broadcast(noise), e.load(table, gain), value)
         done = builder.append_basic_block("activated")
-        results = [(builder.block, values)]
+        results = [(value, builder.block)]
         choice = builder.switch(activation, done)
         for code, function in ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0))):
             block = builder.append_basic_block("activation")
             choice.add_case(_index(code), block)
             builder.position_at_end(block)
-            results.append((builder.block, [function(value) for value in values]))
+            results.append((function(value), builder.block))
             builder.branch(done)
         builder.position_at_end(done)
-        merged = [builder.phi(e.floats) for _ in offsets]
-        for v, phi in enumerate(merged):
-            for block, result in results:
-                phi.add_incoming(result[v], block)
-        for phi, offset in zip(merged, offsets, strict=True):
-            e.store(phi, data, builder.add(at, offset))
+        merged = builder.phi(e.floats)
+        for result, block in results:
+            merged.add_incoming(result, block)
+        e.store(merged, data, at)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def _add(typing: Any, vector: Any, width: Any, tile: Any, at: Any, source: Any, start: Any) -> Any:
-    """tile[at:] += source[start:] for `width` vectors (reads whole vectors: arrays have slack at their end)."""
-    count = width.count
-    signature = types.void(vector, width, tile, types.int64, source, types.int64)
+def _add(typing: Any, vector: Any, tile: Any, at: Any, source: Any, start: Any) -> Any:
+    """tile[at:] += source[start:] for one vector."""
+    signature = types.void(vector, tile, types.int64, source, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, data, at, other, start = args
+        _, data, at, other, start = args
         data, other = _data(context, builder, tile, data), _data(context, builder, source, other)
-        for v in range(count):
-            offset = _index(v * vector.count)
-            here = builder.add(at, offset)
-            total = builder.fadd(e.load(data, here), e.load(other, builder.add(start, offset)))
-            e.store(total, data, here)
+        e.store(builder.fadd(e.load(data, at), e.load(other, start)), data, at)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def _copy(typing: Any, vector: Any, width: Any, tile: Any, at: Any, target: Any, start: Any) -> Any:
-    """target[start:] = tile[at:] for `width` whole vectors."""
-    count = width.count
-    signature = types.void(vector, width, tile, types.int64, target, types.int64)
+def _copy(typing: Any, vector: Any, tile: Any, at: Any, target: Any, start: Any) -> Any:
+    """target[start:] = tile[at:] for one vector."""
+    signature = types.void(vector, tile, types.int64, target, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, data, at, out, start = args
+        _, data, at, out, start = args
         data, out = _data(context, builder, tile, data), _data(context, builder, target, out)
-        for v in range(count):
-            offset = _index(v * vector.count)
-            e.store(e.load(data, builder.add(at, offset)), out, builder.add(start, offset))
+        e.store(e.load(data, at), out, start)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _put(vector, width, tile, at, target, start, count):  # type: ignore[no-untyped-def]
-    """target[start : start + count] = tile[at : at + count]; `width` vectors hold them."""
-    if count >= len(width) * len(vector):
-        _copy(vector, width, tile, at, target, start)
-    else:
-        for i in range(count):
-            target[start + i] = tile[at + i]
+def _put(vector, tile, at, target, start, count):  # type: ignore[no-untyped-def]
+    """target[start : start + count] = tile[at : at + count]."""
+    whole = count // len(vector) * len(vector)
+    for i in range(0, whole, len(vector)):
+        _copy(vector, tile, at + i, target, start + i)
+    for i in range(whole, count):
+        target[start + i] = tile[at + i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _panel(vector, rows, width, step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Rows first..last of one panel of `width` vectors of columns: products, epilogue, stores."""
-    depth, columns, bias, activation = step[DEPTH], step[WIDTH], step[BIAS] + column, step[ACTIVATION]
-    source, raw, total, residual = step[SOURCE], step[TARGET], step[SUM], step[RESIDUAL]
-    noise_at, noise_stride = step[NOISE], step[NOISE_STRIDE]
-    span = len(width) * len(vector)
-    gain = bias + -(-columns // len(vector)) * len(vector)
-    count = min(span, columns - column)
-    for m in range(first, last, len(rows)):
-        valid = min(len(rows), last - m)
-        _multiply(vector, rows, width, arena, tables, source + m, valid, weights, panel, depth, tile)
-        for r in range(valid):
-            at, row = r * span, m + r
-            _activate(vector, width, tile, at, constants, bias, gain, noise[noise_at + row * noise_stride], activation)
-            if raw >= 0:
-                _put(vector, width, tile, at, target, tables[raw + row] + column, count)
-            if total >= 0:
-                _add(vector, width, tile, at, arena, tables[residual + row] + column)
-                _put(vector, width, tile, at, arena, tables[total + row] + column, count)
+def _finish(vector, step, tile, first, valid, span, column, arena, target, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
+    bias = step[BIAS] + column
+    gain = bias + -(-step[WIDTH] // len(vector)) * len(vector)
+    count = min(span, step[WIDTH] - column)
+    for r in range(valid):
+        row, at = first + r, r * span
+        value = noise[step[NOISE] + row * step[NOISE_STRIDE]]
+        for i in range(0, count, len(vector)):
+            _activate(vector, tile, at + i, constants, bias + i, gain + i, value, step[ACTIVATION])
+        if step[TARGET] >= 0:
+            _put(vector, tile, at, target, tables[step[TARGET] + row] + column, count)
+        if step[SUM] >= 0:
+            other = tables[step[RESIDUAL] + row] + column
+            for i in range(0, count, len(vector)):
+                _add(vector, tile, at + i, arena, other + i)
+            _put(vector, tile, at, arena, tables[step[SUM] + row] + column, count)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _product(vector, rows, step, batch, arena, target, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
-    Panels are three vectors wide; two pairs end a width that leaves one over, so that no tile is thin.
+    Panels are three vectors wide; one or two pairs end a width that three does not divide.
     """
-    count = batch * step[STEPS]
-    for first in range(0, count, step[BLOCK]):
-        last = min(first + step[BLOCK], count)
-        panel, column = step[WEIGHTS], 0
-        left = -(-step[WIDTH] // len(vector))
+    lanes, height = len(vector), len(rows)
+    count, depth = batch * step[STEPS], step[DEPTH]
+    vectors = -(-step[WIDTH] // lanes)
+    for block in range(0, count, step[BLOCK]):
+        end = min(block + step[BLOCK], count)
+        panel, left = step[WEIGHTS], vectors
         while left > 0:
-            if left == 3 or left > 4:
-                size = 3
-                _panel(vector, rows, (0, 0, 0), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
-            elif left > 1:
-                size = 2
-                _panel(vector, rows, (0, 0), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
-            else:
-                size = 1
-                _panel(vector, rows, (0,), step, first, last, panel, column, arena, target, weights, constants, tables, noise, tile)  # fmt: skip
+            column = (vectors - left) * lanes
+            size = 3 if left == 3 or left > 4 else 2
+            for m in range(block, end, height):
+                valid, source = min(height, end - m), step[SOURCE] + m
+                if size == 3:
+                    _multiply(vector, rows, (0, 0, 0), arena, tables, source, valid, weights, panel, depth, tile)
+                else:
+                    _multiply(vector, rows, (0, 0), arena, tables, source, valid, weights, panel, depth, tile)
+                _finish(vector, step, tile, m, valid, size * lanes, column, arena, target, constants, tables, noise)
             left -= size
-            column += size * len(vector)
-            panel += step[DEPTH] * size * len(vector)
+            panel += depth * size * lanes
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -315,7 +294,8 @@ def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
     steps, channels = step[STEPS], step[WIDTH]
     for window in range(batch + 1):
         end = _row(step[TARGET], steps, channels, window, 0)
-        arena[end - GUARD * channels : end] = 0
+        for i in range(end - GUARD * channels, end):
+            arena[i] = 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -337,8 +317,8 @@ def _style(vector, step, batch, arena, constants):  # type: ignore[no-untyped-de
     for window in range(batch):
         start = _row(step[TARGET], steps, channels, window, 0)
         gain = _row(step[GAIN], steps, channels, window, 0)
-        mean[:] = 0
-        scale[:] = 0
+        for c in range(channels):
+            mean[c] = scale[c] = 0
         for t in range(steps):
             for c in range(channels):
                 mean[c] += arena[start + t * channels + c]
@@ -355,7 +335,7 @@ def _style(vector, step, batch, arena, constants):  # type: ignore[no-untyped-de
             for c in range(channels):
                 line[c] = arena[start + row + c] * scale[c] * arena[gain + row + c]
             for at in range(0, len(line), len(vector)):
-                _activate(vector, (0,), line, at, constants, 0, 0, np.float32(0), SWISH)
+                _activate(vector, line, at, constants, 0, 0, np.float32(0), SWISH)
             for c in range(channels):
                 arena[start + row + c] = line[c] * factor
 

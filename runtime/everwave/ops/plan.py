@@ -323,15 +323,14 @@ def _block_rows(rows: int, channels: int, path: Path) -> int:
 
 
 def _pack(kernel: Array, lanes: int) -> Array:
-    """(K, N) as panels of 3, 2 or 1 vectors of columns, each (K, columns), in the order `engine._product` reads."""
+    """(K, N) as panels of 3 or 2 vectors of columns, each (K, columns), in the order `engine._product` reads."""
     depth, width = kernel.shape
     vectors = -(-width // lanes)
-    padded = np.zeros((depth, vectors * lanes), np.float32)
+    padded = np.zeros((depth, (vectors + 1) * lanes), np.float32)
     padded[:, :width] = kernel
     panels, column = [], 0
     while column < vectors:
-        left = vectors - column
-        count = PANEL if left == PANEL or left > PANEL + 1 else min(left, 2)
+        count = PANEL if vectors - column == PANEL or vectors - column > PANEL + 1 else PANEL - 1
         panels.append(padded[:, column * lanes : (column + count) * lanes].ravel())
         column += count
     return np.concatenate(panels)
