@@ -108,9 +108,25 @@ class Emitter:
         self.builder.store(value, self.pointer(array, index, value.type), align=align)
 
 
-def _data(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
-    """The data pointer of an array argument."""
-    return cgutils.create_struct_proxy(array_type)(context, builder, value=value).data
+@intrinsic
+def _pointer(typing: Any, array: Any) -> Any:
+    """Where an array's data starts. Kernels pass pointers on: arrays would be counted at every call."""
+    signature = types.CPointer(array.dtype)(array)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
+
+    return signature, codegen
+
+
+@intrinsic
+def _skip(typing: Any, pointer: Any, count: Any) -> Any:
+    """The pointer `count` elements on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.int64), codegen
 
 
 def _index(value: int) -> Any:
@@ -118,28 +134,22 @@ def _index(value: int) -> Any:
 
 
 @intrinsic
-def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, tables: Any, first: Any, valid: Any,
-              weights: Any, panel: Any, depth: Any, tile: Any) -> Any:  # fmt: skip
-    """tile (rows, width, lanes) = source[tables[first + r] + k] * weights[panel + k], summed over k < depth.
+def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, starts: Any, valid: Any, weights: Any, depth: Any, tile: Any) -> Any:  # fmt: skip
+    """tile (rows, width, lanes) = source[starts[r] + k] * weights[k], summed over k < depth.
 
     Rows from `valid` on repeat the last valid one. The accumulators stay in registers over the whole depth.
     """
     height, count = rows.count, width.count
-    signature = types.void(vector, rows, width, source, tables, types.int64, types.int64, weights, types.int64,
-                           types.int64, tile)  # fmt: skip
+    signature = types.void(vector, rows, width, source, starts, types.int64, weights, types.int64, tile)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, _, a, table, first, valid, b, panel, depth, out = args
-        a, table, b, out = (
-            _data(context, builder, t, v) for t, v in ((source, a), (tables, table), (weights, b), (tile, out))
-        )
+        _, _, _, a, table, valid, b, depth, out = args
         last = builder.sub(valid, _index(1))
-        starts = []
+        inputs = []
         for r in range(height):
             row = builder.select(builder.icmp_signed("<", _index(r), valid), _index(r), last)
-            starts.append(builder.gep(a, [builder.load(builder.gep(table, [builder.add(first, row)]))]))
-        b = builder.gep(b, [panel])
+            inputs.append(builder.gep(a, [builder.load(builder.gep(table, [row]))]))
 
         entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
         builder.branch(loop)
@@ -150,7 +160,7 @@ def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, tabl
         at = builder.mul(k, _index(count * vector.count))
         columns = [e.load(b, builder.add(at, _index(v * vector.count))) for v in range(count)]
         for r in range(height):
-            value = e.broadcast(e.load(starts[r], k, F32))
+            value = e.broadcast(e.load(inputs[r], k, F32))
             for v in range(count):
                 sums[r][v].add_incoming(e.constant(0.0), entry)
                 sums[r][v].add_incoming(e.multiply_add(value, columns[v], sums[r][v]), loop)
@@ -167,93 +177,97 @@ def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, tabl
 
 
 @intrinsic
-def _activate(typing: Any, vector: Any, tile: Any, at: Any, constants: Any, bias: Any, gain: Any, noise: Any, activation: Any) -> Any:  # fmt: skip
-    """tile[at:] = activation(tile[at:] + constants[bias:] + noise * constants[gain:]) for one vector, in place."""
-    signature = types.void(vector, tile, types.int64, constants, types.int64, types.int64, types.float32, types.int64)
+def _activate(typing: Any, vector: Any, width: Any, tile: Any, constants: Any, gain: Any, noise: Any, activation: Any) -> Any:  # fmt: skip
+    """tile = activation(tile + constants + noise * constants[gain:]) for `width` vectors, in place."""
+    signature = types.void(vector, width, tile, constants, types.int64, types.float32, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, data, at, table, bias, gain, noise, activation = args
-        data, table = _data(context, builder, tile, data), _data(context, builder, constants, table)
-        value = builder.fadd(e.load(data, at), e.load(table, bias))
-        value = e.multiply_add(e.broadcast(noise), e.load(table, gain), value)
+        _, _, data, table, gain, noise, activation = args
+        noise = e.broadcast(noise)
+        offsets = [_index(v * vector.count) for v in range(width.count)]
+        values = []
+        for offset in offsets:
+            value = builder.fadd(e.load(data, offset), e.load(table, offset))
+            values.append(e.multiply_add(noise, e.load(table, builder.add(gain, offset)), value))
         done = builder.append_basic_block("activated")
-        results = [(value, builder.block)]
+        results = [(values, builder.block)]
         choice = builder.switch(activation, done)
         for code, function in ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0))):
             block = builder.append_basic_block("activation")
             choice.add_case(_index(code), block)
             builder.position_at_end(block)
-            results.append((function(value), builder.block))
+            results.append(([function(value) for value in values], builder.block))
             builder.branch(done)
         builder.position_at_end(done)
-        merged = builder.phi(e.floats)
-        for result, block in results:
-            merged.add_incoming(result, block)
-        e.store(merged, data, at)
+        merged = [builder.phi(e.floats) for _ in offsets]
+        for v, phi in enumerate(merged):
+            for result, block in results:
+                phi.add_incoming(result[v], block)
+        for phi, offset in zip(merged, offsets, strict=True):
+            e.store(phi, data, offset)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def _add(typing: Any, vector: Any, tile: Any, at: Any, source: Any, start: Any) -> Any:
-    """tile[at:] += source[start:] for one vector."""
-    signature = types.void(vector, tile, types.int64, source, types.int64)
+def _add(typing: Any, vector: Any, width: Any, tile: Any, source: Any) -> Any:
+    """tile += source for `width` vectors (arrays have slack at their end for the last one)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, data, at, other, start = args
-        data, other = _data(context, builder, tile, data), _data(context, builder, source, other)
-        e.store(builder.fadd(e.load(data, at), e.load(other, start)), data, at)
+        _, _, data, other = args
+        for v in range(width.count):
+            offset = _index(v * vector.count)
+            e.store(builder.fadd(e.load(data, offset), e.load(other, offset)), data, offset)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(vector, width, tile, source), codegen
 
 
 @intrinsic
-def _copy(typing: Any, vector: Any, tile: Any, at: Any, target: Any, start: Any) -> Any:
-    """target[start:] = tile[at:] for one vector."""
-    signature = types.void(vector, tile, types.int64, target, types.int64)
+def _copy(typing: Any, vector: Any, width: Any, tile: Any, target: Any) -> Any:
+    """target = tile for `width` vectors."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, data, at, out, start = args
-        data, out = _data(context, builder, tile, data), _data(context, builder, target, out)
-        e.store(e.load(data, at), out, start)
+        _, _, data, out = args
+        for v in range(width.count):
+            offset = _index(v * vector.count)
+            e.store(e.load(data, offset), out, offset)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(vector, width, tile, target), codegen
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _put(vector, tile, at, target, start, count):  # type: ignore[no-untyped-def]
-    """target[start : start + count] = tile[at : at + count]."""
-    whole = count // len(vector) * len(vector)
-    for i in range(0, whole, len(vector)):
-        _copy(vector, tile, at + i, target, start + i)
-    for i in range(whole, count):
-        target[start + i] = tile[at + i]
+def _put(vector, width, tile, target, count):  # type: ignore[no-untyped-def]
+    """target[:count] = tile[:count]; `width` vectors hold them."""
+    if count == len(width) * len(vector):
+        _copy(vector, width, tile, target)
+    else:
+        for i in range(count):
+            target[i] = tile[i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish(vector, step, tile, first, valid, span, column, arena, target, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+def _finish(vector, width, step, tile, first, valid, column, arena, target, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
-    bias = step[BIAS] + column
-    gain = bias + -(-step[WIDTH] // len(vector)) * len(vector)
+    bias, noise_stride, activation = _skip(constants, step[BIAS] + column), step[NOISE_STRIDE], step[ACTIVATION]
+    raw, total, residual = step[TARGET], step[SUM], step[RESIDUAL]
+    gain = -(-step[WIDTH] // len(vector)) * len(vector)
+    span = len(width) * len(vector)
     count = min(span, step[WIDTH] - column)
+    value = _skip(noise, step[NOISE] + first * noise_stride)
     for r in range(valid):
-        row, at = first + r, r * span
-        value = noise[step[NOISE] + row * step[NOISE_STRIDE]]
-        for i in range(0, count, len(vector)):
-            _activate(vector, tile, at + i, constants, bias + i, gain + i, value, step[ACTIVATION])
-        if step[TARGET] >= 0:
-            _put(vector, tile, at, target, tables[step[TARGET] + row] + column, count)
-        if step[SUM] >= 0:
-            other = tables[step[RESIDUAL] + row] + column
-            for i in range(0, count, len(vector)):
-                _add(vector, tile, at + i, arena, other + i)
-            _put(vector, tile, at, arena, tables[step[SUM] + row] + column, count)
+        here = _skip(tile, r * span)
+        _activate(vector, width, here, bias, gain, value[r * noise_stride], activation)
+        if raw >= 0:
+            _put(vector, width, here, _skip(target, tables[raw + first + r] + column), count)
+        if total >= 0:
+            _add(vector, width, here, _skip(arena, tables[residual + first + r] + column))
+            _put(vector, width, here, _skip(arena, tables[total + first + r] + column), count)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -267,19 +281,20 @@ def _product(vector, rows, step, batch, arena, target, weights, constants, table
     vectors = -(-step[WIDTH] // lanes)
     for block in range(0, count, step[BLOCK]):
         end = min(block + step[BLOCK], count)
-        panel, left = step[WEIGHTS], vectors
+        panel, left = _skip(weights, step[WEIGHTS]), vectors
         while left > 0:
             column = (vectors - left) * lanes
             size = 3 if left == 3 or left > 4 else 2
             for m in range(block, end, height):
-                valid, source = min(height, end - m), step[SOURCE] + m
+                valid, source = min(height, end - m), _skip(tables, step[SOURCE] + m)
                 if size == 3:
-                    _multiply(vector, rows, (0, 0, 0), arena, tables, source, valid, weights, panel, depth, tile)
+                    _multiply(vector, rows, (0, 0, 0), arena, source, valid, panel, depth, tile)
+                    _finish(vector, (0, 0, 0), step, tile, m, valid, column, arena, target, constants, tables, noise)
                 else:
-                    _multiply(vector, rows, (0, 0), arena, tables, source, valid, weights, panel, depth, tile)
-                _finish(vector, step, tile, m, valid, size * lanes, column, arena, target, constants, tables, noise)
+                    _multiply(vector, rows, (0, 0), arena, source, valid, panel, depth, tile)
+                    _finish(vector, (0, 0), step, tile, m, valid, column, arena, target, constants, tables, noise)
             left -= size
-            panel += depth * size * lanes
+            panel = _skip(panel, depth * size * lanes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -335,7 +350,7 @@ def _style(vector, step, batch, arena, constants):  # type: ignore[no-untyped-de
             for c in range(channels):
                 line[c] = arena[start + row + c] * scale[c] * arena[gain + row + c]
             for at in range(0, len(line), len(vector)):
-                _activate(vector, line, at, constants, 0, 0, np.float32(0), SWISH)
+                _activate(vector, (0,), _skip(_pointer(line), at), constants, 0, np.float32(0), SWISH)
             for c in range(channels):
                 arena[start + row + c] = line[c] * factor
 
@@ -388,8 +403,10 @@ def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, n
     vector, rows: tuples as long as a vector has lanes and a tile has rows. steps: (n, FIELDS) int64. constants:
     float32, starting with a vector of zeros. tables: int64 row starts. tile: float32 scratch of rows * 3 vectors.
     """
+    program, x, arena, out, weights = _pointer(steps), _pointer(x), _pointer(arena), _pointer(out), _pointer(weights)
+    constants, tables, noise, tile = _pointer(constants), _pointer(tables), _pointer(noise), _pointer(tile)
     for i in range(len(steps)):
-        step = steps[i]
+        step = _skip(program, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
             target = out if step[EXTERNAL] else arena

@@ -73,7 +73,7 @@ class Workspace:
         self.arena = planning.aligned(plan.arena_size, np.float32)
         self.out = planning.aligned(plan.out_size, np.float32)
         self.noise = np.zeros(plan.noise_size, np.float32)
-        self.tile = planning.aligned(plan.path.rows * plan.path.lanes * planning.PANEL, np.float32)
+        self.tile = planning.aligned(planning.tile_size(plan.path), np.float32)
 
 
 def preferred_batch(name: str, config: Config) -> int:

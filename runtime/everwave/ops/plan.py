@@ -170,11 +170,11 @@ class Planner:
         first, stride = every
         fields = {
             E.STEPS: len(starts), E.DEPTH: kernel.shape[0] * kernel.shape[1], E.WIDTH: width,
-            E.WEIGHTS: _append(self.weights, _pack(kernel.reshape(-1, width), self.lanes)),
+            E.WEIGHTS: _append(self.weights, pack(kernel.reshape(-1, width), self.lanes)),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
-            E.BLOCK: _block_rows(len(starts) * self.capacity, source.channels * int(np.diff(starts).max(initial=1)), self.path),
+            E.BLOCK: block_rows(len(starts) * self.capacity, source.channels * int(np.diff(starts).max(initial=1)), self.path),
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -315,14 +315,19 @@ def _clear(tensor: Tensor) -> Array:
     return line
 
 
-def _block_rows(rows: int, channels: int, path: Path) -> int:
+def block_rows(rows: int, channels: int, path: Path) -> int:
     """Rows that one pass over the panels reads, so that they and one panel stay in the second-level cache."""
     fitting = max(BLOCK_BYTES // (4 * channels), 8 * path.rows)
     blocks = -(-rows // fitting)
     return -(-rows // (blocks * path.rows)) * path.rows
 
 
-def _pack(kernel: Array, lanes: int) -> Array:
+def tile_size(path: Path) -> int:
+    """Float32 numbers in the scratch that a tile is finished in."""
+    return path.rows * path.lanes * PANEL
+
+
+def pack(kernel: Array, lanes: int) -> Array:
     """(K, N) as panels of 3 or 2 vectors of columns, each (K, columns), in the order `engine._product` reads."""
     depth, width = kernel.shape
     vectors = -(-width // lanes)

@@ -1,0 +1,166 @@
+"""How close the engine's matrix products come to what the CPU can do, and to NumPy's BLAS, in one run on one thread.
+
+    python benchmarks/kernels.py [--path avx512] [--repeat 15] [--json]
+
+For every shape of the decoders at `full` the contenders run in turn, round after round; medians of thread CPU time, so
+that a busy machine disturbs less. `peak` is a loop of the same multiply-add instructions that touches no memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread against one thread
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from everwave.kernels import engine as E
+from everwave.kernels.paths import Path, choose
+from everwave.ops import plan as planning
+
+# (name, rows, depth, width, activation): products of the decoders, 8 windows of `full` at a time
+SHAPES = (
+    ("square", 512, 768, 768, E.NONE),
+    ("d0", 512, 192, 768, E.SWISH),
+    ("d1", 256, 2304, 768, E.SWISH),
+    ("d2", 128, 2304, 512, E.SWISH),
+    ("d3", 64, 1536, 256, E.SWISH),
+    ("u2", 64, 512, 512, E.SWISH),
+    ("u1", 128, 1024, 768, E.SWISH),
+    ("u0", 256, 1536, 768, E.SWISH),
+    ("magnitude", 512, 768, 513, E.CLIP),
+    ("c1", 64, 1920, 640, E.SWISH),
+)
+ACCUMULATORS = 24
+
+
+@intrinsic
+def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any) -> Any:
+    """`count` rounds of independent multiply-adds in registers; the sums go to `out` so that none is dropped."""
+    signature = types.void(vector, types.int64, out)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = E.Emitter(builder, vector.count)
+        data = cgutils.create_struct_proxy(out)(context, builder, value=args[2]).data
+        chains = ACCUMULATORS if vector.count == 16 else ACCUMULATORS // 2
+        factor = e.load(data, E._index(0))
+        entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(E.I64)
+        i.add_incoming(E._index(0), entry)
+        sums = [builder.phi(e.floats) for _ in range(chains)]
+        for total in sums:
+            total.add_incoming(e.constant(0.0), entry)
+            total.add_incoming(e.multiply_add(factor, factor, total), loop)
+        following = builder.add(i, E._index(1))
+        i.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, done)
+        builder.position_at_end(done)
+        for c, total in enumerate(sums):
+            e.store(total.incomings[1][0], data, E._index(c * vector.count))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _peak(vector, count, out):  # type: ignore[no-untyped-def]
+    _multiply_adds(vector, count, out)
+
+
+def peak(path: Path) -> tuple[Callable[[], None], float]:
+    """A call that only multiplies and adds in registers, and its number of operations."""
+    vector = (np.float32(0),) * path.lanes
+    chains = ACCUMULATORS if path.lanes == 16 else ACCUMULATORS // 2
+    out, count = planning.aligned(chains * path.lanes, np.float32), 200_000
+    return lambda: _peak(vector, count, out), 2.0 * chains * path.lanes * count
+
+
+def product(path: Path, rows: int, depth: int, width: int, activation: int) -> Callable[[], None]:
+    """One product of the engine with its epilogue, on random numbers."""
+    rng = np.random.default_rng(0)
+    arena = planning.aligned(rows * (depth + width) + planning.SLACK, np.float32)
+    arena[: rows * depth] = rng.standard_normal(rows * depth)
+    weights = planning.pack(rng.standard_normal((depth, width)).astype(np.float32) / depth**0.5, path.lanes)
+    packed = planning.aligned(len(weights) + planning.SLACK, np.float32)
+    packed[: len(weights)] = weights
+    constants = np.zeros(2 * (width + path.lanes), np.float32)
+    tables = np.concatenate([np.arange(rows) * depth, rows * depth + np.arange(rows) * width])
+    step = np.full(E.FIELDS, -1, np.int64)
+    step[[E.KIND, E.STEPS, E.DEPTH, E.WIDTH, E.SOURCE, E.TARGET]] = E.PRODUCT, rows, depth, width, 0, rows
+    step[[E.WEIGHTS, E.BIAS, E.NOISE, E.NOISE_STRIDE, E.ACTIVATION]] = 0, 0, 0, 0, activation
+    step[[E.EXTERNAL, E.BLOCK]] = 0, planning.block_rows(rows, depth, path)
+    vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
+    noise, tile = np.zeros(1, np.float32), planning.aligned(planning.tile_size(path), np.float32)
+    return lambda: E.run(
+        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile
+    )  # fmt: skip
+
+
+def blas(rows: int, depth: int, width: int) -> Callable[[], None]:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((rows, depth)).astype(np.float32)
+    b, out = rng.standard_normal((depth, width)).astype(np.float32), np.empty((rows, width), np.float32)
+    return lambda: np.matmul(a, b, out=out)
+
+
+def rates(calls: dict[str, tuple[Callable[[], None], float]], repeat: int) -> dict[str, float]:
+    """GFLOP/s of every contender: each runs once per round, median over the rounds."""
+    for call, _ in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeat):
+        for name, (call, _) in calls.items():
+            start = time.thread_time()
+            call()
+            seconds[name].append(time.thread_time() - start)
+    return {name: work / statistics.median(seconds[name]) * 1e-9 for name, (_, work) in calls.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", default=None, help="path of the engine (default: the fastest float32 one)")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "auto"))
+    parser.add_argument("--repeat", type=int, default=15, help="rounds per shape (default 15)")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    path = choose(options.precision, options.path)
+    top = peak(path)
+    lines = []
+    for name, rows, depth, width, activation in SHAPES:
+        work = 2.0 * rows * depth * width
+        result = rates(
+            {
+                "peak": top,
+                "engine": (product(path, rows, depth, width, activation), work),
+                "blas": (blas(rows, depth, width), work),
+            },
+            options.repeat,
+        )
+        lines.append({"shape": name, "rows": rows, "depth": depth, "width": width, **result})
+    if options.json:
+        print(json.dumps({"path": path.name, "shapes": lines}))
+        return
+    print(f"path {path.name}, one thread, GFLOP/s")
+    print("| product | rows | depth | width | peak | engine | share of peak | BLAS sgemm | engine / BLAS |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for line in lines:
+        p, e, b = line["peak"], line["engine"], line["blas"]
+        print(
+            f"| {line['shape']} | {line['rows']} | {line['depth']} | {line['width']} | {p:.0f} | {e:.0f} | {e / p:.0%} | {b:.0f} | {e / b:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
