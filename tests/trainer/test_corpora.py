@@ -122,6 +122,18 @@ def test_peaks_over_full_scale_are_scaled_not_wrapped(tmp_path: Path) -> None:
     np.testing.assert_allclose(track.samples / 32768, loud * track.gain, atol=1.01 / 32768)
 
 
+def test_a_drifting_offset_is_taken_out_and_the_music_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "BLOCK_FRAMES", 50_000)
+    clean = 0.5 * music(4)
+    drift = 0.3 * np.sin(2 * np.pi * 0.2 * np.arange(len(clean)) / RATE)[:, None]
+    soundfile.write(tmp_path / "drifting.wav", clean + drift, RATE, subtype="FLOAT")
+    assert corpus_command("--audio", tmp_path / "drifting.wav", "-o", tmp_path / "out") == 0
+    (track,) = Corpus.open(tmp_path / "out").tracks
+    seconds = track.samples[RATE : 3 * RATE].reshape(2, RATE, 2) / 32768
+    assert np.abs(seconds.mean(axis=1)).max() < 0.001
+    np.testing.assert_allclose(seconds.std(axis=1), clean.std(), rtol=0.01)
+
+
 def test_a_second_run_decodes_only_what_is_new(folder: Path, built: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(folder / "new.wav", music(0.5), RATE)
     decoded: list[str] = []
@@ -378,7 +390,7 @@ def test_a_package_becomes_tracks(fake_package: Path, tmp_path: Path) -> None:
         ("one", "techno", "train"),
         ("two", "rock", "train"),
     }
-    assert "| one | Nobody | CC0-1.0 | techno |" in (tmp_path / "out/ATTRIBUTION.md").read_text()
+    assert "| sound/one.ogg | one | Nobody | CC0-1.0 | techno |" in (tmp_path / "out/ATTRIBUTION.md").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ATTRIBUTION.md", "manifest.json", "tracks"]
 
 

@@ -21,6 +21,8 @@ from .store import FULL_SCALE, Corpus, CorpusError, Track, hours, write_manifest
 
 BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
 FILTER_HALF_LENGTH = 10  # of scipy.signal.resample_poly's default filter, in samples of the lower rate
+OFFSET_LIMIT = 0.01  # of full scale, over a second: more is no bass note but a drifting direct-current offset
+HIGH_PASS_HZ = 10.0  # takes such an offset out
 SAVE_SECONDS = 2.0  # a manifest of thousands of tracks is not rewritten after each
 
 
@@ -164,15 +166,21 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     """Decode one file into `folder`/tracks. None if it is too short to be music; AudioError if it cannot be used."""
     path = folder / "tracks" / f"{source.id}.npy"
     size, sha256 = source.path.stat().st_size, file_sha256(source.path)
-    # decoded to a spool first: the gain depends on the peak of the whole track
+    # decoded to a spool first: offset and gain depend on the whole track
     with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
-        peak, frames = _spool(spool, source, sample_rate)
+        frames, offset = _spool(spool, source, sample_rate)
+        if not frames:
+            raise AudioError(f"{source.path}: empty; remove it")
+        decoded = np.memmap(spool, np.float32, "r+", shape=(frames, 2))
+        if offset > OFFSET_LIMIT:
+            remove_offset(decoded, sample_rate)
+        blocks = (decoded[start : start + BLOCK_FRAMES] for start in range(0, frames, BLOCK_FRAMES))
+        peak = float(np.max([np.abs(block).max() for block in blocks]))  # NaN stays NaN
         if not math.isfinite(peak):
             raise AudioError(f"{source.path}: holds NaN or infinite samples; mend or remove it")
         if peak < 1 / FULL_SCALE:
-            raise AudioError(f"{source.path}: silent or empty; remove it")
+            raise AudioError(f"{source.path}: silent; remove it")
         gain = 1 / peak if peak > 1 else 1.0
-        decoded = np.memmap(spool, np.float32, "r", shape=(frames, 2))
         first, last = _sounding(decoded, gain)
         if last - first < source.minimum_seconds * sample_rate:
             return None
@@ -180,17 +188,31 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     return source.describe(last - first, gain, size, sha256, sample_rate, path)
 
 
-def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[float, int]:
-    """Write the resampled stereo float32 samples to `spool`; returns (peak, frames)."""
-    peak, frames = 0.0, 0
+def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[int, float]:
+    """Write the resampled stereo float32 samples to `spool`; returns their number and the largest mean of a second."""
+    frames, offset = 0, 0.0
     for block in stereo_blocks(source.path, sample_rate):
         spool.write(np.ascontiguousarray(block, np.float32).data)
         frames += len(block)
-        peak = max(peak, float(np.abs(block).max(initial=0))) if math.isfinite(peak) else peak
-        if not np.isfinite(block).all():
-            peak = math.nan
+        whole = len(block) // sample_rate * sample_rate
+        seconds = block[:whole].reshape(-1, sample_rate, 2)
+        offset = max(offset, float(np.abs(seconds.mean(axis=1)).max(initial=0)))
     spool.flush()
-    return peak, frames
+    return frames, offset
+
+
+def remove_offset(samples: np.ndarray, sample_rate: int) -> None:
+    """High-pass the track (frames, 2) in place, block by block.
+
+    Some synthesiser music drifts by up to 0.4 of full scale, unheard; it would fill the lowest bin of the spectrogram.
+    """
+    from scipy.signal import butter, sosfilt
+
+    sections = butter(2, HIGH_PASS_HZ, "highpass", fs=sample_rate, output="sos")
+    state = np.zeros((len(sections), 2, 2))
+    for start in range(0, len(samples), BLOCK_FRAMES):
+        block = samples[start : start + BLOCK_FRAMES]
+        block[:], state = sosfilt(sections, block, axis=0, zi=state)
 
 
 def _sounding(decoded: np.ndarray, gain: float) -> tuple[int, int]:
@@ -247,7 +269,8 @@ def tags(path: Path) -> tuple[str, str]:
 
     try:
         with soundfile.SoundFile(path) as file:
-            return " ".join(file.title.split()), " ".join(file.artist.split())
+            title, artist = (" ".join(tag.split()) for tag in (file.title, file.artist))
+            return title, "" if artist.lower().strip("<>") == "unknown" else artist
     except (soundfile.LibsndfileError, OSError, UnicodeDecodeError):
         return "", ""
 
@@ -296,16 +319,19 @@ def attribution(tracks: Iterable[Track]) -> str:
     lines = [
         "# Attribution",
         "",
-        "The music in this corpus belongs to its authors. It was resampled, stored as 16-bit stereo and trimmed of silence.",
+        "The music in this corpus belongs to its authors. It was resampled, stored as 16-bit stereo, "
+        "trimmed of silence and, where it had one, freed of a direct-current offset.",
     ]
     packages: dict[str, list[Track]] = {}
     for track in tracks:
         packages.setdefault(track.package, []).append(track)
     for package, members in sorted(packages.items()):
         lines += ["", f"## {package} ({hours(members) * 60:.0f} minutes, {members[0].split})", ""]
-        lines += ["| track | author | licence | style |", "|---|---|---|---|"]
+        lines += ["| file | title | author | licence | style |", "|---|---|---|---|---|"]
         lines += [
-            "| " + " | ".join(cell.replace("|", "/") for cell in (t.title, t.author, t.licence, t.style)) + " |"
+            "| "
+            + " | ".join(cell.replace("|", "/") for cell in (t.source, t.title, t.author, t.licence, t.style))
+            + " |"
             for t in sorted(members, key=lambda track: track.id)
         ]
     return "\n".join(lines) + "\n"
