@@ -1,0 +1,153 @@
+"""The inverse STFT of decoded windows, from log-magnitude and phase to samples; twin: `signal.synthesize_numpy`.
+
+Every frame is computed by itself with the same instructions, and every window is overlap-added by itself, so a
+sample never depends on what else is in the batch. Inner loops run along contiguous float32 rows, without calls or
+branches, and all sizes are constants of the compiled function: so LLVM knows that rows do not overlap, and
+vectorises them for any CPU.
+
+JIT policy of this file: nogil, cached; a product and a sum may become one fused operation, sums keep their order.
+Compiled functions close over integers only, which keeps them cacheable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+F = np.float32
+
+
+@njit(**JIT)
+def polar(log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
+    """re + i im = sqrt(10^(0.1 (75 m - 25)) + 1e-7) exp(i pi p), for m in [-1.2, 1.2] and p in [-1, 1].
+
+    10^(7.5 m - 2.5) is exp(y)^64 with |y| < 0.42; cos and sin of pi p follow from those of half the angle.
+    The series are Taylor's, cut where the next term is below float32's resolution.
+    """
+    for k in range(len(re)):
+        y = log_magnitude[k] * F(0.26983419835111874) - F(0.08994473278370625)  # ln 10 / 64 (7.5 m - 2.5)
+        e = F(1 / 5040) + y * F(1 / 40320)
+        e = F(1 / 120) + y * (F(1 / 720) + y * e)
+        e = F(1 / 6) + y * (F(1 / 24) + y * e)
+        e = F(1) + y * (F(1) + y * (F(1 / 2) + y * e))
+        e = e * e
+        e = e * e
+        e = e * e
+        e = e * e
+        e = e * e
+        e = e * e
+        amplitude = np.sqrt(e + F(1e-7))
+        x = phase[k] * F(1.5707963267948966)
+        q = x * x
+        s = F(1 / 362880) - q * F(1 / 39916800)
+        s = F(1 / 120) - q * (F(1 / 5040) - q * s)
+        s = x * (F(1) - q * (F(1 / 6) - q * s))
+        c = F(1 / 40320) - q * (F(1 / 3628800) - q * F(1 / 479001600))
+        c = F(1 / 24) - q * (F(1 / 720) - q * c)
+        c = F(1) - q * (F(1 / 2) - q * c)
+        re[k] = amplitude * (F(1) - F(2) * s * s)
+        im[k] = amplitude * (F(2) * s * c)
+
+
+@njit(inline="always", **JIT)
+def radix4(w, turns, m, length, stride, source, target):  # type: ignore[no-untyped-def]
+    step, skip = length // 4 * stride, 32 // length
+    for p in range(length // 4):
+        w1r, w1i = turns[0, skip * p], turns[1, skip * p]
+        w2r, w2i = turns[0, 2 * skip * p], turns[1, 2 * skip * p]
+        w3r, w3i = turns[0, 3 * skip * p], turns[1, 3 * skip * p]
+        x, y = w[source + p * stride :], w[target + 4 * p * stride :]
+        for i in range(stride):
+            ar, ai, br, bi = x[i], x[m + i], x[step + i], x[m + step + i]
+            cr, ci, dr, di = x[2 * step + i], x[m + 2 * step + i], x[3 * step + i], x[m + 3 * step + i]
+            sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
+            ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
+            y[i], y[m + i] = sr + ur, si + ui
+            zr, zi = tr - vi, ti + vr
+            y[stride + i], y[m + stride + i] = zr * w1r - zi * w1i, zr * w1i + zi * w1r
+            zr, zi = sr - ur, si - ui
+            y[2 * stride + i], y[m + 2 * stride + i] = zr * w2r - zi * w2i, zr * w2i + zi * w2r
+            zr, zi = tr + vi, ti - vr
+            y[3 * stride + i], y[m + 3 * stride + i] = zr * w3r - zi * w3i, zr * w3i + zi * w3r
+
+
+@njit(inline="always", **JIT)
+def radix2(w, m, source, target):  # type: ignore[no-untyped-def]
+    for part in range(2):
+        x, y = w[source + part * m :], w[target + part * m :]
+        for i in range(m // 2):
+            y[i], y[m // 2 + i] = x[i] + x[m // 2 + i], x[i] - x[m // 2 + i]
+
+
+@njit(inline="always", **JIT)
+def columns(w, turns, m, length, width, source, target):  # type: ignore[no-untyped-def]
+    """FFT of every column of (length, width): to `target` for length 32, else by way of it to `source`."""
+    radix4(w, turns, m, length, width, source, target)
+    if length == 8:
+        radix2(w, m, target, source)
+    else:
+        radix4(w, turns, m, length // 4, 4 * width, target, source)
+    if length == 32:
+        radix2(w, m, source, target)
+
+
+@lru_cache(maxsize=8)
+def make_synthesize(rows: int, cols: int) -> Callable[..., None]:
+    """The kernel for FFTs of 2 m samples, m = rows * cols; rows <= cols are two of 8, 16, 32.
+
+    The m complex numbers z[n] = x[2 n] + i x[2 n + 1] lie as (rows, cols); their FFT is one FFT of every column,
+    twiddles, a transposition, and again one FFT of every column (Bailey 1990, the four-step method). An FFT of all
+    columns is a Stockham FFT whose elements are runs of neighbouring numbers.
+    """
+    m = rows * cols
+    hop = m // 2
+    # Each step goes from one of two buffers (at 0 and 2 m) to the other; begin so that the last one ends at 0.
+    begin = 2 * m * ((1 + (rows == 32) + (cols == 32)) % 2)
+    other = 2 * m - begin
+    middle = begin if rows < 32 else other
+    after = 2 * m - middle
+
+    @njit(**JIT)
+    def synthesize(log_magnitude, phase, window, fold, turns, out):  # type: ignore[no-untyped-def]
+        """(B, T, m + 1) twice -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables`."""
+        re, im, w = np.empty(m + 1, np.float32), np.empty(m + 1, np.float32), np.empty(4 * m, np.float32)
+        windows, frames = log_magnitude.shape[:2]
+        segment = np.empty((frames + 3) * hop, np.float32)
+        out[:] = F(0)
+        for b in range(windows):
+            segment[:] = F(0)
+            for t in range(frames):
+                polar(log_magnitude[b, t], phase[b, t], re, im)
+                im[0] = im[m] = F(0)  # they do not count: the samples are real
+                # Z[k] = X[k] + conj X[m-k] + i exp(i pi k / m) (X[k] - conj X[m-k])
+                z = w[begin:]
+                for k in range(m):
+                    even_re, even_im = re[k] + re[m - k], im[k] - im[m - k]
+                    odd_re, odd_im = re[k] - re[m - k], im[k] + im[m - k]
+                    z[k] = even_re - (odd_re * fold[1, k] + odd_im * fold[0, k])
+                    z[m + k] = even_im + (odd_re * fold[0, k] - odd_im * fold[1, k])
+                columns(w, turns, m, rows, cols, begin, other)
+                for part in range(2):
+                    for c in range(cols):
+                        x, y = w[middle + part * m + c :], w[after + part * m + c * rows :]
+                        for r in range(rows):
+                            y[r] = x[r * cols]
+                z = w[after:]
+                for i in range(m):
+                    zr, zi = z[i], z[m + i]
+                    z[i], z[m + i] = zr * fold[2, i] - zi * fold[3, i], zr * fold[3, i] + zi * fold[2, i]
+                columns(w, turns, m, cols, rows, after, middle)
+                frame = segment[t * hop :]
+                for i in range(m):
+                    frame[2 * i] += window[0, i] * w[i]
+                    frame[2 * i + 1] += window[1, i] * w[m + i]
+            y = out[b * frames * hop :]
+            for i in range(len(segment)):
+                y[i] += segment[i]
+
+    return synthesize

@@ -1,0 +1,170 @@
+"""STFT, inverse STFT, decibels: between samples and what the autoencoder sees.
+
+Frames are n_fft samples long and hop_length apart, under a periodic Hann window and without padding: T frames
+cover (T - 1) hop + n_fft samples. The inverse uses the dual window, so that stft followed by its inverse gives the
+samples back wherever four frames overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from .config import OVERLAP, SignalConfig
+
+Array = np.ndarray
+
+FLOOR = 1e-10  # of |X|^2, -100 dB
+MEAN_DB, SCALE_DB = -25.0, 75.0  # log_magnitude = (dB - MEAN_DB) / SCALE_DB, nearly always in [-1, 1]
+POWER_OFFSET = 1e-7  # added to |X|^2 on the way back, as the original does
+BLOCK = 256  # frames analysed at once: enough to be fast, small enough to stay in the cache
+
+
+def hann(n: int) -> Array:
+    """Periodic Hann window (n,) float64."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+
+
+def dual_window(n_fft: int, hop_length: int) -> Array:
+    """w[i] / sum_k w[i + k hop]^2: overlap-adding frames windowed by w and then by this gives the signal back."""
+    window = hann(n_fft)
+    power = (window**2).reshape(-1, hop_length).sum(axis=0)
+    return window / np.tile(power, n_fft // hop_length)
+
+
+def stft(samples: Array, signal: SignalConfig) -> Array:
+    """Samples (n,) -> spectrum (T, bins) complex64 of the T = 1 + (n - n_fft) // hop whole frames (none if n < n_fft)."""
+    samples = np.asarray(samples, np.float32)
+    if len(samples) < signal.n_fft:
+        return np.empty((0, signal.bins), np.complex64)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, signal.n_fft)[:: signal.hop_length]
+    return np.fft.rfft(frames * hann(signal.n_fft).astype(np.float32)).astype(np.complex64, copy=False)
+
+
+def log_magnitude(spectrum: Array) -> Array:
+    """(10 log10 max(|X|^2, 1e-10) + 25) / 75, float32."""
+    power = spectrum.real**2 + spectrum.imag**2
+    decibels = np.log(np.maximum(power, np.float32(FLOOR))) * np.float32(10 / np.log(10))
+    return (decibels - np.float32(MEAN_DB)) * np.float32(1 / SCALE_DB)
+
+
+def analyse(samples: Array, signal: SignalConfig) -> Array:
+    """Samples (n,) -> log-magnitude (T, bins) float32: `log_magnitude(stft(samples))` in blocks of bounded memory.
+
+    Every frame is computed by itself, so a stretch of a long signal gives the same numbers as the whole.
+    """
+    samples = np.asarray(samples, np.float32)
+    frames = max(0, 1 + (len(samples) - signal.n_fft) // signal.hop_length)
+    result = np.empty((frames, signal.bins), np.float32)
+    for first in range(0, frames, BLOCK):
+        last = min(first + BLOCK, frames) - 1
+        stretch = samples[first * signal.hop_length : last * signal.hop_length + signal.n_fft]
+        result[first : last + 1] = log_magnitude(stft(stretch, signal))
+    return result
+
+
+def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
+    """Log-magnitude and phase / pi, both (T, bins) -> samples ((T - 1) hop + n_fft,) float32; not clipped."""
+    decibels = np.float32(SCALE_DB) * log_magnitude + np.float32(MEAN_DB)
+    magnitude = np.sqrt(np.float32(10) ** (np.float32(0.1) * decibels) + np.float32(POWER_OFFSET))
+    spectrum = magnitude * np.exp(np.complex64(1j * np.pi) * phase)
+    frames = np.fft.irfft(spectrum, signal.n_fft) * dual_window(signal.n_fft, signal.hop_length).astype(np.float32)
+    hops = frames.astype(np.float32, copy=False).reshape(-1, OVERLAP, signal.hop_length)
+    samples = np.zeros((len(hops) + OVERLAP - 1, signal.hop_length), np.float32)
+    for i in reversed(range(OVERLAP)):  # the oldest frame of a sample first
+        samples[i : i + len(hops)] += hops[:, i]
+    return samples.reshape(-1)
+
+
+def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
+    """Decoded windows to samples: both (B, T, bins) of B consecutive windows -> (B T hop + 3 hop,) float32.
+
+    Log-magnitude in [-1.2, 1.2], phase / pi in [-1, 1], as the frame decoder gives them; not clipped. Windows are
+    overlap-added by themselves before they are joined, so any split into batches gives the same bits (see
+    `OverlapAdd`). Thread-safe; holds no lock while it computes. `out`, where given, is overwritten and returned.
+    """
+    kernel = _kernel(signal.n_fft)
+    if kernel is None:
+        return synthesize_numpy(log_magnitude, phase, signal, out)
+    windows, frames, _ = log_magnitude.shape
+    samples = np.empty((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
+    kernel(_plain(log_magnitude), _plain(phase), *tables(signal.n_fft), samples)
+    return samples if out is None else _copy(samples, out)
+
+
+def synthesize_numpy(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
+    """`synthesize` in plain NumPy: the reference, and the fallback for other sizes and where Numba cannot load."""
+    windows, frames, _ = log_magnitude.shape
+    samples = np.zeros((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
+    for i in range(windows):
+        segment = istft(log_magnitude[i], phase[i], signal)
+        start = i * frames * signal.hop_length
+        samples[start : start + len(segment)] += segment
+    return samples if out is None else _copy(samples, out)
+
+
+class OverlapAdd:
+    """Joins what `synthesize` gives for consecutive batches: three hops of overlap are carried from each to the next."""
+
+    def __init__(self, signal: SignalConfig, channels: int) -> None:
+        self._carry = np.zeros(((OVERLAP - 1) * signal.hop_length, channels), np.float32)
+
+    def push(self, block: Array) -> Array:
+        """(n + 3 hop, channels) -> the n samples that are complete now."""
+        overlap = len(self._carry)
+        block = np.array(block, np.float32)
+        block[:overlap] += self._carry
+        self._carry = block[len(block) - overlap :].copy()
+        return block[: len(block) - overlap]
+
+    def flush(self) -> Array:
+        """The last three hops (3 hop, channels), which no later frame will add to; the next push starts afresh."""
+        rest, self._carry = self._carry, np.zeros_like(self._carry)
+        return rest
+
+
+@lru_cache(maxsize=8)
+def tables(n_fft: int) -> tuple[Array, Array, Array]:
+    """What the kernel multiplies by, float32: window (2, m), fold (4, m), turns (2, 32), for m = n_fft / 2.
+
+    window: dual window / n_fft, even and odd samples; fold: cos and sin of pi k / m, then those of the twiddles
+    2 pi r c / m in the order (c, r); turns: cos and sin of 2 pi k / 32.
+    """
+    m = n_fft // 2
+    rows, cols = _factors(m)
+    window = (dual_window(n_fft, n_fft // OVERLAP) / n_fft).reshape(m, 2).T
+    ramp = np.pi * np.arange(m) / m
+    twiddles = 2 * np.pi * np.outer(np.arange(cols), np.arange(rows)).reshape(-1) / m
+    circle = 2 * np.pi * np.arange(32) / 32
+    fold = np.stack([np.cos(ramp), np.sin(ramp), np.cos(twiddles), np.sin(twiddles)])
+    turns = np.stack([np.cos(circle), np.sin(circle)])
+    return _plain(window), _plain(fold), _plain(turns)
+
+
+def _factors(m: int) -> tuple[int, int]:
+    """m = rows * cols, powers of two as equal as can be."""
+    rows = 1 << (m.bit_length() - 1) // 2
+    return rows, m // rows
+
+
+@lru_cache(maxsize=8)
+def _kernel(n_fft: int) -> Callable[..., None] | None:
+    """The Numba kernel, or None where Numba cannot load or the size is none of 128, 256, 512, 1024, 2048."""
+    if n_fft not in (128, 256, 512, 1024, 2048):
+        return None
+    try:
+        from .kernels.signal import make_synthesize
+    except ImportError:
+        return None
+    return make_synthesize(*_factors(n_fft // 2))
+
+
+def _plain(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _copy(samples: Array, out: Array) -> Array:
+    out[...] = samples
+    return out
