@@ -1,0 +1,119 @@
+"""Constants, curves and files become one normalised network input per latent; everything else is refused by name."""
+
+import numpy as np
+import pytest
+from everwave.conditioning import conditioning, drawn
+from everwave.config import Condition, Config, GeneratorConfig, SignalConfig
+from everwave.errors import UsageError
+
+BPM = Condition("bpm", "beats per minute", mean=140, scale=10, low=110, high=170)
+DENSITY = Condition("density", "onsets per second", mean=5, scale=2, low=0, high=16)
+CONFIG = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(BPM, DENSITY)))  # 10 latents a second
+
+
+def bpm(value, start=0, count=4, **more):
+    return conditioning(CONFIG, {"bpm": value, "density": 5})(start, count, **more)[:, 0] * 10 + 140
+
+
+def test_constants_are_normalised_in_the_models_order():
+    got = conditioning(CONFIG, {"density": 9, "bpm": np.float32(120)})(1000, 3)
+    assert got.dtype == np.float32
+    assert got.tolist() == [[-2, 2]] * 3
+
+
+def test_a_string_may_be_a_number():
+    assert bpm("128.5") == pytest.approx([128.5] * 4)
+
+
+def test_one_number_per_latent_is_indexed_and_the_last_one_held():
+    assert bpm([120, 130, 150], start=1, count=4) == pytest.approx([130, 150, 150, 150])
+
+
+def test_pairs_are_joined_by_straight_lines_and_held_at_both_ends():
+    curve = [(1.0, 120), (2.0, 140)]  # latent n stands for (n + 1/2) / 10 s
+    assert bpm(curve, 9, 3) == pytest.approx([120, 121, 123])
+    assert bpm(curve, 0, 1) == pytest.approx([120])
+    assert bpm(curve, 10**9, 1) == pytest.approx([140])
+
+
+def test_any_stretch_is_a_slice_of_the_whole_and_loops_repeat():
+    wishes = conditioning(CONFIG, {"bpm": [(0, 115), (7, 165)], "density": np.linspace(0, 16, 90)})
+    whole = wishes(0, 200)
+    assert np.array_equal(wishes(37, 80), whole[37:117])
+    assert np.array_equal(wishes(30, 80, period=50), whole[np.arange(30, 110) % 50])
+
+
+@pytest.mark.parametrize("text", ["time,bpm\n0,120\n2, 140\n", "0,120\n\n2,140", "\ufeff0,120\r\n2,140\r\n"])
+def test_csv_files_with_or_without_a_header(tmp_path, text):
+    path = tmp_path / "curve.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    assert bpm(path, 9, 2) == pytest.approx([129.5, 130.5])
+    assert bpm(str(path), 9, 2) == pytest.approx([129.5, 130.5])
+
+
+def test_what_is_left_out_is_drawn_from_the_training_distribution():
+    values = np.array([drawn(BPM, seed) for seed in range(400)])
+    assert abs(values.mean() - 140) < 2
+    assert abs(values.std() - 10) < 2
+    assert values.min() >= 110
+    assert values.max() <= 170
+    assert values[7] == drawn(BPM, 7)
+    got = conditioning(CONFIG, {"density": None}, seed=7)(5, 3)
+    assert np.all(got == got[0])
+    assert got[0, 0] * 10 + 140 == pytest.approx(drawn(BPM, 7), rel=1e-6)
+
+
+def test_an_unconditional_model_gets_no_columns():
+    assert conditioning(Config())(0, 5).shape == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"tempo": 120}, r"tempo=120: .*takes bpm \(110 to 170"),
+        ({"bpm": 60}, "bpm=60: this model takes 110 to 170 beats per minute"),
+        ({"bpm": float("nan")}, "bpm=nan"),
+        ({"bpm": "inf"}, "bpm=inf"),
+        ({"bpm": [120, 130, 171]}, "bpm=171"),
+        ({"bpm": [(0, 120), (1, np.nan)]}, "bpm=nan"),
+        ({"bpm": [(0, 120), (0, 130)]}, "time 0 s comes after 0 s"),
+        ({"bpm": [(2, 120), (1, 130)]}, "time 1 s comes after 2 s"),
+        ({"bpm": [(float("nan"), 120)]}, "not a finite"),
+        ({"bpm": []}, "shape"),
+        ({"bpm": np.zeros((2, 3))}, r"shape \(2, 3\)"),
+        ({"bpm": [[1, 2], [3]]}, "give a number"),
+        ({"bpm": {"a": 1}}, "give a number"),
+        ({"bpm": "fast"}, "neither a number nor a readable CSV file"),
+        ({"bpm": "no/such.csv"}, "No such file"),
+    ],
+)
+def test_bad_wishes_are_named_in_one_line(wish, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        conditioning(CONFIG, wish)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no line"),
+        (b"time,bpm\n", "no line"),
+        (b"0,120\n1\n", "line 2: 1 is not"),
+        (b"0,120,7\n0,120,7\n", "line 2"),
+        (b"0,120\nx,y\n", "line 2"),
+        (b"\xff\xfe\x00\x00\x9c", "readable CSV"),
+        (b"0,120\n1,999\n", "bpm=999"),
+        (b"0,120\n1,nan\n", "bpm=nan"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "curve.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        conditioning(CONFIG, {"bpm": path})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unconditional_model_says_so():
+    with pytest.raises(UsageError, match="bpm=128: this model takes no conditions"):
+        conditioning(Config(), {"bpm": 128})
