@@ -26,7 +26,7 @@ MAX_CSV_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Signal:
     """Checked wishes for every condition of a model; called with a stretch of latents, gives the network's input."""
 
     conditions: tuple[Condition, ...]
@@ -45,7 +45,7 @@ class Conditioning:
         return [curve(n if period is None else n % period) for curve in self.curves]
 
 
-def conditioning(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 0) -> Conditioning:
+def signal(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 0) -> Signal:
     """The `wishes` (condition name -> value, see above; None is left out) checked against the model.
 
     UsageError for a condition that the model lacks, and for values that are out of range, not finite or unreadable.
@@ -56,7 +56,7 @@ def conditioning(config: Config, wishes: Mapping[str, Any] | None = None, seed: 
         if name not in [condition.name for condition in conditions]:
             raise UsageError(f"{name}={_short(value)}: {_what_there_is(conditions)}")
     rate = config.signal.latent_rate
-    return Conditioning(conditions, tuple(_curve(c, wishes.get(c.name), rate, seed) for c in conditions))
+    return Signal(conditions, tuple(_curve(c, wishes.get(c.name), rate, seed) for c in conditions))
 
 
 def drawn(condition: Condition, seed: int) -> float:

@@ -116,8 +116,8 @@ def _runs(first: int, count: int, period: int | None) -> list[tuple[int, int]]:
 def _check(seed: int, start: int, count: int, truncation: float, period: int | None) -> None:
     if start < 0 or count < 0:
         raise UsageError(f"start={start}, count={count}: a piece has no latents before its start")
-    if not 0 < truncation <= 8:  # NaN fails too
-        raise UsageError(f"truncation={truncation}: choose a number above 0 and up to 8; 2 is the default")
+    if not 0 <= truncation <= 8:  # NaN fails too
+        raise UsageError(f"truncation={truncation}: choose a number from 0 to 8; 2 is the default")
     if period is not None and period < 1:
         raise UsageError(f"period={period}: a loop is at least one latent long")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from everwave.conditioning import conditioning, drawn
+from everwave.conditioning import drawn, signal
 from everwave.config import Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
 
@@ -12,11 +12,11 @@ CONFIG = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(
 
 
 def bpm(value, start=0, count=4, **more):
-    return conditioning(CONFIG, {"bpm": value, "density": 5})(start, count, **more)[:, 0] * 10 + 140
+    return signal(CONFIG, {"bpm": value, "density": 5})(start, count, **more)[:, 0] * 10 + 140
 
 
 def test_constants_are_normalised_in_the_models_order():
-    got = conditioning(CONFIG, {"density": 9, "bpm": np.float32(120)})(1000, 3)
+    got = signal(CONFIG, {"density": 9, "bpm": np.float32(120)})(1000, 3)
     assert got.dtype == np.float32
     assert got.tolist() == [[-2, 2]] * 3
 
@@ -37,7 +37,7 @@ def test_pairs_are_joined_by_straight_lines_and_held_at_both_ends():
 
 
 def test_any_stretch_is_a_slice_of_the_whole_and_loops_repeat():
-    wishes = conditioning(CONFIG, {"bpm": [(0, 115), (7, 165)], "density": np.linspace(0, 16, 90)})
+    wishes = signal(CONFIG, {"bpm": [(0, 115), (7, 165)], "density": np.linspace(0, 16, 90)})
     whole = wishes(0, 200)
     assert np.array_equal(wishes(37, 80), whole[37:117])
     assert np.array_equal(wishes(30, 80, period=50), whole[np.arange(30, 110) % 50])
@@ -58,13 +58,13 @@ def test_what_is_left_out_is_drawn_from_the_training_distribution():
     assert values.min() >= 110
     assert values.max() <= 170
     assert values[7] == drawn(BPM, 7)
-    got = conditioning(CONFIG, {"density": None}, seed=7)(5, 3)
+    got = signal(CONFIG, {"density": None}, seed=7)(5, 3)
     assert np.all(got == got[0])
     assert got[0, 0] * 10 + 140 == pytest.approx(drawn(BPM, 7), rel=1e-6)
 
 
 def test_an_unconditional_model_gets_no_columns():
-    assert conditioning(Config())(0, 5).shape == (5, 0)
+    assert signal(Config())(0, 5).shape == (5, 0)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_unconditional_model_gets_no_columns():
 )
 def test_bad_wishes_are_named_in_one_line(wish, message):
     with pytest.raises(UsageError, match=message) as caught:
-        conditioning(CONFIG, wish)
+        signal(CONFIG, wish)
     assert "\n" not in str(caught.value)
 
 
@@ -110,10 +110,10 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, message):
     path = tmp_path / "curve.csv"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as caught:
-        conditioning(CONFIG, {"bpm": path})
+        signal(CONFIG, {"bpm": path})
     assert "\n" not in str(caught.value)
 
 
 def test_an_unconditional_model_says_so():
     with pytest.raises(UsageError, match="bpm=128: this model takes no conditions"):
-        conditioning(Config(), {"bpm": 128})
+        signal(Config(), {"bpm": 128})

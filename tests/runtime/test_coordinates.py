@@ -128,7 +128,7 @@ def test_style_and_conditions_are_appended():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"start": -1}, {"count": -5}, {"truncation": 0}, {"truncation": np.nan}, {"period": 0},
+    [{"start": -1}, {"count": -5}, {"truncation": -1}, {"truncation": np.nan}, {"period": 0},
      {"style": np.zeros(3)}, {"style": np.full(64, np.nan)}, {"seed": -3}],
 )  # fmt: skip
 def test_bad_arguments_are_named(arguments):
