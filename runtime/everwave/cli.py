@@ -61,14 +61,12 @@ def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: 
     from .audio import Writer
 
     begin = time.perf_counter()
-    with _stream(model, options, seed, options.seconds) as stream:
-        _check_space(output, stream.frames or 0)
-        with contextlib.ExitStack() as stack:
-            picture = _spectrogram(stack, options.spectrogram, model, stream.frames or 0)
-            writer = stack.enter_context(Writer(output, model.sample_rate))
-            for block in _with_progress(stream, stream.frames, model.sample_rate):
-                writer.write(block)
-                picture(block)
+    with _stream(model, options, seed, options.seconds) as stream, contextlib.ExitStack() as stack:
+        picture = _spectrogram(stack, options.spectrogram, model, stream.frames or 0)
+        writer = stack.enter_context(Writer(output, model.sample_rate))
+        for block in _with_progress(stream, stream.frames, model.sample_rate):
+            writer.write(block)
+            picture(block)
     seconds, wall = (stream.frames or 0) / model.sample_rate, time.perf_counter() - begin
     print(
         f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "
@@ -81,19 +79,13 @@ def stream(options: argparse.Namespace) -> None:
     from .audio import Writer
     from .model import load
 
-    if options.output == "-" and sys.stdout.isatty():
-        raise UsageError("stdout is a terminal; pipe the sound to a player, or name a file with -o")
     model = load(options.model, options.threads, options.precision)
-    with _stream(model, options, _seed(options), None) as blocks:
-        if options.format == "raw":
-            with open(sys.stdout.fileno() if options.output == "-" else options.output, "wb", closefd=False) as file:
-                for block in blocks:
-                    file.write(block.astype("<f4", copy=False).tobytes())
-                    file.flush()
-        else:
-            with Writer(options.output, model.sample_rate, format=None if options.output != "-" else "wav") as writer:
-                for block in blocks:
-                    writer.write(block)
+    with (
+        _stream(model, options, _seed(options), None) as blocks,
+        Writer(options.output, model.sample_rate, format=options.format) as writer,
+    ):
+        for block in blocks:
+            writer.write(block)
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -142,8 +134,7 @@ def decode(options: argparse.Namespace) -> None:
     model = load(options.model, options.threads, options.precision)
     blocks = model.decode_blocks(latents, options.seed or 0)
     length = len(latents) * model.config.signal.latent_samples
-    _check_space(options.output, length)
-    with Writer(options.output, model.sample_rate) as writer:
+    with Writer(options.output, model.sample_rate, frames=length) as writer:
         for block in _with_progress(blocks, length, model.sample_rate):
             writer.write(block)
 
@@ -232,18 +223,6 @@ def _names(inputs: Sequence[str]) -> dict[str, Path]:
     return names
 
 
-def _check_space(output: str, frames: int) -> None:
-    """UsageError if a 16-bit stereo file of this length would not fit on its disk."""
-    import shutil
-
-    folder = Path(output).absolute().parent
-    if output == "-" or not folder.is_dir() or Path(output).suffix.lower() in (".mp3", ".ogg"):
-        return
-    needed, free = 4 * frames, shutil.disk_usage(folder).free
-    if needed > free:
-        raise EverwaveError(f"{output}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose another disk with -o")
-
-
 def _with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
     """The blocks themselves, and a bar of seconds on a terminal."""
     if not sys.stderr.isatty():
@@ -265,7 +244,9 @@ def _say(message: str) -> None:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text} (--debug shows where)"
+    return (
+        text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text} (--debug shows where)"
+    )
 
 
 # -- options ------------------------------------------------------------------------------------------------------
@@ -308,7 +289,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command(stream, "generate without end")
     _control_options(made)
-    made.add_argument("--format", choices=("wav", "raw"), default="wav", help="raw: interleaved float32, little-endian")
+    made.add_argument("--format", choices=("wav", "raw"), help="raw: interleaved float32, little-endian")
     made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
 
     made = command(encode, "turn recordings into latents")
@@ -355,5 +336,5 @@ def _control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the same seed gives the same samples (default: a new one)")
     parser.add_argument("--bpm", help="tempo: a number, or a CSV file of time,value")
     parser.add_argument("--density", help="notes per second: a number, or a CSV file of time,value")
-    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, above 0 and up to 8")
+    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8")
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")

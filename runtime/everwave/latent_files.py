@@ -48,7 +48,9 @@ def _read_hdf5(path: Path, item: str | None) -> np.ndarray:
     with h5py.File(path, "r") as file:
         names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
         if item is None and len(names) != 1:
-            raise UsageError(f"{path}: holds {len(names)} recordings ({', '.join(names[:5])} ...); choose one with --item")
+            raise UsageError(
+                f"{path}: holds {len(names)} recordings ({', '.join(names[:5])} ...); choose one with --item"
+            )
         name = names[0] if item is None else item
         if name not in names:
             raise UsageError(f"--item {name}: not in {path}, which holds {', '.join(names[:5])} ...")

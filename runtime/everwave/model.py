@@ -7,15 +7,16 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import audio, conditioning, ops, weights
-from .config import PRESETS, Condition, Config
+from . import conditioning, ops, weights
+from .audio import READ_FRAMES, Resampler, to_stereo
+from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .errors import Cancelled, UsageError
 from .pipeline import Pipeline, Stages
+from .signal import synthesize
 
 Array = np.ndarray
 Progress = Callable[[int, int], object]  # (frames done, frames in all)
@@ -25,6 +26,7 @@ MAX_SECONDS = 30 * 86400.0
 MAX_IN_MEMORY = 6 * 3600.0  # 7.6 GB of float32 stereo at 44.1 kHz
 MAX_TRUNCATION = 8.0
 MAX_THREADS = 1024
+MAX_CHANNELS = 64
 
 
 def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = None, precision: str = "auto",
@@ -45,6 +47,23 @@ def random_model(preset: str = "full", seed: int = 0, threads: int | None = None
     if preset not in PRESETS:
         raise UsageError(f"preset={preset!r}; presets are {', '.join(PRESETS)}")
     return Model.from_parts(weights.random_model(PRESETS[preset], seed), threads, precision, backend)
+
+
+def warm_up(threads: int | None = None) -> list[str]:
+    """Compile every kernel for every precision this CPU has; their names."""
+    done = []
+    for precision in ("float32", "bfloat16"):
+        model = random_model("tiny", 0, threads, precision)
+        try:
+            audio = model.generate(1.0)
+        except UsageError:  # this CPU has no such products
+            continue
+        model.encode(audio, model.sample_rate)
+        done.append(precision)
+    for preset in PRESETS.values():  # the inverse FFT alone is compiled for its size
+        shape = (1, DECODER_FRAMES, preset.signal.bins)
+        synthesize(np.zeros(shape, np.float32), np.zeros(shape, np.float32), preset.signal)
+    return done
 
 
 class Model:
@@ -80,6 +99,12 @@ class Model:
     def conditions(self) -> tuple[Condition, ...]:
         """Name, unit and range of every keyword that steers the generator; empty for an unconditional model."""
         return self.config.generator.conditions
+
+    @property
+    def used_precision(self) -> str:
+        """What "auto" came to on this machine: "float32" or "bfloat16"."""
+        path = getattr(self.network("frame_decoder"), "path", None)
+        return getattr(path, "precision", "float32")
 
     def info(self) -> dict[str, Any]:
         """What the weights file says of itself: kind, config, parameters, conditions, licence, provenance."""
@@ -148,7 +173,7 @@ class Model:
 
     # -- encode and decode -------------------------------------------------------------------------------------
 
-    def encode(self, audio: Any, sample_rate: int) -> Array:
+    def encode(self, audio: Any | Iterable[Any], sample_rate: int) -> Array:
         """Samples (frames,) or (frames, channels) at any rate -> latents float32 (steps, 2 * latents) = left | right.
 
         Steps are latent_samples (4096) apart: ceil((frames + 3 hops) / latent_samples) of them, the tail filled
@@ -157,12 +182,11 @@ class Model:
         """
         return np.concatenate(list(self.encode_blocks(audio, sample_rate)))
 
-    def encode_blocks(self, audio: Any, sample_rate: int) -> Iterator[Array]:
+    def encode_blocks(self, audio: Any | Iterable[Any], sample_rate: int) -> Iterator[Array]:
         """`encode`, a block of latents (k, 2 * latents) at a time."""
         self._needs("frame_encoder", "chunk_encoder")
         rate = int(_number("sample_rate", sample_rate, 1000, 1_000_000))
-        blocks = [audio] if hasattr(audio, "shape") or isinstance(audio, list) else audio
-        return self._pipeline().encode(_at_rate(map(_samples, blocks), rate, self.sample_rate))
+        return self._pipeline().encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
 
     def decode(self, latents: Any, seed: int = 0) -> Array:
         """Latents (T, 2 * latents) -> float32 (latent_samples * T, 2) in [-1, 1]; `seed` fixes the injected noise."""
@@ -202,23 +226,27 @@ class Stream:
 
     _pipeline: Pipeline
     _values: dict[str, Any]
-    _conditions: Any
+    _seed: int
+    _current: list[Any]  # the conditioning.Signal in force, shared with the source of latents
     _blocks: Iterator[Array]
     frames: int | None
 
     def __init__(self, pipeline: Pipeline, seed: int, truncation: float, first: int, frames: int | None,
                  conditions: dict[str, Any]) -> None:  # fmt: skip
-        own = self.__dict__
-        own.update(_pipeline=pipeline, _values={}, frames=frames)
+        current: list[Any] = [
+            None
+        ]  # what the source asks; it holds no reference to the stream, which can so be forgotten at any time
+        self.__dict__.update(_pipeline=pipeline, _values={}, _seed=seed, _current=current, frames=frames)
         self.set(**conditions)
-        source = pipeline.generated(seed, truncation, lambda: own["_conditions"])
-        own["_blocks"] = pipeline.play(source, seed, first, None if frames is None else first + frames)
+        source = pipeline.generated(seed, truncation, lambda: current[0])
+        blocks = pipeline.play(source, seed, first, None if frames is None else first + frames)
+        self.__dict__["_blocks"] = blocks
 
     def set(self, **conditions: Any) -> None:
         """Change several conditions at once; UsageError if one is unknown or out of its range."""
         values = self._values | conditions
-        signal = conditioning.signal(self._pipeline.config, values)
-        self.__dict__.update(_values=values, _conditions=signal)
+        self._current[0] = conditioning.signal(self._pipeline.config, values, self._seed)
+        self.__dict__["_values"] = values
 
     @property
     def stages(self) -> Stages:
@@ -298,3 +326,39 @@ def _matrix(name: str, value: Any, columns: int) -> Array:
     if not np.isfinite(array).all():
         raise UsageError(f"{name} hold NaN or infinity; every value must be finite")
     return array
+
+
+def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
+    """Checked blocks (n, 2) at the model's rate of an array, or of an iterable of arrays."""
+    frames = 0
+    for block in audio if _is_stream(audio) else [audio]:
+        samples = to_stereo(_samples(block))
+        frames += len(samples)
+        for i in range(0, len(samples), READ_FRAMES):
+            yield resampler.push(samples[i : i + READ_FRAMES])
+    if not frames:
+        raise UsageError("audio holds no samples; give at least one")
+    yield resampler.flush()
+
+
+def _is_stream(audio: Any) -> bool:
+    """Whether `audio` is several arrays, not one; a list of numbers is one."""
+    if isinstance(audio, list | tuple):
+        return bool(audio) and hasattr(audio[0], "shape")
+    return isinstance(audio, Iterable) and not hasattr(audio, "__array__")
+
+
+def _samples(value: Any) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind != "f":
+        raise UsageError(f"audio of type {array.dtype}; give floating-point samples in [-1, 1]")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
+        raise UsageError(f"audio of shape {array.shape}; give (frames,) or (frames, channels)")
+    if array.ndim == 2 and array.shape[1] > max(array.shape[0], MAX_CHANNELS):
+        raise UsageError(f"audio of shape {array.shape} looks like (channels, frames); give (frames, channels)")
+    if not np.isfinite(array).all():
+        raise UsageError("audio holds NaN or infinity; every sample must be finite")
+    return array.astype(np.float32, copy=False)

@@ -126,9 +126,7 @@ class Pipeline:
         if windows is None and stop is not None:
             end = -(-(stop + self.carry) // self.window_samples)
         sizes = segments(first, end, self.threads)
-        jobs = (
-            partial(self._render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes
-        )
+        jobs = (partial(self._render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
         look_ahead = STREAM_LOOK_AHEAD if stop is None else None
         overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
         at = first * self.window_samples - self.carry  # the sample of the piece that comes out next
@@ -192,7 +190,7 @@ class Pipeline:
             for channel in range(len(CHANNELS)):
                 for i in range(count):  # a window at a time: the same bits wherever a segment begins
                     part = samples[i * self.window_samples :][: self.window_samples + self.carry, channel]
-                    x[channel, i] = signal.log_magnitude(signal.stft(np.ascontiguousarray(part), config.signal))
+                    x[channel, i] = signal.analyse(part, config.signal)
         with self.stages("frame_encoder"):
             (frames,) = self.networks("frame_encoder")(x.reshape(-1, *x.shape[2:]))
         with self.stages("chunk_encoder"):

@@ -1,0 +1,336 @@
+"""The command line from end to end, with a tiny model of random weights: results, exit codes, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from everwave import weights
+from everwave.cli import main
+from everwave.config import PRESETS, Condition
+
+TINY = PRESETS["tiny"]
+BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=120.0, high=160.0)
+BENCH_KEYS = {
+    "times_real_time", "real_time_factor", "audio_seconds", "wall_seconds", "first_audio_seconds", "load_seconds",
+    "peak_rss_mb", "threads", "precision", "cpu", "stages", "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fast_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVERWAVE_PATH", "numpy")  # no compilation; also of the processes that tests start
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / "tiny.h5"
+    weights.write(path, weights.random_model(TINY, seed=1))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / "steered.h5"
+    config = replace(TINY, generator=replace(TINY.generator, conditions=(BPM,)))
+    weights.write(path, weights.random_model(config, seed=1))
+    return str(path)
+
+
+def everwave(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "everwave", *arguments]
+
+
+def samples(path: str | Path) -> np.ndarray:
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
+# -- generate --------------------------------------------------------------------------------------------------------
+
+
+def test_generate_writes_a_file_and_says_how_fast(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--model", tiny, "--seconds", "0.5", "--seed", "7", "-o", "out.wav"]) == 0
+    assert samples("out.wav").shape == (22050, 2)
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 1
+    for part in ("0.5 s of audio", "times real time", "RTF", "seed 7"):
+        assert part in output.out
+    assert output.err == ""  # no bar: this is no terminal
+    assert os.listdir() == ["out.wav"]
+
+
+def test_threads_change_no_byte_and_start_is_a_slice(tiny: str) -> None:
+    for name, options in {"1": ["--threads", "1"], "2": ["--threads", "2"], "tail": ["--start", "1"]}.items():
+        seconds = "1" if name == "tail" else "2"
+        assert (
+            main(["generate", "--model", tiny, "--seed", "7", "--seconds", seconds, *options, "-o", f"{name}.wav"]) == 0
+        )
+    assert Path("1.wav").read_bytes() == Path("2.wav").read_bytes()
+    np.testing.assert_array_equal(samples("tail.wav"), samples("1.wav")[44100:])
+
+
+@pytest.mark.parametrize("ending", ["flac", "ogg", "mp3"])
+def test_formats(tiny: str, ending: str) -> None:
+    assert main(["generate", "--model", tiny, "--seconds", "0.5", "-o", f"out.{ending}"]) == 0
+    assert abs(len(samples(f"out.{ending}")) - 22050) < 3000  # MP3 pads to whole frames
+
+
+def test_count_makes_names_that_sort(tiny: str) -> None:
+    assert main(["generate", "--model", tiny, "--seconds", "0.1", "--seed", "3", "--count", "10", "-o", "a.wav"]) == 0
+    assert sorted(os.listdir()) == [f"a-{i:02}.wav" for i in range(1, 11)]
+    assert main(["generate", "--model", tiny, "--seconds", "0.1", "--seed", "5", "-o", "b.wav"]) == 0
+    assert Path("b.wav").read_bytes() == Path("a-03.wav").read_bytes()
+
+
+def test_without_a_seed_every_piece_is_new(tiny: str) -> None:
+    for name in ("a.wav", "b.wav"):
+        assert main(["generate", "--model", tiny, "--seconds", "0.1", "-o", name]) == 0
+    assert Path("a.wav").read_bytes() != Path("b.wav").read_bytes()
+
+
+def test_stdout_gets_audio_and_nothing_else(tiny: str) -> None:
+    result = subprocess.run(
+        everwave("generate", "--model", tiny, "--seconds", "0.5", "-o", "-"), capture_output=True, check=True
+    )
+    Path("piped.wav").write_bytes(result.stdout)
+    assert len(samples("piped.wav")) == 22050
+    assert b"times real time" in result.stderr
+
+
+def test_spectrogram(tiny: str) -> None:
+    assert main(["generate", "--model", tiny, "--seconds", "0.5", "--spectrogram", "out.png", "-o", "out.wav"]) == 0
+    assert Path("out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_conditions(steered: str) -> None:
+    for bpm in ("125", "155"):
+        assert (
+            main(["generate", "--model", steered, "--seed", "1", "--seconds", "0.2", "--bpm", bpm, "-o", f"{bpm}.wav"])
+            == 0
+        )
+    Path("curve.csv").write_text("time,bpm\n0,125\n10,125\n")
+    assert (
+        main(["generate", "--model", steered, "--seed", "1", "--seconds", "0.2", "--bpm", "curve.csv", "-o", "c.wav"])
+        == 0
+    )
+    assert Path("125.wav").read_bytes() == Path("c.wav").read_bytes() != Path("155.wav").read_bytes()
+
+
+# -- the other commands ------------------------------------------------------------------------------------------------
+
+
+def test_encode_and_decode(tiny: str) -> None:
+    main(["generate", "--model", tiny, "--seconds", "1", "--seed", "1", "-o", "in.wav"])
+    assert main(["encode", "in.wav", "--model", tiny, "-o", "in.npy"]) == 0
+    latents = np.load("in.npy")
+    assert latents.shape == (-(-(44100 + 192) // 1024), 32)
+    assert main(["decode", "in.npy", "--model", tiny, "-o", "out.wav"]) == 0
+    assert len(samples("out.wav")) == len(latents) * 1024
+    assert main(["encode", "in.wav", "--model", tiny, "-o", "in.h5"]) == 0
+    assert main(["decode", "in.h5", "--model", tiny, "-o", "again.wav"]) == 0
+    assert Path("again.wav").read_bytes() == Path("out.wav").read_bytes()
+
+
+def test_encode_many(tiny: str) -> None:
+    rng = np.random.default_rng(0)
+    for name, rate, channels in (("a", 44100, 1), ("b", 22050, 2)):
+        soundfile.write(f"{name}.wav", rng.uniform(-0.5, 0.5, (rate // 2, channels)), rate)
+    assert main(["encode", "a.wav", "b.wav", "--model", tiny, "-o", "folder"]) == 0
+    assert sorted(os.listdir("folder")) == ["a.npy", "b.npy"]
+    assert main(["encode", "a.wav", "b.wav", "--model", tiny, "--pool", "-o", "all.h5"]) == 0
+    import h5py
+
+    with h5py.File("all.h5") as file:
+        np.testing.assert_allclose(file["b"][()], np.load("folder/b.npy").mean(axis=0), atol=1e-6)
+    main(["encode", "a.wav", "b.wav", "--model", tiny, "-o", "both.h5"])
+    assert main(["decode", "both.h5", "--item", "b", "--model", tiny, "-o", "b2.wav"]) == 0
+
+
+def test_bench_prints_the_keys_of_the_contract(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--preset", "tiny", "--random-weights", "--seconds", "2", "--threads", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == BENCH_KEYS
+    assert result["audio_seconds"] == 2
+    assert result["threads"] == 2
+    assert result["times_real_time"] == pytest.approx(1 / result["real_time_factor"], rel=1e-2)
+    assert 0 < result["first_audio_seconds"] <= result["wall_seconds"]
+    assert {"generator", "chunk_decoder", "frame_decoder", "signal", "write"} <= set(result["stages"])
+    assert all(seconds > 0 for seconds in result["stages"].values())
+    assert main(["bench", "--model", tiny, "--seconds", "1"]) == 0
+    assert "times_real_time" in capsys.readouterr().out
+
+
+def test_info(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", steered]) == 0
+    output = capsys.readouterr().out
+    for part in ("config", "parameters", "bpm", "licence", "provenance"):
+        assert part in output
+    assert main(["info", steered, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["conditions"][0]["name"] == "bpm"
+
+
+def test_bundle(tiny: str) -> None:
+    assert main(["bundle", tiny, "-o", "one.h5"]) == 0
+    for model, name in ((tiny, "a.wav"), ("one.h5", "b.wav")):
+        assert main(["generate", "--model", model, "--seed", "1", "--seconds", "0.2", "-o", name]) == 0
+    assert abs(samples("a.wav") - samples("b.wav")).max() < 1e-2  # stored as float16
+
+
+def test_stream_until_the_reader_leaves(tiny: str) -> None:
+    process = subprocess.Popen(
+        everwave("stream", "--model", tiny, "--seed", "7", "--format", "raw"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    streamed = np.frombuffer(process.stdout.read(44100 * 8), "<f4").reshape(-1, 2)
+    process.stdout.close()
+    assert process.wait(30) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    main(["generate", "--model", tiny, "--seed", "7", "--seconds", "1", "-o", "out.wav"])
+    np.testing.assert_allclose(samples("out.wav"), streamed, atol=2e-4)  # 16 bits
+
+
+def test_ctrl_c_leaves_a_valid_file(tiny: str) -> None:
+    process = subprocess.Popen(
+        everwave("generate", "--model", tiny, "--seed", "7", "--seconds", "20000", "-o", "out.wav"),
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while sum(p.stat().st_size for p in Path().iterdir()) < 500_000 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.decode().splitlines() == ["everwave: interrupted"]
+    assert os.listdir() == ["out.wav"]
+    kept = samples("out.wav")
+    assert len(kept) > 44100
+    main(["generate", "--model", tiny, "--seed", "7", "--seconds", "1", "-o", "start.wav"])
+    np.testing.assert_array_equal(kept[:44100], samples("start.wav"))
+
+
+# -- bad use -------------------------------------------------------------------------------------------------------------
+
+BAD_USE = {
+    "negative length": "generate --model TINY --seconds -5 -o out.wav",
+    "length of nothing": "generate --model TINY --seconds 0 -o out.wav",
+    "length NaN": "generate --model TINY --seconds nan -o out.wav",
+    "length without end": "generate --model TINY --seconds inf -o out.wav",
+    "length that is no number": "generate --model TINY --seconds long -o out.wav",
+    "huge length": "generate --model TINY --seconds 1e15 -o out.wav",
+    "negative seed": "generate --model TINY --seed -1 -o out.wav",
+    "seed of 65 bits": "generate --model TINY --seed 18446744073709551616 -o out.wav",
+    "truncation 9": "generate --model TINY --truncation 9 -o out.wav",
+    "negative start": "generate --model TINY --start -1 -o out.wav",
+    "no threads": "generate --model TINY --threads 0 -o out.wav",
+    "unknown precision": "generate --model TINY --precision int4 -o out.wav",
+    "count 0": "generate --model TINY --count 0 -o out.wav",
+    "two pieces to stdout": "generate --model TINY --count 2 -o -",
+    "condition the model lacks": "generate --model TINY --bpm 120 -o out.wav",
+    "condition out of range": "generate --model STEERED --bpm 500 -o out.wav",
+    "condition NaN": "generate --model STEERED --bpm nan -o out.wav",
+    "condition of a missing file": "generate --model STEERED --bpm missing.csv -o out.wav",
+    "unknown format": "generate --model TINY --seconds 1 -o out.xyz",
+    "unknown option": "generate --speed 3",
+    "unknown command": "sing",
+    "no command": "",
+    "encode without output": "encode in.wav",
+    "several recordings in one .npy": "encode a.wav b.wav --model TINY -o out.npy",
+    "two of one name": "encode a.wav x/a.flac --model TINY -o out.h5",
+    "decode of nothing": "decode missing.npy --model TINY -o out.wav",
+    "preset without random weights": "bench --preset tiny",
+}
+
+FAILURES = {
+    "missing model": "generate --model missing.h5 --seconds 1 -o out.wav",
+    "unknown model": "generate --model no-such-name --seconds 1 -o out.wav",
+    "truncated model": "generate --model TRUNCATED --seconds 1 -o out.wav",
+    "model that is text": "info garbage.wav",
+    "unreadable audio": "encode garbage.wav --model TINY -o out.npy",
+    "missing audio": "encode missing.wav --model TINY -o out.npy",
+    "one bad of two": "encode good.wav garbage.wav --model TINY -o out.h5",
+    "latents of garbage": "decode garbage.npy --model TINY -o out.wav",
+    "pickled latents": "decode pickled.npy --model TINY -o out.wav",
+    "latents of a wrong shape": "decode wrong.npy --model TINY -o out.wav",
+    "missing folder": "generate --model TINY --seconds 1 -o missing/out.wav",
+    "output is a folder": "generate --model TINY --seconds 1 -o folder.wav",
+    "more than the disk holds": "generate --model TINY --seconds 2592000 -o out.wav",
+    "missing folder of latents": "encode good.wav --model TINY -o missing/out.npy",
+}
+
+
+def run_bad(
+    command: str, tiny: str, steered: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """The exit code; asserts that there is one clear line and that nothing was written."""
+    Path("garbage.wav").write_text("this is no audio and no model, only text, " * 20)
+    Path("garbage.npy").write_bytes(b"\x93NUMPY but not really")
+    Path("folder.wav").mkdir()
+    np.save("pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save("wrong.npy", np.zeros((3, 7), np.float32))
+    soundfile.write("good.wav", np.zeros((4410, 2)), 44100)
+    Path("truncated.h5").write_bytes(Path(tiny).read_bytes()[:5000])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (10**10, 10**10, 10**9))
+    before = sorted(Path().rglob("*"))
+    command = command.replace("TINY", tiny).replace("STEERED", steered).replace("TRUNCATED", "truncated.h5")
+    try:
+        code = main(command.split())
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1, output.err
+    assert output.err.startswith("everwave: error: ")
+    assert "Traceback" not in output.err
+    assert sorted(Path().rglob("*")) == before
+    return code
+
+
+@pytest.mark.parametrize("case", BAD_USE)
+def test_bad_use(
+    case: str, tiny: str, steered: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_bad(BAD_USE[case], tiny, steered, capsys, monkeypatch) == 2
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failures(
+    case: str, tiny: str, steered: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_bad(FAILURES[case], tiny, steered, capsys, monkeypatch) in (1, 2)
+
+
+def test_debug_shows_where(tiny: str) -> None:
+    with pytest.raises(ValueError, match="seconds="):
+        main(["generate", "--debug", "--model", tiny, "--seconds", "-1", "-o", "out.wav"])
+
+
+def test_a_full_disk_leaves_nothing(
+    tiny: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in the middle of writing, unlike Ctrl-C, removes what was written."""
+    from everwave.audio import Writer
+
+    written = Writer.write
+
+    def failing(self: Writer, block: np.ndarray) -> None:
+        written(self, block)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Writer, "write", failing)
+    assert main(["generate", "--model", tiny, "--seconds", "2", "-o", "out.wav"]) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert os.listdir() == []

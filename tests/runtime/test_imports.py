@@ -1,0 +1,74 @@
+"""What is loaded when: light start-up, and no deep-learning framework ever. Each case is a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+HEAVY = {"numpy", "numba", "llvmlite", "scipy", "h5py", "soundfile", "tqdm", "matplotlib", "importlib.metadata"}
+
+LIST_MODULES = "import json, sys; print('\\n' + json.dumps(sorted(sys.modules)))"
+EVERYTHING = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import no_frameworks, everwave, numpy
+model = everwave.random_model("tiny", backend="numpy")
+audio = model.generate(seconds=0.2)
+assert model.decode(model.encode(audio, model.sample_rate)).shape[1] == 2
+"""
+
+
+def modules_after(code: str) -> set[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", code + "\n" + LIST_MODULES], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import everwave",
+        "import everwave.cli",
+        "import contextlib, everwave.cli\nwith contextlib.suppress(SystemExit): everwave.cli.main(['--help'])",
+        "import contextlib, everwave.cli\nwith contextlib.suppress(SystemExit): everwave.cli.main(['generate', '--help'])",
+        "import everwave; everwave.UsageError, everwave.ModelError",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
+    assert not modules_after(code) & HEAVY
+
+
+def test_no_framework_is_needed_or_loaded() -> None:
+    modules = modules_after(EVERYTHING)
+    assert not {m.partition(".")[0] for m in modules} & {"tensorflow", "keras", "jax", "torch", "everwave_trainer"}
+
+
+def test_the_blocker_blocks() -> None:
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import no_frameworks; import everwave_trainer"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "everwave_trainer is blocked" in result.stderr
+
+
+def test_every_public_name_exists() -> None:
+    import everwave
+
+    for name in everwave.__all__:
+        assert getattr(everwave, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = everwave.nonsense
+
+
+def test_version_is_that_of_pyproject() -> None:
+    import tomllib
+
+    import everwave
+
+    pyproject = HERE.parents[1] / "pyproject.toml"
+    assert everwave.__version__ == tomllib.loads(pyproject.read_text())["project"]["version"]
