@@ -20,13 +20,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread against one thr
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-
 from everwave.kernels import engine as E
 from everwave.kernels.paths import Path, choose
 from everwave.ops import plan as planning
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 # (name, rows, depth, width, activation): products of the decoders, 8 windows of `full` at a time
 SHAPES = (

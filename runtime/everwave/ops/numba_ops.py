@@ -13,7 +13,7 @@ from ..kernels import engine
 from ..kernels.paths import Path, choose
 from . import plan as planning
 from .numpy_ops import Noise
-from .trace import trace
+from .trace import Graph, trace
 
 Array = np.ndarray
 
@@ -25,9 +25,12 @@ class NumbaNetwork:
     same network again. A window's result is the same to the bit whatever batch it is in.
     """
 
-    def __init__(self, name: str, config: Config, parameters: Mapping[str, Array], path: Path, capacity: int) -> None:
+    def __init__(
+        self, graph: Graph, parameters: Mapping[str, Array], path: Path, capacity: int, name: str = ""
+    ) -> None:
+        """Compiles and packs; `capacity` is how many windows go through all layers together."""
         self.name, self.path = name, path
-        self.plan = planning.compile(trace(name, config), parameters, path, capacity)
+        self.plan = planning.compile(graph, parameters, path, capacity)
         self._vector = (np.float32(0),) * path.lanes
         self._rows = (0,) * path.rows
         self._threads = threading.local()
@@ -85,4 +88,4 @@ def numba_network(
     name: str, config: Config, parameters: Mapping[str, Array], precision: str = "float32", path: str | None = None
 ) -> NumbaNetwork:
     """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`."""
-    return NumbaNetwork(name, config, parameters, choose(precision, path), preferred_batch(name, config))
+    return NumbaNetwork(trace(name, config), parameters, choose(precision, path), preferred_batch(name, config), name)

@@ -1,0 +1,185 @@
+"""Every kernel of the engine beside its NumPy twin, over shapes, strides and edges, on every path this CPU has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from everwave.kernels import engine
+from everwave.kernels.paths import Path, available
+from everwave.ops import plan as planning
+from everwave.ops.numba_ops import NumbaNetwork
+from everwave.ops.numpy_ops import NumpyOps
+from everwave.ops.trace import Graph, Node, Trace, _in_order
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Array = np.ndarray
+FLOAT32 = [path for path in available() if path.precision == "float32"]
+paths = pytest.mark.parametrize("path", FLOAT32, ids=lambda path: path.name)
+few = settings(max_examples=40, deadline=None)
+
+
+def graph_of(build: Callable[[Any, Any], Any], steps: int, channels: int) -> Graph:
+    """The traced graph of build(nn, x) for windows (steps, channels)."""
+    nn = Trace()
+    start = Node("input", (None, steps, channels))
+    result = build(nn, start)
+    outputs = result if isinstance(result, tuple) else (result,)
+    return Graph(start, outputs, tuple(_in_order(outputs)), nn.parameters)
+
+
+def random_parameters(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
+    return {
+        name: (rng.standard_normal(shape) / np.prod(shape[:-1]) ** 0.5).astype(np.float32)
+        for name, shape in graph.parameters.items()
+    }
+
+
+def noise(layer: str, batch: int, steps: int) -> Array:
+    rng = np.random.default_rng(len(layer))
+    return np.stack([rng.standard_normal(steps) for _ in range(batch)]).astype(np.float32)
+
+
+def agree(
+    build: Callable[[Any, Any], Any],
+    batch: int,
+    steps: int,
+    channels: int,
+    path: Path,
+    tolerance: float = 3e-6,
+    capacity: int = 4,
+) -> None:
+    """The engine and the NumPy twin on the same numbers, within `tolerance` of the largest."""
+    rng = np.random.default_rng([batch, steps, channels])
+    graph = graph_of(build, steps, channels)
+    parameters = random_parameters(graph, rng)
+    x = rng.standard_normal((batch, steps, channels)).astype(np.float32)
+    expected = build(NumpyOps(parameters, noise), x)
+    network = NumbaNetwork(graph, parameters, path, capacity)
+    for mine, twin in zip(network(x, noise), expected if isinstance(expected, tuple) else (expected,), strict=True):
+        assert mine.shape == twin.shape
+        np.testing.assert_allclose(mine, twin, rtol=0, atol=tolerance * max(1.0, np.abs(twin).max()))
+
+
+@paths
+@few
+@given(
+    batch=st.integers(1, 5), steps=st.integers(1, 70), channels=st.integers(1, 37), width=st.integers(1, 110),
+    kernel=st.sampled_from([1, 3, 4]), stride=st.sampled_from([1, 2]), padding=st.sampled_from(["same", "valid"]),
+    activation=st.sampled_from([None, "swish", "tanh", "clip"]), noisy=st.booleans(),
+)  # fmt: skip
+def test_convolution(path: Path, batch: int, steps: int, channels: int, width: int, kernel: int, stride: int,
+                     padding: str, activation: str | None, noisy: bool) -> None:  # fmt: skip
+    steps = max(steps, kernel) if padding == "valid" else steps
+    agree(
+        lambda nn, x: nn.block(
+            "a", x, width, kernel=kernel, stride=stride, padding=padding, activation=activation, noise=noisy
+        ),
+        batch, steps, channels, path,
+    )  # fmt: skip
+
+
+@paths
+@few
+@given(batch=st.integers(1, 5), steps=st.integers(1, 35), channels=st.integers(1, 37), width=st.integers(1, 110))
+def test_transposed_convolution(path: Path, batch: int, steps: int, channels: int, width: int) -> None:
+    agree(lambda nn, x: nn.up_block("a", x, width), batch, steps, channels, path)
+
+
+@paths
+@few
+@given(batch=st.integers(1, 5), steps=st.integers(1, 20), channels=st.integers(1, 20), width=st.integers(1, 70))
+def test_chains_share_memory_and_fuse_sums(path: Path, batch: int, steps: int, channels: int, width: int) -> None:
+    """Layers whose buffers are reused: guards must be zero again; sums that one, both or no term continues from."""
+
+    def build(nn: Any, x: Any) -> Any:
+        a = nn.conv_block("a", x, width)
+        b = nn.conv_block("b", a, width, noise=True)
+        c = nn.conv_block("c", a + b, width + 1)
+        d = nn.conv("d", c, width)
+        e = nn.scale(0.5, b + d)
+        f = nn.conv_block("f", e + a, 2 * width)
+        return nn.conv("out", nn.pixel_shuffle(f), 5), nn.conv("other", nn.up_block("u", d, 3), 2, activation="clip")
+
+    agree(build, batch, steps, channels, path, tolerance=1e-5)
+
+
+@paths
+@few
+@given(batch=st.integers(1, 5), steps=st.sampled_from([4, 8, 16]), channels=st.integers(1, 9), width=st.integers(1, 40))
+def test_styled_blocks(path: Path, batch: int, steps: int, channels: int, width: int) -> None:
+    def build(nn: Any, x: Any) -> Any:
+        low = nn.average_pool(x)
+        stem = nn.styled_dense("stem", nn.average_pool(low), low, steps=steps // 2, width=width)
+        up = nn.scale(0.5**0.5, nn.styled_up("up", stem, x, width))
+        return nn.conv("out", up + nn.styled_block("last", up, x, width), 3, kernel=4)
+
+    # few steps make small deviations to divide by, which enlarge the last bits
+    agree(build, batch, steps, channels, path, tolerance=1e-4)
+
+
+@paths
+def test_a_window_does_not_depend_on_its_batch(path: Path) -> None:
+    def build(nn: Any, x: Any) -> Any:
+        return nn.conv("out", nn.up_block("u", nn.conv_block("a", x, 70), 50), 33)
+
+    rng = np.random.default_rng(1)
+    graph = graph_of(build, 13, 21)
+    network = NumbaNetwork(graph, random_parameters(graph, rng), path, capacity=6)
+    x = rng.standard_normal((17, 13, 21)).astype(np.float32)
+    together = network(x)[0].copy()
+    for i in range(len(x)):
+        assert np.array_equal(network(x[i : i + 1])[0][0], together[i])
+
+
+def activated(path: Path, x: Array, activation: int) -> Array:
+    """`activation` of float32 numbers through the engine's own epilogue: a product with 1."""
+    graph = graph_of(lambda nn, v: nn.conv("a", v, 1), len(x), 1)
+    parameters = {"a/kernel": np.ones((1, 1, 1), np.float32), "a/bias": np.zeros(1, np.float32)}
+    network = NumbaNetwork(graph, parameters, path, capacity=1)
+    network.plan.steps[network.plan.steps[:, engine.KIND] == engine.PRODUCT, engine.ACTIVATION] = activation
+    return network(x.reshape(1, -1, 1))[0].ravel()
+
+
+@paths
+def test_activations_against_float64(path: Path) -> None:
+    x = np.concatenate([np.linspace(-100, 100, 100_001), np.linspace(-1, 1, 20_001), np.geomspace(1e-30, 1e3, 500)])
+    x = x.astype(np.float32)
+    exact = x.astype(np.float64)
+    swish = exact / (1 + np.exp(-exact))
+    mine = activated(path, x, engine.SWISH)
+    inner = np.abs(exact) < 80  # further out a negative swish is nothing beside float32's smallest numbers
+    assert np.max(np.abs(mine - swish)[inner] / np.maximum(np.abs(swish[inner]), 1e-37)) < 4e-7
+    assert np.max(np.abs(mine - swish)[~inner]) < 1e-5
+    assert np.max(np.abs(activated(path, x, engine.TANH) - np.tanh(exact))) < 3e-7
+    assert np.array_equal(activated(path, x, engine.CLIP), np.clip(x, -1, 1))
+
+
+@paths
+def test_not_a_number_is_not_hidden(path: Path) -> None:
+    x = np.full(5, np.nan, np.float32)
+    for activation in (engine.NONE, engine.SWISH, engine.TANH, engine.CLIP):
+        assert np.isnan(activated(path, x, activation)).all()
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 64, 80, 100, 513])
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_packing_keeps_every_weight_once(width: int, lanes: int) -> None:
+    kernel = np.arange(1, 3 * width + 1, dtype=np.float32).reshape(3, width)
+    packed = planning.pack(kernel, lanes)
+    assert len(packed) % (3 * lanes) == 0
+    assert np.array_equal(np.sort(packed[packed != 0]), kernel.ravel())
+
+
+def test_jit_policy() -> None:
+    """Every kernel: compiled lazily, cached, without the interpreter lock; and no other kernel file's kernels."""
+    kernels = [value for value in vars(engine).values() if hasattr(value, "py_func")]
+    assert len(kernels) > 5
+    for kernel in kernels:
+        assert kernel.targetoptions["nogil"]
+        assert kernel.targetoptions["error_model"] == "numpy"
+        assert type(kernel._cache).__name__ == "FunctionCache"
+        assert kernel.py_func.__module__ == engine.__name__
