@@ -100,10 +100,10 @@ def _opened(source: Source) -> Iterator[Any]:
     import soundfile
 
     name = _name(source)
-    if isinstance(source, str | os.PathLike) and not Path(source).is_file():
-        what = "is a folder" if Path(source).is_dir() else "no such file"
-        raise AudioError(f"{name}: {what}; give an audio file")
     try:
+        if isinstance(source, str | os.PathLike) and not Path(source).is_file():
+            what = "is a folder" if Path(source).is_dir() else "no such file"
+            raise AudioError(f"{name}: {what}; give an audio file")
         with soundfile.SoundFile(source) as file:
             _refuse_truncated(file, source, name)
             if file.frames <= 0:
@@ -195,7 +195,8 @@ class Writer:
         if self.name == "-":
             _check_stdout()
         else:
-            self._target = _target(self.name)
+            with self._explained():
+                self._target = _target(self.name)
             self._part = self._target.with_name(f".{self._target.name}.{os.getpid()}.part")
             self._check_size(self._target.parent, frames or 0)
         self._sink: Sink | None = None

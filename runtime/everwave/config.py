@@ -6,6 +6,7 @@ Sizes follow Musika (Pasini & Schlueter, ISMIR 2022); `PRESETS` names the ones w
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from .errors import ModelError
@@ -123,6 +124,10 @@ class Config:
         )
         if sizes["window"] not in (64, 128):
             raise ModelError(f"config: generator.window={sizes['window']}; it must be 64 or 128")
+        if sizes["width"] % 2:
+            raise ModelError(
+                f"config: generator.width={sizes['width']}; it must be even, as channels are shuffled in pairs"
+            )
         return cls(signal, autoencoder, GeneratorConfig(**sizes, conditions=tuple(map(_condition, conditions))))
 
 
@@ -151,8 +156,12 @@ def _condition(data: Any) -> Condition:
         )
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"config: {data!r} is no condition (name, unit, mean, scale, low, high)") from None
-    if not (0 < condition.scale < float("inf") and condition.low <= condition.high):
-        raise ModelError(f"config: condition {condition.name!r} needs scale > 0 and low <= high")
+    if not (
+        all(map(isfinite, (condition.mean, condition.scale, condition.low, condition.high)))
+        and condition.scale > 0
+        and condition.low <= condition.high
+    ):
+        raise ModelError(f"config: condition {condition.name!r} needs finite numbers, scale > 0 and low <= high")
     return condition
 
 
