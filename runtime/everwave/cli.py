@@ -61,12 +61,12 @@ def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: 
     from .audio import Writer
 
     begin = time.perf_counter()
-    with _stream(model, options, seed, options.seconds) as stream, contextlib.ExitStack() as stack:
-        picture = _spectrogram(stack, options.spectrogram, model, stream.frames or 0)
-        writer = stack.enter_context(Writer(output, model.sample_rate))
+    with (
+        _stream(model, options, seed, options.seconds) as stream,
+        Writer(output, model.sample_rate, frames=stream.frames) as writer,
+    ):
         for block in _with_progress(stream, stream.frames, model.sample_rate):
             writer.write(block)
-            picture(block)
     seconds, wall = (stream.frames or 0) / model.sample_rate, time.perf_counter() - begin
     print(
         f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from . import conditioning, ops, weights
-from .audio import READ_FRAMES, Resampler, to_stereo
+from .audio import READ_FRAMES, to_stereo
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .errors import Cancelled, UsageError
 from .pipeline import Pipeline, Stages
+from .resampling import Resampler
 from .signal import synthesize
 
 Array = np.ndarray

@@ -28,7 +28,9 @@ BENCH_KEYS = {
 
 @pytest.fixture(autouse=True)
 def _fast_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EVERWAVE_PATH", "numpy")  # no compilation; also of the processes that tests start
+    # both also for the processes that tests start
+    monkeypatch.setenv("EVERWAVE_PATH", "numpy")  # no compilation
+    monkeypatch.setenv("PYTHONPATH", str(Path(weights.__file__).parents[1]))  # where this is not installed
     monkeypatch.chdir(tmp_path)
 
 

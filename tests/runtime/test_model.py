@@ -166,7 +166,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )  # fmt: skip
 def test_generate_refuses(model: Model, arguments: dict[str, Any]) -> None:
-    (name, value) = next(iter(arguments.items()))
+    name = next(iter(arguments))
     with pytest.raises(everwave.UsageError, match=f"{name}=") as error:
         model.generate(**{"seconds": 0.1, **arguments})
     assert "\n" not in str(error.value)
