@@ -49,8 +49,12 @@ def generate(options: argparse.Namespace) -> None:
     from .model import load
 
     outputs = _outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
-    if options.spectrogram and options.count > 1:
-        raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
+    if options.spectrogram:
+        from .latent_files import check_writable
+
+        if options.count > 1:
+            raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
+        check_writable(Path(options.spectrogram))
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     for i, output in enumerate(outputs):
@@ -59,7 +63,9 @@ def generate(options: argparse.Namespace) -> None:
 
 def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: int) -> None:
     from .audio import Writer
+    from .spectrogram import Spectrogram
 
+    picture = Spectrogram(model.sample_rate) if options.spectrogram else None
     begin = time.perf_counter()
     with (
         _stream(model, options, seed, options.seconds) as stream,
@@ -67,6 +73,10 @@ def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: 
     ):
         for block in _with_progress(stream, stream.frames, model.sample_rate):
             writer.write(block)
+            if picture:
+                picture.push(block)
+    if picture:
+        picture.save(options.spectrogram)
     seconds, wall = (stream.frames or 0) / model.sample_rate, time.perf_counter() - begin
     print(
         f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "
@@ -162,7 +172,11 @@ def bench(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     from .model import load
+    from .weights import available
 
+    if options.model is None:
+        print("shipped models: " + (", ".join(available()) or "none"))
+        return
     facts = load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
@@ -172,12 +186,22 @@ def info(options: argparse.Namespace) -> None:
 
 
 def bundle(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from . import weights
+    from .latent_files import check_writable
 
+    check_writable(Path(options.output))
     path = weights.find(options.model)
-    weights.write(options.output, replace(weights.resolve(weights.read(path), path), kind="bundle", autoencoder=None))
+    weights.write(options.output, weights.bundle(weights.read(path), path))
+
+
+def import_musika(options: argparse.Namespace) -> None:
+    from . import weights
+    from .latent_files import check_writable
+    from .musika import import_checkpoint
+
+    check_writable(Path(options.output))
+    found = import_checkpoint(options.checkpoint, options.autoencoder, options.sample_rate)
+    weights.write(options.output, found, "float32")
 
 
 def warmup(options: argparse.Namespace) -> None:
@@ -275,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(run.__name__, help=text, description=text, allow_abbrev=False)
+        added = commands.add_parser(run.__name__.replace("_", "-"), help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
         added.add_argument("--debug", action="store_true", help="show where an error came from")
         return added
@@ -313,11 +337,19 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
     made = command(info, "say what is in a model")
-    made.add_argument("model", metavar="MODEL")
+    made.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a shipped name or a file; without it, all shipped names"
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
     made = command(bundle, "put a model and the autoencoder it needs into one file")
     made.add_argument("model", metavar="MODEL")
+    made.add_argument("-o", "--output", required=True)
+
+    made = command(import_musika, "turn a checkpoint of the original Musika into a model")
+    made.add_argument("checkpoint", metavar="CHECKPOINT", help="gen_ema.h5 or its folder")
+    made.add_argument("--autoencoder", required=True, metavar="FOLDER", help="of enc.h5, enc2.h5, dec.h5 and dec2.h5")
+    made.add_argument("--sample-rate", type=int, help="Hz; the files do not say (default 44100)")
     made.add_argument("-o", "--output", required=True)
 
     made = command(warmup, "compile all kernels now instead of when they are first used")
