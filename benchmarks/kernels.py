@@ -91,7 +91,7 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     rng = np.random.default_rng(0)
     arena = planning.aligned(rows * (depth + width) + planning.SLACK, np.float32)
     arena[: rows * depth] = rng.standard_normal(rows * depth)
-    weights = planning.pack(rng.standard_normal((depth, width)).astype(np.float32) / depth**0.5, path.lanes)
+    weights = planning.pack(rng.standard_normal((depth, width)).astype(np.float32) / depth**0.5, path)
     packed = planning.aligned(len(weights) + planning.SLACK, np.float32)
     packed[: len(weights)] = weights
     constants = np.zeros(2 * (width + path.lanes), np.float32)
@@ -101,9 +101,9 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     step[[E.WEIGHTS, E.BIAS, E.NOISE, E.NOISE_STRIDE, E.ACTIVATION]] = 0, 0, 0, 0, activation
     step[[E.EXTERNAL, E.BLOCK]] = 0, planning.block_rows(rows, depth, path)
     vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
-    noise, tile = np.zeros(1, np.float32), planning.aligned(planning.tile_size(path), np.float32)
+    noise, tile = np.zeros(1, np.float32), planning.aligned(path.rows * path.lanes * planning.PANEL, np.float32)
     return lambda: E.run(
-        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile
+        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile, None
     )  # fmt: skip
 
 

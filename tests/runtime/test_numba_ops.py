@@ -16,7 +16,7 @@ from everwave.errors import UsageError
 from everwave.kernels import paths
 from everwave.networks import NETWORKS, input_shape
 from everwave.ops import make_network, numpy_network
-from everwave.ops.numba_ops import NumbaNetwork, numba_network, preferred_batch
+from everwave.ops.numba_ops import BFLOAT16_NETWORKS, NumbaNetwork, numba_network, preferred_batch
 from everwave.ops.trace import trace
 
 Array = np.ndarray
@@ -62,6 +62,17 @@ def test_networks_agree_with_numpy(name: str, config: Config) -> None:
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
 
 
+@pytest.mark.skipif(paths.choose("auto").precision != "bfloat16", reason="this CPU or path multiplies no bfloat16")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_stays_near_float32(name: str) -> None:
+    """The decoders differ by less than their own injected noise would move them; the others not at all."""
+    config = CONFIGS["middle"]
+    parameters, x = random_parameters(name, config), windows(name, config, 2)
+    exact = [y.copy() for y in numba_network(name, config, parameters, "float32")(x, noise)]
+    for a, b in zip(numba_network(name, config, parameters, "bfloat16")(x, noise), exact, strict=True):
+        assert np.sqrt(np.mean((a - b) ** 2)) <= (0.01 if name in BFLOAT16_NETWORKS else 0)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_batches_do_not_change_a_window(name: str) -> None:
     network = numba_network(name, TINY, random_parameters(name, TINY))
@@ -102,6 +113,7 @@ def test_wrong_shape_is_named() -> None:
 def test_choice_of_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.ENVIRONMENT, raising=False)
     assert paths.choose("float32").precision == "float32"
+    assert paths.choose("float32", "generic").name == "generic"
     monkeypatch.setenv(paths.ENVIRONMENT, "generic")
     assert paths.choose("auto").name == "generic"
     with pytest.raises(UsageError, match="bfloat16"):

@@ -1,7 +1,7 @@
 """The engine's kernels: matrix products on strided rows with their epilogue, and the few other operations.
 
-One JIT policy: `njit(nogil=True, cache=True, error_model="numpy")`, no signature (compiled at the first call), every
-constant an argument or defined in this file, kernels of this file call only each other. The width of a vector and
+One JIT policy: `njit(**POLICY)`, no signature (compiled at the first call), every constant an argument or defined in
+this file, kernels of this file call only each other. The width of a vector and
 the size of a tile reach the compiler as the lengths of tuples: each path is one more specialisation of the same
 source, and the caches of several paths live side by side.
 
@@ -22,12 +22,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
+
 GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
 
 # A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
 KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
-WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR = range(9, 17)
-FIELDS = 17
+WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
+FIELDS = 19
 PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
 NONE, SWISH, TANH, CLIP = range(4)  # activations
 
@@ -37,6 +40,22 @@ EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 2e-9 before rounding 
     1.535336196e-04, 1.339887441e-03, 9.618437357e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
 )  # fmt: skip
 LOG2_E = 1.4426950408889634
+
+
+class BFloat16(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for: the upper half of a float32."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(BFloat16)
+
+
+BF16 = BFloat16()
 
 
 class Emitter:
@@ -96,16 +115,39 @@ class Emitter:
         zeros = ir.Constant(ir.VectorType(I32, self.lanes), [ir.Constant(I32, 0)] * self.lanes)
         return self.builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
 
-    def pointer(self, array: Any, index: Any, kind: Any) -> Any:
-        """The address of element `index` of an array's data, as a pointer to `kind`."""
-        return self.builder.bitcast(self.builder.gep(array, [index]), kind.as_pointer())
+    def bits(self, array: Any, index: Any, kind: Any) -> Any:
+        """What lies at element `index`, read as `kind`; nothing is known of its alignment but the element's."""
+        pointer = self.builder.bitcast(self.builder.gep(array, [index]), kind.as_pointer())
+        return self.builder.load(pointer, align=2 if array.type.pointee == I16 else 4)
 
-    def load(self, array: Any, index: Any, kind: Any = None, align: int = 4) -> Any:
-        kind = kind or self.floats
-        return self.builder.load(self.pointer(array, index, kind), align=align)
+    def load(self, array: Any, index: Any) -> Any:
+        """A vector of float32 numbers from elements that are float32 or bfloat16."""
+        if array.type.pointee == I16:
+            halves = self.bits(array, index, ir.VectorType(I16, self.lanes))
+            return self.widen(halves, self.integers, self.integer(16), self.floats)
+        return self.bits(array, index, self.floats)
 
-    def store(self, value: Any, array: Any, index: Any, align: int = 4) -> None:
-        self.builder.store(value, self.pointer(array, index, value.type), align=align)
+    def store(self, value: Any, array: Any, index: Any) -> None:
+        """A vector of float32 numbers to elements that are float32, or bfloat16 (rounded to nearest even)."""
+        align = 4
+        if array.type.pointee == I16:
+            value, align = self.narrow(value, BF16, I16), 2
+        pointer = self.builder.bitcast(self.builder.gep(array, [index]), value.type.as_pointer())
+        self.builder.store(value, pointer, align=align)
+
+    def widen(self, halves: Any, integer: Any, sixteen: Any, number: Any) -> Any:
+        return self.builder.bitcast(self.builder.shl(self.builder.zext(halves, integer), sixteen), number)
+
+    def narrow(self, value: Any, number: Any, integer: Any) -> Any:
+        vector = isinstance(value.type, ir.VectorType)
+        wrap = (lambda kind: ir.VectorType(kind, self.lanes)) if vector else (lambda kind: kind)
+        return self.builder.bitcast(self.builder.fptrunc(value, wrap(number)), wrap(integer))
+
+    def dot(self, sums: Any, value: Any, columns: Any) -> Any:
+        """sums + the products of two bfloat16 per lane, in float32 (vectors of pairs)."""
+        pairs = ir.VectorType(BF16, 2 * self.lanes)
+        value, columns = self.builder.bitcast(value, pairs), self.builder.bitcast(columns, pairs)
+        return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.floats, sums, value, columns)
 
 
 @intrinsic
@@ -129,6 +171,31 @@ def _skip(typing: Any, pointer: Any, count: Any) -> Any:
     return pointer(pointer, types.int64), codegen
 
 
+@intrinsic
+def _read(typing: Any, source: Any, index: Any) -> Any:
+    """Element `index` as float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(builder.gep(args[0], [args[1]]))
+        if source.dtype == types.uint16:
+            value = Emitter(builder, 1).widen(value, I32, ir.Constant(I32, 16), F32)
+        return value
+
+    return types.float32(source, types.int64), codegen
+
+
+@intrinsic
+def _write(typing: Any, target: Any, index: Any, value: Any) -> Any:
+    """Element `index` = a float32 number, rounded where elements are bfloat16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = args[2] if target.dtype == types.float32 else Emitter(builder, 1).narrow(args[2], BF16, I16)
+        builder.store(value, builder.gep(args[0], [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, types.float32), codegen
+
+
 def _index(value: int) -> Any:
     return ir.Constant(I64, value)
 
@@ -137,6 +204,7 @@ def _index(value: int) -> Any:
 def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, starts: Any, valid: Any, weights: Any, depth: Any, tile: Any) -> Any:  # fmt: skip
     """tile (rows, width, lanes) = source[starts[r] + k] * weights[k], summed over k < depth.
 
+    bfloat16: k counts pairs of neighbours, which one lane multiplies and adds at once.
     Rows from `valid` on repeat the last valid one. The accumulators stay in registers over the whole depth.
     """
     height, count = rows.count, width.count
@@ -145,6 +213,8 @@ def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, star
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
         _, _, _, a, table, valid, b, depth, out = args
+        parts = 1 if weights.dtype == types.float32 else 2  # a lane holds a number, or a pair of bfloat16
+        lane = e.floats if parts == 1 else e.integers
         last = builder.sub(valid, _index(1))
         inputs = []
         for r in range(height):
@@ -157,13 +227,16 @@ def _multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, star
         k = builder.phi(I64)
         k.add_incoming(_index(0), entry)
         sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
-        at = builder.mul(k, _index(count * vector.count))
-        columns = [e.load(b, builder.add(at, _index(v * vector.count))) for v in range(count)]
+        row, at = builder.mul(k, _index(parts)), builder.mul(k, _index(count * vector.count))
+        columns = [e.bits(b, builder.add(at, _index(v * vector.count)), lane) for v in range(count)]
         for r in range(height):
-            value = e.broadcast(e.load(inputs[r], k, F32))
+            value = e.broadcast(e.bits(inputs[r], row, lane.element))
             for v in range(count):
-                sums[r][v].add_incoming(e.constant(0.0), entry)
-                sums[r][v].add_incoming(e.multiply_add(value, columns[v], sums[r][v]), loop)
+                total = sums[r][v]
+                total.add_incoming(e.constant(0.0), entry)
+                total.add_incoming(
+                    e.multiply_add(value, columns[v], total) if parts == 1 else e.dot(total, value, columns[v]), loop
+                )
         following = builder.add(k, _index(1))
         k.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
@@ -241,21 +314,21 @@ def _copy(typing: Any, vector: Any, width: Any, tile: Any, target: Any) -> Any:
     return types.void(vector, width, tile, target), codegen
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _put(vector, width, tile, target, count):  # type: ignore[no-untyped-def]
     """target[:count] = tile[:count]; `width` vectors hold them."""
     if count == len(width) * len(vector):
         _copy(vector, width, tile, target)
     else:
         for i in range(count):
-            target[i] = tile[i]
+            _write(target, i, tile[i])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _finish(vector, width, step, tile, first, valid, column, arena, target, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+@njit(**INNER)
+def _finish(vector, width, step, tile, first, valid, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
     bias, noise_stride, activation = _skip(constants, step[BIAS] + column), step[NOISE_STRIDE], step[ACTIVATION]
-    raw, total, residual = step[TARGET], step[SUM], step[RESIDUAL]
+    raw, total, residual, external = step[TARGET], step[SUM], step[RESIDUAL], step[EXTERNAL] > 0
     gain = -(-step[WIDTH] // len(vector)) * len(vector)
     span = len(width) * len(vector)
     count = min(span, step[WIDTH] - column)
@@ -263,15 +336,17 @@ def _finish(vector, width, step, tile, first, valid, column, arena, target, cons
     for r in range(valid):
         here = _skip(tile, r * span)
         _activate(vector, width, here, bias, gain, value[r * noise_stride], activation)
-        if raw >= 0:
-            _put(vector, width, here, _skip(target, tables[raw + first + r] + column), count)
+        if raw >= 0 and external:
+            _put(vector, width, here, _skip(out, tables[raw + first + r] + column), count)
+        elif raw >= 0:
+            _put(vector, width, here, _skip(arena, tables[raw + first + r] + column), count)
         if total >= 0:
             _add(vector, width, here, _skip(arena, tables[residual + first + r] + column))
             _put(vector, width, here, _skip(arena, tables[total + first + r] + column), count)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _product(vector, rows, step, batch, arena, target, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+@njit(**INNER)
+def _product(vector, rows, step, batch, arena, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
     Panels are three vectors wide; one or two pairs end a width that three does not divide.
@@ -289,119 +364,117 @@ def _product(vector, rows, step, batch, arena, target, weights, constants, table
                 valid, source = min(height, end - m), _skip(tables, step[SOURCE] + m)
                 if size == 3:
                     _multiply(vector, rows, (0, 0, 0), arena, source, valid, panel, depth, tile)
-                    _finish(vector, (0, 0, 0), step, tile, m, valid, column, arena, target, constants, tables, noise)
+                    _finish(vector, (0, 0, 0), step, tile, m, valid, column, arena, out, constants, tables, noise)
                 else:
                     _multiply(vector, rows, (0, 0), arena, source, valid, panel, depth, tile)
-                    _finish(vector, (0, 0), step, tile, m, valid, column, arena, target, constants, tables, noise)
+                    _finish(vector, (0, 0), step, tile, m, valid, column, arena, out, constants, tables, noise)
             left -= size
             panel = _skip(panel, depth * size * lanes)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _row(base, steps, channels, window, step):  # type: ignore[no-untyped-def]
+@njit(**INNER)
+def _row(base, steps, stride, window, step):  # type: ignore[no-untyped-def]
     """Where row `step` of `window` starts in a buffer at `base` of windows of `steps` rows, guards between them."""
-    return base + (GUARD + window * (steps + GUARD) + step) * channels
+    return base + (GUARD + window * (steps + GUARD) + step) * stride
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
-    """Zero the guard rows of a buffer whose memory was another buffer's."""
-    steps, channels = step[STEPS], step[WIDTH]
+    """Zero the guard rows of a buffer whose memory was another buffer's; all of it if its rows end in padding."""
+    steps, stride = step[STEPS], step[STRIDE]
     for window in range(batch + 1):
-        end = _row(step[TARGET], steps, channels, window, 0)
-        for i in range(end - GUARD * channels, end):
+        end = _row(step[TARGET], steps, stride, window, 0)
+        rows = GUARD if step[WIDTH] == stride or window == 0 else GUARD + steps
+        for i in range(end - rows * stride, end):
             arena[i] = 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
     """The caller's dense windows into a buffer with guards."""
-    steps, channels = step[STEPS], step[WIDTH]
+    steps, stride, channels = step[STEPS], step[STRIDE], step[WIDTH]
     for window in range(batch):
-        start = _row(step[TARGET], steps, channels, window, 0)
-        for i in range(steps * channels):
-            arena[start + i] = x[window * steps * channels + i]
+        start = _row(step[TARGET], steps, stride, window, 0)
+        for t in range(steps):
+            for c in range(channels):
+                _write(arena, start + t * stride + c, x[(window * steps + t) * channels + c])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _style(vector, step, batch, arena, constants):  # type: ignore[no-untyped-def]
+@njit(**INNER)
+def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-untyped-def]
     """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
-    steps, channels, factor = step[STEPS], step[WIDTH], constants[step[FACTOR]]
-    line = np.zeros(-(-channels // len(vector)) * len(vector), np.float32)
-    mean, scale = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    steps, stride, channels, factor = step[STEPS], step[STRIDE], step[WIDTH], constants[step[FACTOR]]
+    line = _skip(scratch, -(-channels // len(vector)) * len(vector))
     for window in range(batch):
-        start = _row(step[TARGET], steps, channels, window, 0)
-        gain = _row(step[GAIN], steps, channels, window, 0)
+        start = _row(step[TARGET], steps, stride, window, 0)
+        gain = _row(step[GAIN], steps, stride, window, 0)
         for c in range(channels):
-            mean[c] = scale[c] = 0
+            total = np.float32(0)
+            for t in range(steps):
+                total += _read(arena, start + t * stride + c)
+            mean, square = total / np.float32(steps), np.float32(0)
+            for t in range(steps):
+                square += (_read(arena, start + t * stride + c) - mean) ** 2
+            scratch[c] = np.float32(1) / (np.sqrt(square / np.float32(steps)) + np.float32(1e-5))
         for t in range(steps):
+            row = t * stride
             for c in range(channels):
-                mean[c] += arena[start + t * channels + c]
-        for c in range(channels):
-            mean[c] /= np.float32(steps)
-        for t in range(steps):
+                line[c] = _read(arena, start + row + c) * scratch[c] * _read(arena, gain + row + c)
+            for at in range(0, channels, len(vector)):
+                _activate(vector, (0,), _skip(line, at), constants, 0, np.float32(0), SWISH)
             for c in range(channels):
-                deviation = arena[start + t * channels + c] - mean[c]
-                scale[c] += deviation * deviation
-        for c in range(channels):
-            scale[c] = np.float32(1) / (np.sqrt(scale[c] / np.float32(steps)) + np.float32(1e-5))
-        for t in range(steps):
-            row = t * channels
-            for c in range(channels):
-                line[c] = arena[start + row + c] * scale[c] * arena[gain + row + c]
-            for at in range(0, len(line), len(vector)):
-                _activate(vector, (0,), _skip(_pointer(line), at), constants, 0, np.float32(0), SWISH)
-            for c in range(channels):
-                arena[start + row + c] = line[c] * factor
+                _write(arena, start + row + c, line[c] * factor)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
     """Means of two neighbouring rows."""
-    steps, channels = step[STEPS], step[WIDTH]
+    steps, stride = step[STEPS], step[STRIDE]
     for window in range(batch):
-        source = _row(step[SOURCE], 2 * steps, channels, window, 0)
-        target = _row(step[TARGET], steps, channels, window, 0)
+        source = _row(step[SOURCE], 2 * steps, stride, window, 0)
+        target = _row(step[TARGET], steps, stride, window, 0)
         for t in range(steps):
-            first, out = source + 2 * t * channels, target + t * channels
-            for c in range(channels):
-                arena[out + c] = (arena[first + c] + arena[first + channels + c]) * np.float32(0.5)
+            first, out = source + 2 * t * stride, target + t * stride
+            for c in range(step[WIDTH]):
+                total = _read(arena, first + c) + _read(arena, first + stride + c)
+                _write(arena, out + c, total * np.float32(0.5))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
     """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
-    steps, channels = step[STEPS], step[WIDTH]
+    steps, stride, wide = step[STEPS], step[STRIDE], step[SOURCE_STRIDE]
     for window in range(batch):
-        source = _row(step[SOURCE], steps // 2, 2 * channels, window, 0)
-        target = _row(step[TARGET], steps, channels, window, 0)
+        source = _row(step[SOURCE], steps // 2, wide, window, 0)
+        target = _row(step[TARGET], steps, stride, window, 0)
         for t in range(steps):
-            first = source + (t // 2) * 2 * channels + t % 2
-            for c in range(channels):
-                arena[target + t * channels + c] = arena[first + 2 * c]
+            first = source + (t // 2) * wide + t % 2
+            for c in range(step[WIDTH]):
+                arena[target + t * stride + c] = arena[first + 2 * c]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**INNER)
 def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
     """factor * source [+ residual], row by row; what no product could take into its epilogue."""
-    steps, channels, factor = step[STEPS], step[WIDTH], constants[step[FACTOR]]
+    size, factor = step[STEPS] * step[STRIDE], constants[step[FACTOR]]
     for window in range(batch):
-        source = _row(step[SOURCE], steps, channels, window, 0)
-        target = _row(step[TARGET], steps, channels, window, 0)
-        for i in range(steps * channels):
-            arena[target + i] = factor * arena[source + i]
-        if step[RESIDUAL] >= 0:
-            other = _row(step[RESIDUAL], steps, channels, window, 0)
-            for i in range(steps * channels):
-                arena[target + i] += arena[other + i]
+        source = _row(step[SOURCE], step[STEPS], step[STRIDE], window, 0)
+        target = _row(step[TARGET], step[STEPS], step[STRIDE], window, 0)
+        other = _row(max(step[RESIDUAL], 0), step[STEPS], step[STRIDE], window, 0)
+        share = np.float32(1) if step[RESIDUAL] >= 0 else np.float32(0)
+        for i in range(size):
+            _write(arena, target + i, factor * _read(arena, source + i) + share * _read(arena, other + i))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+@njit(**POLICY)
+def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, noise, tile, only_products):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
-    vector, rows: tuples as long as a vector has lanes and a tile has rows. steps: (n, FIELDS) int64. constants:
-    float32, starting with a vector of zeros. tables: int64 row starts. tile: float32 scratch of rows * 3 vectors.
+    vector, rows: tuples as long as a vector has lanes and a tile has rows. steps: (n, FIELDS) int64. arena and
+    weights: float32, or uint16 and uint32 that hold bfloat16 and pairs of them. constants: float32, starting with
+    two vectors of zeros. tables: int64 row starts. tile: float32 scratch for a tile of rows * 3 vectors, or twice the
+    widest styled row. only_products: None if the plan may have steps of every kind, else anything: then the
+    rest is not even compiled.
     """
     program, x, arena, out, weights = _pointer(steps), _pointer(x), _pointer(arena), _pointer(out), _pointer(weights)
     constants, tables, noise, tile = _pointer(constants), _pointer(tables), _pointer(noise), _pointer(tile)
@@ -409,17 +482,17 @@ def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, n
         step = _skip(program, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
-            target = out if step[EXTERNAL] else arena
-            _product(vector, rows, step, batch, arena, target, weights, constants, tables, noise, tile)
+            _product(vector, rows, step, batch, arena, out, weights, constants, tables, noise, tile)
         elif kind == LOAD:
             _load(step, batch, x, arena)
         elif kind == CLEAR:
             _clear(step, batch, arena)
-        elif kind == STYLE:
-            _style(vector, step, batch, arena, constants)
-        elif kind == POOL:
-            _pool(step, batch, arena)
-        elif kind == SHUFFLE:
-            _shuffle(step, batch, arena)
-        else:
-            _combine(step, batch, arena, constants)
+        if only_products is None:
+            if kind == STYLE:
+                _style(vector, step, batch, arena, constants, tile)
+            elif kind == POOL:
+                _pool(step, batch, arena)
+            elif kind == SHUFFLE:
+                _shuffle(step, batch, arena)
+            elif kind == COMBINE:
+                _combine(step, batch, arena, constants)

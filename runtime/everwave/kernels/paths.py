@@ -37,6 +37,8 @@ def available() -> tuple[Path, ...]:
     features = cpu_features()
     wide_file = "avx512f" in features or not _is_x86()  # 32 vector registers, else 16
     paths = []
+    if {"avx512f", "avx512bf16"} <= features and _llvm_version() >= 17:  # older ones spell the intrinsic otherwise
+        paths.append(Path("avx512_bf16", 16, 8, "bfloat16"))
     if "avx512f" in features:
         paths.append(Path("avx512", 16, 8, "float32"))
     if {"avx2", "fma"} <= features:
@@ -46,7 +48,7 @@ def available() -> tuple[Path, ...]:
 
 
 def choose(precision: str = "auto", name: str | None = None) -> Path:
-    """The fastest path for `precision` ("float32", "bfloat16" or "auto"), or the one called `name`.
+    """The fastest path for `precision` ("float32", "bfloat16" or "auto"), none faster than the one called `name`.
 
     `name` defaults to the environment variable EVERWAVE_PATH. "auto" takes bfloat16 where the CPU multiplies it.
     UsageError for an unknown precision, or a path or precision that this CPU lacks.
@@ -56,14 +58,20 @@ def choose(precision: str = "auto", name: str | None = None) -> Path:
     paths = available()
     name = name or os.environ.get(ENVIRONMENT)
     if name:
-        paths = tuple(path for path in paths if path.name == name)
-        if not paths:
-            names = ", ".join(path.name for path in available())
-            raise UsageError(f"path {name!r} is not available on this CPU; it has {names}")
-    fitting = [path for path in paths if precision in ("auto", path.precision)]
-    if not fitting:
-        raise UsageError(f"precision={precision!r} is not available on this CPU or path; use --precision float32")
-    return fitting[0]
+        names = [path.name for path in paths]
+        if name not in names:
+            raise UsageError(f"path {name!r} is not available on this CPU; it has {', '.join(names)}")
+        paths = paths[names.index(name) :]
+    for path in paths:
+        if precision in ("auto", path.precision):
+            return path
+    raise UsageError(f"precision={precision!r} is not available on this CPU or path; use float32 or auto")
+
+
+def _llvm_version() -> int:
+    from llvmlite import binding
+
+    return int(binding.llvm_version_info[0])
 
 
 def _is_x86() -> bool:

@@ -33,6 +33,7 @@ class NumbaNetwork:
         self.plan = planning.compile(graph, parameters, path, capacity)
         self._vector = (np.float32(0),) * path.lanes
         self._rows = (0,) * path.rows
+        self._only_products = self.plan.only_products
         self._threads = threading.local()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
@@ -55,7 +56,7 @@ class NumbaNetwork:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
             self._vector, self._rows, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
-            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
+            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._only_products,
         )  # fmt: skip
         return tuple(
             space.out[start : start + batch * steps * width].reshape(batch, steps, width)
@@ -73,10 +74,14 @@ class Workspace:
     """One thread's memory for one network."""
 
     def __init__(self, plan: planning.Plan) -> None:
-        self.arena = planning.aligned(plan.arena_size, np.float32)
+        self.arena = planning.aligned(plan.arena_size, planning.element(plan.path))
         self.out = planning.aligned(plan.out_size, np.float32)
         self.noise = np.zeros(plan.noise_size, np.float32)
-        self.tile = planning.aligned(planning.tile_size(plan.path), np.float32)
+        self.tile = planning.aligned(plan.tile_size, np.float32)
+
+
+# Products in bfloat16 are a fair default behind injected noise; what feeds them and what listens stays exact.
+BFLOAT16_NETWORKS = ("chunk_decoder", "frame_decoder")
 
 
 def preferred_batch(name: str, config: Config) -> int:
@@ -87,5 +92,11 @@ def preferred_batch(name: str, config: Config) -> int:
 def numba_network(
     name: str, config: Config, parameters: Mapping[str, Array], precision: str = "float32", path: str | None = None
 ) -> NumbaNetwork:
-    """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`."""
-    return NumbaNetwork(trace(name, config), parameters, choose(precision, path), preferred_batch(name, config), name)
+    """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`.
+
+    With "auto" and "bfloat16" the decoders multiply in bfloat16; the generator and the encoders stay in float32.
+    """
+    chosen = choose(precision, path)
+    if name not in BFLOAT16_NETWORKS:
+        chosen = choose("float32", path)
+    return NumbaNetwork(trace(name, config), parameters, chosen, preferred_batch(name, config), name)

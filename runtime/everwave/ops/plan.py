@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..kernels import engine as E
 from ..kernels.paths import Path
@@ -44,6 +45,18 @@ class Plan:
         return sum(self.capacity * steps * width for _, steps, width in self.outputs)
 
     @property
+    def only_products(self) -> bool | None:
+        """True for the kernels that leave out other kinds of step; float32 needs those anyway, for the generator."""
+        plain = np.isin(self.steps[:, E.KIND], (E.PRODUCT, E.LOAD, E.CLEAR)).all()
+        return True if plain and self.path.precision == "bfloat16" else None
+
+    @property
+    def tile_size(self) -> int:
+        """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
+        widest = self.steps[:, E.WIDTH].max() + self.path.lanes
+        return max(self.path.rows * self.path.lanes * PANEL, 2 * int(widest))
+
+    @property
     def noise_size(self) -> int:
         return 1 + sum(self.capacity * steps for _, _, steps in self.noise)
 
@@ -54,16 +67,17 @@ class Tensor:
 
     steps: int
     channels: int
+    stride: int  # elements from row to row
     base: int = -1
     last_use: int = -1
 
     def size(self, windows: int) -> int:
-        return (E.GUARD + windows * (self.steps + E.GUARD)) * self.channels
+        return (E.GUARD + windows * (self.steps + E.GUARD)) * self.stride
 
     def rows(self, windows: int, starts: Array) -> Array:
         """Element offsets of the rows at `starts` (time steps, from -GUARD on) of every window."""
         first = E.GUARD + np.arange(windows) * (self.steps + E.GUARD)
-        return (self.base + (first[:, None] + starts) * self.channels).ravel()
+        return (self.base + (first[:, None] + starts) * self.stride).ravel()
 
 
 @dataclass(eq=False)
@@ -90,6 +104,7 @@ class Planner:
     def __init__(self, graph: Graph, parameters: Mapping[str, Array], path: Path, capacity: int) -> None:
         self.graph, self.parameters, self.path, self.capacity = graph, parameters, path, capacity
         self.lanes = path.lanes
+        self.parts = 2 if path.precision == "bfloat16" else 1  # numbers in a lane of a product
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
         self.weights: list[Array] = []
@@ -114,7 +129,8 @@ class Planner:
 
     def _tensor(self, node: Node) -> Tensor:
         if node not in self.tensors:
-            self.tensors[node] = Tensor(*node.shape[1:])
+            steps, channels = node.shape[1:]
+            self.tensors[node] = Tensor(steps, channels, -(-channels // self.parts) * self.parts)
         return self.tensors[node]
 
     def _input(self, node: Node) -> None:
@@ -168,13 +184,16 @@ class Planner:
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
         vectors[1, :width] = gain
         first, stride = every
+        kernel = np.pad(kernel, ((0, 0), (0, source.stride - source.channels), (0, 0))).reshape(-1, width)
         fields = {
-            E.STEPS: len(starts), E.DEPTH: kernel.shape[0] * kernel.shape[1], E.WIDTH: width,
-            E.WEIGHTS: _append(self.weights, pack(kernel.reshape(-1, width), self.lanes)),
+            E.STEPS: len(starts), E.DEPTH: len(kernel) // self.parts, E.WIDTH: width,
+            E.WEIGHTS: _append(self.weights, pack(kernel, self.path)),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
-            E.BLOCK: block_rows(len(starts) * self.capacity, source.channels * int(np.diff(starts).max(initial=1)), self.path),
+            E.BLOCK: block_rows(
+                len(starts) * self.capacity, source.stride * int(np.diff(starts).max(initial=1)), self.path
+            ),
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -249,7 +268,7 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     return Plan(
         path, capacity, np.array(lines, np.int64), np.concatenate(tables), arena_size + SLACK,
         graph.input.shape[1:], outputs, tuple(planner.noise),
-        _aligned(planner.weights, np.float32), _aligned(planner.constants, np.float32),
+        _aligned(planner.weights, planner.weights[0].dtype), _aligned(planner.constants, np.float32),
     )  # fmt: skip
 
 
@@ -294,7 +313,8 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
                 line[column] = _append(tables, tensor.rows(capacity, times))
     else:
         assert step.target is not None
-        line[E.STEPS], line[E.WIDTH] = step.target.steps, step.target.channels
+        line[E.STEPS], line[E.WIDTH], line[E.STRIDE] = step.target.steps, step.target.channels, step.target.stride
+        line[E.SOURCE_STRIDE] = step.source.stride if step.source else -1
         for column, tensor in (
             (E.SOURCE, step.source),
             (E.TARGET, step.target),
@@ -312,33 +332,46 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
 def _clear(tensor: Tensor) -> Array:
     line = np.full(E.FIELDS, -1, np.int64)
     line[[E.KIND, E.STEPS, E.WIDTH, E.TARGET]] = E.CLEAR, tensor.steps, tensor.channels, tensor.base
+    line[E.STRIDE] = tensor.stride
     return line
 
 
 def block_rows(rows: int, channels: int, path: Path) -> int:
     """Rows that one pass over the panels reads, so that they and one panel stay in the second-level cache."""
-    fitting = max(BLOCK_BYTES // (4 * channels), 8 * path.rows)
+    fitting = max(BLOCK_BYTES // (np.dtype(element(path)).itemsize * channels), 8 * path.rows)
     blocks = -(-rows // fitting)
     return -(-rows // (blocks * path.rows)) * path.rows
 
 
-def tile_size(path: Path) -> int:
-    """Float32 numbers in the scratch that a tile is finished in."""
-    return path.rows * path.lanes * PANEL
+def pack(kernel: Array, path: Path) -> Array:
+    """(K, N) as panels of 3 or 2 vectors of columns, each (K, columns), in the order `engine._product` reads.
 
-
-def pack(kernel: Array, lanes: int) -> Array:
-    """(K, N) as panels of 3 or 2 vectors of columns, each (K, columns), in the order `engine._product` reads."""
-    depth, width = kernel.shape
+    bfloat16 (K even): panels are (K / 2, columns) of uint32, so that a lane holds two neighbours in K.
+    """
+    (depth, width), lanes = kernel.shape, path.lanes
     vectors = -(-width // lanes)
     padded = np.zeros((depth, (vectors + 1) * lanes), np.float32)
     padded[:, :width] = kernel
     panels, column = [], 0
     while column < vectors:
         count = PANEL if vectors - column == PANEL or vectors - column > PANEL + 1 else PANEL - 1
-        panels.append(padded[:, column * lanes : (column + count) * lanes].ravel())
+        panel = padded[:, column * lanes : (column + count) * lanes]
+        if path.precision == "bfloat16":
+            panel = to_bfloat16(panel.reshape(depth // 2, 2, -1).swapaxes(1, 2)).view(np.uint32)
+        panels.append(panel.ravel())
         column += count
     return np.concatenate(panels)
+
+
+def to_bfloat16(x: Array) -> Array:
+    """Float32 numbers as the upper halves of their bits, rounded to nearest even, in uint16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def element(path: Path) -> type:
+    """The type of activations; weights are as wide, or pairs of bfloat16 in uint32."""
+    return np.uint16 if path.precision == "bfloat16" else np.float32
 
 
 def _append(parts: list[Array], part: Array) -> int:
@@ -348,7 +381,7 @@ def _append(parts: list[Array], part: Array) -> int:
     return start
 
 
-def aligned(size: int, dtype: type) -> Array:
+def aligned(size: int, dtype: DTypeLike) -> Array:
     """Zeros that start on a cache line."""
     itemsize = np.dtype(dtype).itemsize
     array: Array = np.zeros(size + 64 // itemsize, dtype)
@@ -356,7 +389,7 @@ def aligned(size: int, dtype: type) -> Array:
     return array[start : start + size]
 
 
-def _aligned(parts: list[Array], dtype: type) -> Array:
+def _aligned(parts: list[Array], dtype: DTypeLike) -> Array:
     size = sum(map(len, parts))
     array = aligned(size + SLACK, dtype)
     np.concatenate(parts, out=array[:size])
