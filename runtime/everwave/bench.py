@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .audio import Writer
 from .model import Model, Stream
 
@@ -62,8 +63,8 @@ def _timed(stream: Stream, path: Path, sample_rate: int) -> tuple[float, float]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("everwave", "numpy", "numba", "llvmlite", "scipy", "soundfile"):
+    found = {"everwave": __version__, "python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite", "scipy", "soundfile"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -57,6 +57,9 @@ def generate(options: argparse.Namespace) -> None:
         check_writable(Path(options.spectrogram))
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
+    _stream(model, options, seed, options.seconds).close()  # checks the options before kernels are compiled
+    if (seconds := model.prepare()) > 3:
+        _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
     for i, output in enumerate(outputs):
         _generate_one(model, options, output, seed + i)
 

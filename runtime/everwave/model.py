@@ -6,7 +6,9 @@ import math
 import operator
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +80,9 @@ class Model:
         self.threads = threads
         self.precision = precision
         self.backend = backend
-        self._file = file
+        self._about = replace(file, parameters={})
+        self._sizes = {name: sum(array.size for array in p.values()) for name, p in file.parameters.items()}
+        self._parameters = dict(file.parameters)  # of the networks that are not made yet
         self._networks: dict[str, ops.Network] = {}
         self._lock = threading.Lock()
 
@@ -107,19 +111,25 @@ class Model:
         path = getattr(self.network("frame_decoder"), "path", None)
         return getattr(path, "precision", "float32")
 
+    def prepare(self) -> float:
+        """Make everything ready that `generate` needs, compiled kernels too; the seconds it took."""
+        begin = time.perf_counter()
+        for _ in self.stream(seconds=1 / self.sample_rate):
+            pass
+        return time.perf_counter() - begin
+
     def info(self) -> dict[str, Any]:
         """What the weights file says of itself: kind, config, parameters, conditions, licence, provenance."""
-        parameters = {name: sum(a.size for a in p.values()) for name, p in self._file.parameters.items()}
         return {
-            "kind": self._file.kind,
+            "kind": self._about.kind,
             "sample_rate": self.sample_rate,
             "latents_per_second": round(self.config.signal.latent_rate, 3),
             "config": self.config.to_dict(),
-            "parameters": parameters | {"total": sum(parameters.values())},
+            "parameters": self._sizes | {"total": sum(self._sizes.values())},
             "conditions": [vars(c) for c in self.conditions],
-            "licence": self._file.licence,
-            "provenance": self._file.provenance,
-            "autoencoder": self._file.autoencoder,
+            "licence": self._about.licence,
+            "provenance": self._about.provenance,
+            "autoencoder": self._about.autoencoder,
         }
 
     # -- generate ------------------------------------------------------------------------------------------------
@@ -204,18 +214,18 @@ class Model:
         """The network called `name`, made ready when first asked for: (x, noise=None) -> outputs."""
         with self._lock:
             if name not in self._networks:
-                self._networks[name] = ops.make_network(
-                    name, self.config, self._file.parameters[name], backend=self.backend, precision=self.precision
-                )
+                parameters, options = self._parameters[name], {"backend": self.backend, "precision": self.precision}
+                self._networks[name] = ops.make_network(name, self.config, parameters, **options)
+                del self._parameters[name]  # the engine has them in an order of its own
             return self._networks[name]
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(self.config, self.network, self.threads)
 
     def _needs(self, *networks: str) -> None:
-        missing = [name for name in networks if name not in self._file.parameters]
+        missing = [name for name in networks if name not in self._sizes]
         if missing:
-            raise UsageError(f"this {self._file.kind} file has no {' and no '.join(missing)}; load one that has")
+            raise UsageError(f"this {self._about.kind} file has no {' and no '.join(missing)}; load one that has")
 
 
 class Stream:
