@@ -150,7 +150,9 @@ def _layers(file: Any) -> Layers:
             what = name.rsplit("/", 1)[-1].removesuffix(":0")
             if what not in KINDS:
                 raise ModelError(f"layer {layer!r} holds {what!r}; expected a kernel, a bias or a noise weight")
-            layers.setdefault(layer, {})[what] = _member(group, name, h5py.Dataset)
+            if what in layers.setdefault(layer, {}):
+                raise ModelError(f"layer {layer!r} holds two of {what!r}")
+            layers[layer][what] = _member(group, name, h5py.Dataset)
     return layers
 
 
