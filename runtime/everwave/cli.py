@@ -58,7 +58,7 @@ def generate(options: argparse.Namespace) -> None:
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     _stream(model, options, seed, options.seconds).close()  # checks the options before kernels are compiled
-    if (seconds := model.prepare()) > 3:
+    if (seconds := model.prepare()) > 3 and sys.stderr.isatty():
         _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
     for i, output in enumerate(outputs):
         _generate_one(model, options, output, seed + i)
