@@ -220,7 +220,7 @@ class Model:
             return self._networks[name]
 
     def _pipeline(self) -> Pipeline:
-        return Pipeline(self.config, self.network, self.threads)
+        return Pipeline(self.config, self.network, self.threads, ops.uses_numpy(self.backend))
 
     def _needs(self, *networks: str) -> None:
         missing = [name for name in networks if name not in self._sizes]

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -57,13 +57,17 @@ class Stages:
 class Pipeline:
     """The networks of one model joined up; holds no state but `stages`, so make one per run.
 
-    `networks` gives a network by its name; `threads` workers run segments, each on one core.
+    `networks` gives a network by its name; `threads` workers run segments, each on one core. `uses_blas`: the
+    networks are NumPy's, whose BLAS would start threads of its own.
     """
 
-    def __init__(self, config: Config, networks: Callable[[str], Network], threads: int) -> None:
+    def __init__(
+        self, config: Config, networks: Callable[[str], Network], threads: int, uses_blas: bool = False
+    ) -> None:
         self.config = config
         self.networks = networks
         self.threads = threads
+        self.uses_blas = uses_blas
         self.stages = Stages()
         self.window_samples = DECODER_FRAMES * config.signal.hop_length
         self.carry = (OVERLAP - 1) * config.signal.hop_length
@@ -205,7 +209,8 @@ class Pipeline:
         """Results of `jobs` in order; never more than `look_ahead` of them are begun beyond the one that is waited for."""
         limit = SEGMENTS_PER_WORKER * self.threads if look_ahead is None else look_ahead
         pending: deque[Future[Result]] = deque()
-        with one_blas_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
+        blas = OneBlasThread() if self.uses_blas else nullcontext()
+        with blas, ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
             try:
                 for job in jobs:
                     pending.append(pool.submit(job))
@@ -251,13 +256,32 @@ def segments(first: int, end: int | None, threads: int) -> Iterator[tuple[int, i
         first, size = first + count, min(2 * size, SEGMENT_WINDOWS)
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Keeps NumPy's BLAS from starting threads inside workers, where threadpoolctl is there to say so."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:  # the command line sets OPENBLAS_NUM_THREADS and the like before NumPy loads
-        return nullcontext()
-    return threadpool_limits(1, "blas")
+class OneBlasThread:
+    """While any run with NumPy's networks goes on, BLAS starts no threads inside workers, if threadpoolctl is there.
+
+    The command line also sets OPENBLAS_NUM_THREADS and the like before NumPy loads. The setting is the process's, so
+    the first run makes it and the last one puts back what was there.
+    """
+
+    _lock = threading.Lock()
+    _runs = 0
+    _limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if OneBlasThread._runs == 0:
+                with suppress(ImportError):
+                    from threadpoolctl import threadpool_limits
+
+                    OneBlasThread._limits = threadpool_limits(1, "blas")
+            OneBlasThread._runs += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            OneBlasThread._runs -= 1
+            if OneBlasThread._runs == 0 and OneBlasThread._limits is not None:
+                OneBlasThread._limits.restore_original_limits()
+                OneBlasThread._limits = None
 
 
 def _stereo_noise(seed: int, network: str, first: int) -> Callable[[str, int, int], Array]:

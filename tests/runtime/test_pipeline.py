@@ -173,6 +173,22 @@ def test_an_abandoned_stream_leaves_no_thread(model: Model) -> None:
     assert set(threading.enumerate()) == before
 
 
+def test_blas_threads_are_as_they_were_after_overlapping_runs(model: Model) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="optional: keeps BLAS from starting threads of its own")
+
+    def blas() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    before = blas()
+    first, second = model.stream(seed=1), model.stream(seed=2)
+    next(first), next(second)
+    assert set(blas()) == {1}
+    first.close()
+    assert set(blas()) == {1}
+    second.close()
+    assert blas() == before
+
+
 def test_kept_results_are_made_once() -> None:
     kept, made = pipeline._Kept(4), []
     barrier = threading.Barrier(4)

@@ -35,13 +35,20 @@ def make_network(
     """
     if backend not in ("auto", "numba", "numpy"):
         raise UsageError(f"backend={backend!r}; it must be auto, numba or numpy")
-    if backend == "numpy" or (backend == "auto" and (os.environ.get("EVERWAVE_PATH") == "numpy" or not _numba_loads())):
+    if uses_numpy(backend):
         if precision == "bfloat16":
             raise UsageError("precision='bfloat16' needs the Numba engine; use float32 or auto")
         return numpy_network(name, config, parameters)
     from .numba_ops import numba_network
 
     return numba_network(name, config, parameters, precision)
+
+
+def uses_numpy(backend: str) -> bool:
+    """Whether networks on `backend` are NumPy's, and so use its BLAS."""
+    return backend == "numpy" or (
+        backend == "auto" and (os.environ.get("EVERWAVE_PATH") == "numpy" or not _numba_loads())
+    )
 
 
 def _numba_loads() -> bool:
