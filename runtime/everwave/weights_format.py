@@ -166,7 +166,7 @@ def _checksum(file: Any) -> int | None:
 def _datasets(file: Any, header: ModelFile) -> dict[str, dict[str, Any]]:
     """The dataset of every parameter in the order of the trace; ModelError for any that is missing, other or extra."""
     required, optional = KINDS[header.kind]
-    networks = (*required, *(name for name in optional if name in file))
+    networks = (*required, *(name for name in optional if file.id.links.exists(name.encode())))
     _check_members(file, networks)
     return {name: _network(file, name, trace(name, header.config).parameters) for name in networks}
 
@@ -180,9 +180,10 @@ def _network(file: Any, network: str, shapes: dict[str, tuple[int, ...]]) -> dic
     _check_members(group, tuple(layers))
     for layer, whats in layers.items():
         _check_members(_group(group, layer), tuple(whats))
+    datasets = {parameter: group[parameter] for parameter in shapes}
     for parameter, shape in shapes.items():
-        _check_dataset(group[parameter], f"/{network}/{parameter}", shape)
-    return {parameter: group[parameter] for parameter in shapes}
+        _check_dataset(datasets[parameter], f"/{network}/{parameter}", shape)
+    return datasets
 
 
 def _check_members(group: Any, names: tuple[str, ...]) -> None:
@@ -190,7 +191,7 @@ def _check_members(group: Any, names: tuple[str, ...]) -> None:
     from h5py import h5l
 
     for name in names:
-        if name not in group:
+        if not group.id.links.exists(name.encode()):  # unlike `name in group`, this opens no other file
             raise ModelError(
                 f"{group.name.rstrip('/')}/{name} is missing; the file is no model of the config it states"
             )
