@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ FRAME_DECODER_ORDER = ("d0", "d1", "d2", "d3", "u2", "u1", "p1", "u0", "p0", "ma
 STYLE = 64  # channels of the style; the rest of a coordinate is the anchor
 ASSUMED_SAMPLE_RATE = 44100
 MAX_PARAMETERS = 500_000_000
+CHILD_SECONDS, CHILD_BYTES, CHILD_REFUSED = 60, 8 << 30, 3  # what a process that tries the files may use
 MAX_NAMES = 1024
 MAX_ATTRIBUTE = 2**16  # bytes
 KINDS = ("kernel", "bias", "noise_weight")
@@ -55,10 +58,12 @@ def import_checkpoint(
     Without a generator the result is an autoencoder. `sample_rate` None assumes 44100 and says so in the provenance.
     ModelError, one line naming the file, for anything that is missing, swapped, damaged or of other sizes.
     """
+    paths = _paths(generator, autoencoder)
+    _try_in_child(paths)
     config, parameters = read_checkpoint(generator, autoencoder, sample_rate or ASSUMED_SAMPLE_RATE)
     provenance: dict[str, Any] = {
         "source": "Musika checkpoint",
-        "files": {path.name: _digest(path) for path in _paths(generator, autoencoder).values()},
+        "files": {path.name: _digest(path) for path in paths.values()},
         "sample_rate": "given" if sample_rate else "assumed",
     }
     kind = "autoencoder" if generator is None else "bundle"
@@ -76,6 +81,45 @@ def read_checkpoint(
     for network, parameters in found.items():
         _check_shapes(network, parameters, config)
     return config, found
+
+
+# -- damaged files -------------------------------------------------------------------------------------------------
+
+
+def _try_in_child(paths: Mapping[str, Path]) -> None:
+    """Read the files in a process of their own first: damaged names can make the HDF5 library hang, crash or fill memory.
+
+    (Keras stores names with variable length, on HDF5's global heap; our own format has none of that.)
+    """
+    command = [sys.executable, "-c", "from everwave.musika import _child; _child()", *paths, *map(str, paths.values())]
+    path = os.pathsep.join(filter(None, sys.path))
+    try:
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=os.environ | {"PYTHONPATH": path}
+        )
+        said, ended = child.stdout, child.returncode
+    except subprocess.TimeoutExpired as error:
+        said, ended = bytes(error.stdout or b"").decode(), -1
+    if ended:
+        lines = said.splitlines() or ["the checkpoint"]
+        known = ended == CHILD_REFUSED
+        raise ModelError(lines[-1] if known else f"{lines[-1]}: so damaged that the HDF5 library fails; get it again")
+
+
+def _child() -> None:
+    """What `_try_in_child` runs: says which file comes next, then reads it."""
+    names = sys.argv[1:]
+    with suppress(ImportError, ValueError, OSError):  # not on every system, nor above every limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (CHILD_BYTES, CHILD_BYTES))
+    for network, path in zip(names[: len(names) // 2], names[len(names) // 2 :], strict=True):
+        print(path, flush=True)
+        try:
+            _read(network, Path(path))
+        except ModelError as error:
+            print(error, flush=True)
+            raise SystemExit(CHILD_REFUSED) from None
 
 
 # -- which files, and what they hold -------------------------------------------------------------------------------

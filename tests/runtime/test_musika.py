@@ -1,8 +1,12 @@
 """Import of Musika's checkpoints: every variant comes back as it was, and every wrong file is named in one line."""
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
+from everwave import musika
 from everwave.config import AutoencoderConfig, Config, GeneratorConfig, SignalConfig
 from everwave.errors import ModelError
 from everwave.musika import FILES, FRAME_DECODER_ORDER, import_checkpoint, read_checkpoint
@@ -65,10 +69,10 @@ def write(path, layers):
         groups = {"input_1": []}
         for layer, weight, array in layers:
             groups.setdefault(layer, []).append((f"{layer}/{weight}", array))
-        file.attrs["layer_names"] = np.array([name.encode() for name in groups])  # of fixed length ...
+        file.attrs["layer_names"] = np.array([name.encode() for name in groups])
         for layer, weights in groups.items():
             group = file.create_group(layer)
-            group.attrs["weight_names"] = [name.encode() for name, _ in weights]  # ... and of any
+            group.attrs["weight_names"] = np.array([name.encode() for name, _ in weights], dtype="S")
             for name, array in weights:
                 group.create_dataset(name, data=array)
 
@@ -210,6 +214,29 @@ def test_flipped_bits_never_crash(folder, seed):
     except ModelError:
         return
     assert all(np.isfinite(a).all() for p in parameters.values() for a in p.values())
+
+
+def test_files_that_hang_or_crash_the_library_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(musika, "CHILD_SECONDS", 10)
+    with h5py.File(folder / "enc2.h5", "r+") as file:  # names of variable length, as Keras writes them too
+        file.attrs.create("layer_names", list(file.attrs["layer_names"]), dtype=h5py.string_dtype())
+    assert import_checkpoint(folder, folder).kind == "bundle"
+    data = bytearray((folder / "enc2.h5").read_bytes())
+    heap = data.index(b"GCOL")  # where they are
+    data[heap + 16 : heap + 400] = bytes(384)
+    (folder / "enc2.h5").write_bytes(data)
+    with pytest.raises(ModelError, match=r"enc2\.h5: ") as caught:
+        import_checkpoint(folder, folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["import os; os.abort()", "while True: pass", "raise SystemExit(1)"])
+def test_what_happens_in_the_child_stays_there(folder, monkeypatch, code):
+    monkeypatch.setattr(musika, "CHILD_SECONDS", 2)
+    run, program = subprocess.run, [sys.executable, "-c", f"print('enc.h5', flush=True)\n{code}"]
+    monkeypatch.setattr(subprocess, "run", lambda _, **options: run(program, **options))
+    with pytest.raises(ModelError, match=r"enc\.h5: so damaged"):
+        import_checkpoint(None, folder)
 
 
 def test_unexpected_generator_layers_are_named(folder):
