@@ -188,6 +188,20 @@ def test_bundle(tiny: str) -> None:
     assert abs(samples("a.wav") - samples("b.wav")).max() < 1e-2  # stored as float16
 
 
+def test_warmup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["warmup"]) == 0
+    assert "float32" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_musika(capsys: pytest.CaptureFixture[str]) -> None:
+    golden = Path(__file__).parents[3] / "shared" / "golden" / "musika_small"
+    if not golden.is_dir():
+        pytest.skip("../shared/golden, the original's own files, is not here")
+    assert main(["import-musika", str(golden), "--autoencoder", str(golden), "-o", "golden.h5"]) == 0
+    assert main(["generate", "--model", "golden.h5", "--seconds", "0.2", "-o", "out.wav"]) == 0
+    assert len(samples("out.wav")) == 8820
+
+
 def test_stream_until_the_reader_leaves(tiny: str) -> None:
     process = subprocess.Popen(
         everwave("stream", "--model", tiny, "--seed", "7", "--format", "raw"),
@@ -270,6 +284,10 @@ FAILURES = {
     "missing folder": "generate --model TINY --seconds 1 -o missing/out.wav",
     "output is a folder": "generate --model TINY --seconds 1 -o folder.wav",
     "more than the disk holds": "generate --model TINY --seconds 2592000 -o out.wav",
+    "missing checkpoint": "import-musika missing --autoencoder missing -o out.h5",
+    "bundle of a missing model": "bundle missing.h5 -o out.h5",
+    "bundle into a missing folder": "bundle TINY -o missing/out.h5",
+    "missing folder of a picture": "generate --model TINY --seconds 1 --spectrogram missing/a.png -o out.wav",
     "missing folder of latents": "encode good.wav --model TINY -o missing/out.npy",
 }
 
