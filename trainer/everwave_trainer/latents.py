@@ -6,7 +6,6 @@ at several offsets within one latent step, so that crops can start between the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -139,7 +138,7 @@ def encode_corpus(
     shutil.copyfile(path, folder / path.name)
     data = {
         "version": VERSION,
-        "autoencoder": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "autoencoder": weights.reference(path),
         "sources": {"packages": sorted({t.package for t in tracks}), "hours": sum(t.seconds for t in tracks) / 3600},
         "pieces": [asdict(p) for p in pieces],
     }

@@ -88,7 +88,7 @@ def save_pictures(model_name: str, corpus: Path, folder: Path, seconds: float) -
     track = max(Corpus.open(corpus).select("held-out"), key=lambda t: t.seconds)
     real = held_out_crop(track, seconds)
     sounds = {"real": real, "reconstructed": model.decode(model.encode(real, rate))}
-    if "generator" in model.parameters:
+    if "generator" in model.info()["parameters"]:
         sounds["generated"] = model.generate(seconds=seconds, seed=1)
     for name, samples in sounds.items():
         soundfile.write(folder / f"{name}.flac", np.clip(samples, -1, 1), rate)
