@@ -38,6 +38,7 @@ TRAINED = {
     "level2": ("chunk_encoder", "chunk_decoder"),
 }
 FRAMES = {"level1": 128, "finetune": 128, "level2": 256}
+CRITIC_WEIGHT = {"level1": 0.0, "finetune": 0.02, "level2": 0.0}  # a critic beats an untrained decoder at once
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
@@ -46,9 +47,10 @@ class AutoencoderTrainer:
     """One stage of the autoencoder; `loop.run` drives it."""
 
     def __init__(self, stage: str, config: Config, tracks: Sequence[Any], *, steps: int, batch_size: int = 16,
-                 learning_rate: float = 3e-4, critic_weight: float = 0.02, seed: int = 0,
+                 learning_rate: float = 3e-4, critic_weight: float | None = None, seed: int = 0,
                  held_out: Sequence[Any] = ()) -> None:  # fmt: skip
         self.stage, self.config, self.tracks, self.held_out = stage, config, tracks, held_out
+        critic_weight = CRITIC_WEIGHT[stage] if critic_weight is None else critic_weight
         self.batch_size, self.seed, self.critic_weight = batch_size, seed, critic_weight
         self.settings = {
             "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -60,7 +62,7 @@ class AutoencoderTrainer:
         self.trained = [v for name in TRAINED[stage] for v in self.networks[name].trainable_variables]
         self.optimizer = adam(learning_rate, steps)
         self.optimizer.build(self.trained)
-        self.critic = spectrum_critic(config, FRAMES[stage]) if stage != "level1" else None
+        self.critic = spectrum_critic(config, FRAMES[stage]) if critic_weight else None
         if self.critic is not None:
             self.critic_optimizer = adam(learning_rate, steps, beta_1=0.5)
             self.critic_optimizer.build(self.critic.trainable_variables)
