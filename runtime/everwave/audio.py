@@ -138,12 +138,12 @@ def _refuse_truncated(file: Any, source: Source, name: str) -> None:
 
 
 def _ogg_ends(path: Path) -> bool:
-    """Whether the last page of an Ogg file says that it is the last (RFC 3533: bit 2 of byte 5)."""
+    """Whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, section 6)."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - (1 << 17), 0))  # a page has at most 65307 bytes
         tail = file.read()
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) >= 27 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _name(source: Source) -> str:

@@ -44,15 +44,23 @@ def error_of(path) -> str:
     return message
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def domain(smallest_model: ModelFile) -> ModelFile:
     """A domain file of the generator alone: the smallest file there is."""
     return part(smallest_model, "domain", "generator", autoencoder={"file": "autoencoder.h5", "sha256": "0" * 64})
 
 
+@pytest.fixture(scope="module")
+def content(domain: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("domain") / "domain.h5"
+    weights.write(path, domain)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def path(domain: ModelFile, tmp_path: Path) -> Path:
-    weights.write(tmp_path / "domain.h5", domain)
+def path(content: bytes, tmp_path: Path) -> Path:
+    """A copy of that file to spoil."""
+    (tmp_path / "domain.h5").write_bytes(content)
     return tmp_path / "domain.h5"
 
 
@@ -364,9 +372,9 @@ def test_hard_links_do_not_multiply_a_small_file(smallest_model: ModelFile, tmp_
     assert "one part twice" in error_of(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 100, b"no weights at all\n" * 100])
-def test_what_is_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.h5").write_bytes(content)
+@pytest.mark.parametrize("data", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 100, b"no weights at all\n" * 100])
+def test_what_is_no_hdf5_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.h5").write_bytes(data)
     assert "no weights file" in error_of(tmp_path / "a.h5")
 
 
