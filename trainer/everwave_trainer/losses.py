@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from .signal import SPECTRAL_FLOOR, power, stft
@@ -21,7 +21,7 @@ def spectral_distance(x: Any, y: Any, n_fft: int) -> tuple[Any, Any]:
     of the frames, whether their phases agree.
     """
     a, b = (power(stft(s, n_fft, n_fft // 4)) + SPECTRAL_FLOOR for s in (x, y))
-    log_distance = ops.mean(ops.abs(ops.log(a) - ops.log(b))) * (10.0 / np.log(10.0) / 75.0)
+    log_distance = ops.mean(ops.abs(ops.log(a) - ops.log(b))) * (10.0 / math.log(10.0) / 75.0)
     root_a, root_b = ops.sqrt(a), ops.sqrt(b)
     norms = ops.sum(a, axis=(1, 2))
     error = ops.sum(ops.square(root_a - root_b), axis=(1, 2))

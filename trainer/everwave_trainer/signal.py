@@ -5,6 +5,7 @@ Complex spectra are pairs (real, imaginary); everything is float32 whatever the 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +57,13 @@ def power(spectrum: PAIR) -> Any:
 
 def log_magnitude(spectrum: PAIR, floor: float = 1e-10) -> Any:
     """(10 log10(max(|X|^2, floor)) + 25) / 75: about -1 (silence) to 1."""
-    return (10.0 / np.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) + 25.0) / 75.0
+    return (10.0 / math.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) + 25.0) / 75.0
 
 
 def spectrum(log_magnitude: Any, phase: Any) -> PAIR:
     """The inverse of `log_magnitude`, with phase / pi: real and imaginary parts."""
-    magnitude = ops.sqrt(ops.exp(np.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
-    return magnitude * ops.cos(np.pi * phase), magnitude * ops.sin(np.pi * phase)
+    magnitude = ops.sqrt(ops.exp(math.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
+    return magnitude * ops.cos(math.pi * phase), magnitude * ops.sin(math.pi * phase)
 
 
-FLOOR_LEVEL = (10.0 * np.log10(SPECTRAL_FLOOR) + 25.0) / 75.0  # what `log_magnitude` gives at SPECTRAL_FLOOR
+FLOOR_LEVEL = (10.0 * math.log10(SPECTRAL_FLOOR) + 25.0) / 75.0  # what `log_magnitude` gives at SPECTRAL_FLOOR
