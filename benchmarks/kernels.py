@@ -91,7 +91,7 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     rng = np.random.default_rng(0)
     arena = planning.aligned(rows * (depth + width) + planning.SLACK, np.float32)
     arena[: rows * depth] = rng.standard_normal(rows * depth)
-    weights = planning.pack(rng.standard_normal((depth, width)).astype(np.float32) / depth**0.5, path)
+    weights = planning.pack(rng.standard_normal((1, depth, width)).astype(np.float32) / depth**0.5, path)
     packed = planning.aligned(len(weights) + planning.SLACK, np.float32)
     packed[: len(weights)] = weights
     constants = np.zeros(2 * (width + path.lanes), np.float32)
@@ -99,11 +99,12 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     step = np.full(E.FIELDS, -1, np.int64)
     step[[E.KIND, E.STEPS, E.DEPTH, E.WIDTH, E.SOURCE, E.TARGET]] = E.PRODUCT, rows, depth, width, 0, rows
     step[[E.WEIGHTS, E.BIAS, E.NOISE, E.NOISE_STRIDE, E.ACTIVATION]] = 0, 0, 0, 0, activation
-    step[[E.EXTERNAL, E.BLOCK]] = 0, planning.block_rows(rows, depth, path)
+    step[[E.POINTS, E.DISTINCT, E.OUTPUTS]] = 1
+    step[[E.EXTERNAL, E.BLOCK, E.GROUP]] = 0, planning.block_rows(rows, depth, path), path.rows
     vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
-    noise, tile = np.zeros(1, np.float32), planning.aligned(path.rows * path.lanes * planning.PANEL, np.float32)
+    noise, tile = np.zeros(1, np.float32), planning.aligned(2 * path.rows * path.lanes * planning.PANEL, np.float32)
     return lambda: E.run(
-        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile, None
+        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile, True
     )  # fmt: skip
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from everwave.kernels import engine
 from everwave.kernels.paths import Path, available
 from everwave.ops import plan as planning
+from everwave.ops.filters import minimal_filter
 from everwave.ops.numba_ops import NumbaNetwork
 from everwave.ops.numpy_ops import NumpyOps, convolve, convolve_up
 from everwave.ops.trace import Graph, Node, Trace, _in_order
@@ -174,15 +176,59 @@ def test_bfloat16_chains(path: Path, batch: int, steps: int, channels: int, widt
     agree(build, batch, steps, channels, path, tolerance=2e-2)
 
 
+@paths
+@few
+@given(
+    batch=st.integers(1, 5), tiles=st.integers(1, 9), channels=st.integers(1, 37), width=st.integers(1, 110),
+    layer=st.sampled_from(["three taps", "three taps, stride 2", "transposed"]),
+)  # fmt: skip
+def test_minimal_filters(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
+    """The same layers with fewer products, which wide layers use: forced here on narrow ones."""
+    steps = planning.FILTER_OUTPUTS * tiles * (2 if layer == "three taps, stride 2" else 1)
+
+    def build(nn: Any, x: Any) -> Any:
+        if layer == "transposed":
+            return nn.up_block("a", x, width)
+        return nn.conv_block("a", x, width, stride=2 if layer == "three taps, stride 2" else 1, noise=True)
+
+    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+        assert engine.TRANSFORM in compiled(build, steps, channels, path).steps[:, engine.KIND]
+        agree(build, batch, steps, channels, path, tolerance=2e-5)
+
+
+def compiled(build: Callable[[Any, Any], Any], steps: int, channels: int, path: Path) -> planning.Plan:
+    graph = graph_of(build, steps, channels)
+    return planning.compile(graph, random_parameters(graph, np.random.default_rng(0)), path, 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "taps", "stride"), [(2, 2, 1), (4, 2, 1), (2, 3, 1), (4, 3, 1), (2, 3, 2), (4, 3, 2)]
+)
+def test_minimal_filter_schemes_are_exact(outputs: int, taps: int, stride: int) -> None:
+    scheme = minimal_filter(outputs, taps, stride)
+    assert scheme.products < outputs * taps
+    rng = np.random.default_rng(outputs)
+    kernel, x = rng.standard_normal((taps,)), rng.standard_normal((scheme.transform.shape[1],))
+    shared = np.minimum(np.arange(scheme.products), len(scheme.kernel) - 1)
+    y = scheme.mix @ (scheme.kernel[shared] @ kernel * (scheme.transform @ x))
+    assert np.allclose(y, [kernel @ x[stride * i : stride * i + taps] for i in range(outputs)], atol=1e-12)
+
+
 @pytest.mark.parametrize("path", available(), ids=lambda path: path.name)
 def test_a_window_does_not_depend_on_its_batch(path: Path) -> None:
     def build(nn: Any, x: Any) -> Any:
         return nn.conv("out", nn.up_block("u", nn.conv_block("a", x, 70), 50), 33)
 
+    check_batch_independence(build, 13, path)
+    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+        check_batch_independence(build, 12, path)
+
+
+def check_batch_independence(build: Callable[[Any, Any], Any], steps: int, path: Path) -> None:
     rng = np.random.default_rng(1)
-    graph = graph_of(build, 13, 21)
+    graph = graph_of(build, steps, 21)
     network = NumbaNetwork(graph, random_parameters(graph, rng), path, capacity=6)
-    x = rng.standard_normal((17, 13, 21)).astype(np.float32)
+    x = rng.standard_normal((17, steps, 21)).astype(np.float32)
     together = network(x)[0].copy()
     for i in range(len(x)):
         assert np.array_equal(network(x[i : i + 1])[0][0], together[i])
@@ -222,14 +268,14 @@ def test_not_a_number_is_not_hidden(path: Path) -> None:
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_packing_keeps_every_weight_once(width: int, lanes: int) -> None:
     kernel = np.arange(1, 4 * width + 1, dtype=np.float32).reshape(4, width)
-    packed = planning.pack(kernel, Path("any", lanes, 8, "float32"))
+    packed = planning.pack(kernel[None], Path("any", lanes, 8, "float32"))
     assert len(packed) % (4 * lanes) == 0
     assert np.array_equal(np.sort(packed[packed != 0]), kernel.ravel())
 
 
 def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     kernel = np.arange(1, 4 * 48 + 1, dtype=np.float32).reshape(4, 48)
-    packed = planning.pack(kernel, Path("any", 16, 8, "bfloat16"))
+    packed = planning.pack(kernel[None], Path("any", 16, 8, "bfloat16"))
     assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], planning.to_bfloat16(kernel[2:, 5]))
 
 

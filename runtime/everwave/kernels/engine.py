@@ -30,8 +30,9 @@ GUARD = 2  # zero rows before, between and after the windows of a buffer; what a
 # A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
 KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
 WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
-FIELDS = 19
-PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
+POINTS, DISTINCT, OUTPUTS, MIX, SPAN, FIRST, ADVANCE, GROUP = range(19, 27)  # minimal filtering: see ops/filters.py
+FIELDS = 27
+PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE, TRANSFORM = range(8)  # kinds of step
 NONE, SWISH, TANH, CLIP = range(4)  # activations
 
 F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
@@ -325,24 +326,63 @@ def _put(vector, width, tile, target, count):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def _finish(vector, width, step, tile, first, valid, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+def _finish(vector, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
-    bias, noise_stride, activation = _skip(constants, step[BIAS] + column), step[NOISE_STRIDE], step[ACTIVATION]
+    bias, activation = _skip(constants, step[BIAS] + column), step[ACTIVATION]
     raw, total, residual, external = step[TARGET], step[SUM], step[RESIDUAL], step[EXTERNAL] > 0
     gain = -(-step[WIDTH] // len(vector)) * len(vector)
     span = len(width) * len(vector)
     count = min(span, step[WIDTH] - column)
-    value = _skip(noise, step[NOISE] + first * noise_stride)
     for r in range(valid):
-        here = _skip(tile, r * span)
-        _activate(vector, width, here, bias, gain, value[r * noise_stride], activation)
+        here, row = _skip(tile, r * span), (first + r) * step[OUTPUTS] + output
+        _activate(vector, width, here, bias, gain, noise[step[NOISE] + row * step[NOISE_STRIDE]], activation)
         if raw >= 0 and external:
-            _put(vector, width, here, _skip(out, tables[raw + first + r] + column), count)
+            _put(vector, width, here, _skip(out, tables[raw + row] + column), count)
         elif raw >= 0:
-            _put(vector, width, here, _skip(arena, tables[raw + first + r] + column), count)
+            _put(vector, width, here, _skip(arena, tables[raw + row] + column), count)
         if total >= 0:
-            _add(vector, width, here, _skip(arena, tables[residual + first + r] + column))
-            _put(vector, width, here, _skip(arena, tables[total + first + r] + column), count)
+            _add(vector, width, here, _skip(arena, tables[residual + row] + column))
+            _put(vector, width, here, _skip(arena, tables[total + row] + column), count)
+
+
+@njit(**INNER)
+def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-untyped-def]
+    """target[:size] = the sum of `count` rows of `source`, `distance` apart, each times its factor; zeros cost nothing."""
+    fresh = True
+    for n in range(count):
+        factor, row = factors[n], _skip(source, n * distance)
+        if factor != 0 and fresh:
+            for i in range(size):
+                target[i] = factor * row[i]
+            fresh = False
+        elif factor != 0:
+            for i in range(size):
+                target[i] += factor * row[i]
+
+
+@njit(**INNER)
+def _tiles(vector, rows, width, step, first, end, column, arena, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The register tiles of rows first..end: for every point their products, then for every output its epilogue.
+
+    Points come outside of rows, so that the weights of a point are read from the second-level cache again and again.
+    """
+    points, depth, height = step[POINTS], step[DEPTH], len(rows)
+    size = height * len(width) * len(vector)
+    products = _skip(tile, size)
+    for p in range(points):
+        inputs = _skip(arena, p * step[SOURCE_STRIDE])
+        kernel = _skip(panel, min(p, step[DISTINCT] - 1) * depth * len(width) * len(vector))
+        for m in range(first, end, height):
+            starts, result = _skip(tables, step[SOURCE] + m), _skip(products, ((m - first) * points + p * height) * (size // height))  # fmt: skip
+            _multiply(vector, rows, width, inputs, starts, min(height, end - m), kernel, depth, result)
+    for m in range(first, end, height):
+        result = _skip(products, (m - first) * points * (size // height))
+        for output in range(step[OUTPUTS]):
+            here = result
+            if points > 1:
+                here = tile
+                _weigh(tile, result, _skip(constants, step[MIX] + output * points), points, size, size)
+            _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
 @njit(**INNER)
@@ -351,25 +391,23 @@ def _product(vector, rows, step, batch, arena, out, weights, constants, tables, 
 
     Panels are three vectors wide; one or two pairs end a width that three does not divide.
     """
-    lanes, height = len(vector), len(rows)
-    count, depth = batch * step[STEPS], step[DEPTH]
+    lanes, group = len(vector), step[GROUP]
+    count = batch * step[STEPS]
     vectors = -(-step[WIDTH] // lanes)
     for block in range(0, count, step[BLOCK]):
-        end = min(block + step[BLOCK], count)
+        last = min(block + step[BLOCK], count)
         panel, left = _skip(weights, step[WEIGHTS]), vectors
         while left > 0:
             column = (vectors - left) * lanes
             size = 3 if left == 3 or left > 4 else 2
-            for m in range(block, end, height):
-                valid, source = min(height, end - m), _skip(tables, step[SOURCE] + m)
+            for m in range(block, last, group):
+                end = min(m + group, last)
                 if size == 3:
-                    _multiply(vector, rows, (0, 0, 0), arena, source, valid, panel, depth, tile)
-                    _finish(vector, (0, 0, 0), step, tile, m, valid, column, arena, out, constants, tables, noise)
+                    _tiles(vector, rows, (0, 0, 0), step, m, end, column, arena, panel, out, constants, tables, noise, tile)  # fmt: skip
                 else:
-                    _multiply(vector, rows, (0, 0), arena, source, valid, panel, depth, tile)
-                    _finish(vector, (0, 0), step, tile, m, valid, column, arena, out, constants, tables, noise)
+                    _tiles(vector, rows, (0, 0), step, m, end, column, arena, panel, out, constants, tables, noise, tile)  # fmt: skip
             left -= size
-            panel = _skip(panel, depth * size * lanes)
+            panel = _skip(panel, step[DISTINCT] * step[DEPTH] * size * lanes)
 
 
 @njit(**INNER)
@@ -466,15 +504,29 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
             _write(arena, target + i, factor * _read(arena, source + i) + share * _read(arena, other + i))
 
 
+@njit(**INNER)
+def _transform(step, batch, arena, constants):  # type: ignore[no-untyped-def]
+    """The inputs of a minimal filter: for every tile of outputs, the weighted sums of the rows it spans."""
+    steps, stride, points, span = step[STEPS], step[STRIDE], step[POINTS], step[SPAN]
+    tiles = steps // points
+    for window in range(batch):
+        for tile in range(tiles):
+            source = _row(step[SOURCE], step[OUTPUTS], stride, window, step[FIRST] + tile * step[ADVANCE])
+            target = _row(step[TARGET], steps, stride, window, tile * points)
+            for p in range(points):
+                factors = _skip(constants, step[MIX] + p * span)
+                _weigh(_skip(arena, target + p * stride), _skip(arena, source), factors, span, stride, stride)
+
+
 @njit(**POLICY)
-def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, noise, tile, only_products):  # type: ignore[no-untyped-def]  # fmt: skip
+def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, noise, tile, every_kind):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
     vector, rows: tuples as long as a vector has lanes and a tile has rows. steps: (n, FIELDS) int64. arena and
     weights: float32, or uint16 and uint32 that hold bfloat16 and pairs of them. constants: float32, starting with
-    two vectors of zeros. tables: int64 row starts. tile: float32 scratch for a tile of rows * 3 vectors, or twice the
-    widest styled row. only_products: None if the plan may have steps of every kind, else anything: then the
-    rest is not even compiled.
+    two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
+    per point of a filter, or twice the widest styled row. every_kind: None for plans of products alone, for which
+    the other kinds of step are not even compiled, else True.
     """
     program, x, arena, out, weights = _pointer(steps), _pointer(x), _pointer(arena), _pointer(out), _pointer(weights)
     constants, tables, noise, tile = _pointer(constants), _pointer(tables), _pointer(noise), _pointer(tile)
@@ -487,7 +539,7 @@ def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, n
             _load(step, batch, x, arena)
         elif kind == CLEAR:
             _clear(step, batch, arena)
-        if only_products is None:
+        if every_kind is not None:
             if kind == STYLE:
                 _style(vector, step, batch, arena, constants, tile)
             elif kind == POOL:
@@ -496,3 +548,5 @@ def run(vector, rows, steps, batch, x, arena, out, weights, constants, tables, n
                 _shuffle(step, batch, arena)
             elif kind == COMBINE:
                 _combine(step, batch, arena, constants)
+            elif kind == TRANSFORM:
+                _transform(step, batch, arena, constants)

@@ -33,7 +33,7 @@ class NumbaNetwork:
         self.plan = planning.compile(graph, parameters, path, capacity)
         self._vector = (np.float32(0),) * path.lanes
         self._rows = (0,) * path.rows
-        self._only_products = self.plan.only_products
+        self._every_kind = self.plan.every_kind
         self._threads = threading.local()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
@@ -56,7 +56,7 @@ class NumbaNetwork:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
             self._vector, self._rows, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
-            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._only_products,
+            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._every_kind,
         )  # fmt: skip
         return tuple(
             space.out[start : start + batch * steps * width].reshape(batch, steps, width)
@@ -85,8 +85,8 @@ BFLOAT16_NETWORKS = ("chunk_decoder", "frame_decoder")
 
 
 def preferred_batch(name: str, config: Config) -> int:
-    """Windows per call with which the network runs fastest: enough rows to use each weight often, in cache."""
-    return 8
+    """Windows per call that run fastest: enough rows to use a weight often while it is in cache, few enough for it."""
+    return {"generator": 4}.get(name, 8)
 
 
 def numba_network(

@@ -16,12 +16,17 @@ from numpy.typing import DTypeLike
 from ..kernels import engine as E
 from ..kernels.paths import Path
 from .blocks import same_padding
+from .filters import Filter, minimal_filter
 from .trace import Graph, Node
 
 Array = np.ndarray
 ACTIVATIONS = {None: E.NONE, "swish": E.SWISH, "tanh": E.TANH, "clip": E.CLIP}
 SLACK = 64  # elements past the end of every array, for whole-vector reads at its edge
 PANEL = 3  # vectors side by side in a tile
+FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
+FILTER_OUTPUTS = 4
+FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
+GROUP = 64  # rows of a minimal filter whose products wait for each other
 BLOCK_BYTES = 768 * 1024  # of input rows that one pass over the panels reads
 
 
@@ -45,16 +50,17 @@ class Plan:
         return sum(self.capacity * steps * width for _, steps, width in self.outputs)
 
     @property
-    def only_products(self) -> bool | None:
-        """True for the kernels that leave out other kinds of step; float32 needs those anyway, for the generator."""
+    def every_kind(self) -> bool | None:
+        """None lets the kernels leave out other steps than products; float32 needs those anyway, for the generator."""
         plain = np.isin(self.steps[:, E.KIND], (E.PRODUCT, E.LOAD, E.CLEAR)).all()
-        return True if plain and self.path.precision == "bfloat16" else None
+        return None if plain and self.path.precision == "bfloat16" else True
 
     @property
     def tile_size(self) -> int:
         """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
-        return max(self.path.rows * self.path.lanes * PANEL, 2 * int(widest))
+        tiles = self.path.rows + (self.steps[:, E.POINTS] * self.steps[:, E.GROUP]).max()
+        return max(int(tiles) * self.path.lanes * PANEL, 2 * int(widest))
 
     @property
     def noise_size(self) -> int:
@@ -184,16 +190,28 @@ class Planner:
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
         vectors[1, :width] = gain
         first, stride = every
-        kernel = np.pad(kernel, ((0, 0), (0, source.stride - source.channels), (0, 0))).reshape(-1, width)
-        fields = {
-            E.STEPS: len(starts), E.DEPTH: len(kernel) // self.parts, E.WIDTH: width,
-            E.WEIGHTS: _append(self.weights, pack(kernel, self.path)),
+        starts, taps, scheme = np.array(starts), kernel, self._filter(kernel, starts)
+        fields = {E.POINTS: 1, E.OUTPUTS: 1, E.SOURCE_STRIDE: source.stride, E.GROUP: self.path.rows}
+        if scheme:
+            advance = int(starts[1] - starts[0]) * scheme.outputs
+            source = self._transformed(source, scheme, int(starts[0]), advance, len(starts) // scheme.outputs)
+            taps = np.tensordot(scheme.kernel, kernel, 1).astype(np.float32)
+            starts = np.arange(0, source.steps, scheme.products)
+            fields |= {
+                E.POINTS: scheme.products,
+                E.OUTPUTS: scheme.outputs,
+                E.MIX: self._matrix(scheme.mix),
+                E.GROUP: GROUP,
+            }
+        taps = np.pad(taps, ((0, 0), (0, source.stride - source.channels), (0, 0)))
+        panels = taps if scheme else taps.reshape(1, -1, width)
+        reach = source.stride * int(np.diff(starts).max(initial=1))
+        fields |= {
+            E.STEPS: len(starts), E.DEPTH: panels.shape[1] // self.parts, E.WIDTH: width, E.DISTINCT: len(panels),
+            E.WEIGHTS: _append(self.weights, pack(panels, self.path)),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
-            E.ACTIVATION: activation,
-            E.BLOCK: block_rows(
-                len(starts) * self.capacity, source.stride * int(np.diff(starts).max(initial=1)), self.path
-            ),
+            E.ACTIVATION: activation, E.BLOCK: block_rows(len(starts) * self.capacity, reach, self.path),
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -210,6 +228,27 @@ class Planner:
                 residual=residual,
             )
         )
+
+    def _filter(self, kernel: Array, starts: Array) -> Filter | None:
+        """The minimal filter for this convolution, where one is known to be faster."""
+        taps, channels, width = kernel.shape
+        if self.path.precision != "float32" or min(channels, width) < FILTER_CHANNELS or len(starts) % FILTER_OUTPUTS:
+            return None
+        stride = int(starts[1] - starts[0])
+        return minimal_filter(FILTER_OUTPUTS, taps, stride) if (taps, stride) in FILTERED else None
+
+    def _transformed(self, source: Tensor, scheme: Filter, first: int, advance: int, tiles: int) -> Tensor:
+        """A step that makes the inputs of a minimal filter, and the tensor it makes."""
+        target = Tensor(tiles * scheme.products, source.channels, source.stride)
+        fields = {
+            E.POINTS: scheme.products, E.SPAN: scheme.transform.shape[1], E.FIRST: first, E.ADVANCE: advance,
+            E.OUTPUTS: source.steps, E.MIX: self._matrix(scheme.transform),
+        }  # fmt: skip
+        self.steps.append(Step(E.TRANSFORM, [source], [target], fields, source=source, target=target))
+        return target
+
+    def _matrix(self, matrix: Array) -> int:
+        return _append(self.constants, matrix.astype(np.float32).ravel())
 
     def _styled(self, node: Node) -> None:
         """The gain of every step from the coordinates, then AdaIN and swish in place."""
@@ -304,7 +343,7 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
         assert step.starts is not None
         line[E.EXTERNAL] = step.output >= 0
         line[E.SOURCE] = _append(tables, step.source.rows(capacity, step.starts))
-        times = np.arange(len(step.starts)) * stride + first
+        times = np.arange(len(step.starts) * step.fields[E.OUTPUTS]) * stride + first
         if step.output >= 0:
             start, steps, width = outputs[step.output]
             line[E.TARGET] = _append(tables, (start + (np.arange(capacity)[:, None] * steps + times) * width).ravel())
@@ -325,7 +364,7 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
                 line[column] = tensor.base
     for column, value in step.fields.items():
         line[column] = value
-    clears = [_clear(t) for t in step.writes if first == 0 and step.kind != E.STYLE]
+    clears = [_clear(t) for t in step.writes if first == 0 and step.kind not in (E.STYLE, E.TRANSFORM)]
     return [*clears, line]
 
 
@@ -343,23 +382,23 @@ def block_rows(rows: int, channels: int, path: Path) -> int:
     return -(-rows // (blocks * path.rows)) * path.rows
 
 
-def pack(kernel: Array, path: Path) -> Array:
-    """(K, N) as panels of 3 or 2 vectors of columns, each (K, columns), in the order `engine._product` reads.
+def pack(kernels: Array, path: Path) -> Array:
+    """(P, K, N) as panels of 3 or 2 vectors of columns, each (P, K, columns), in the order `engine._product` reads.
 
-    bfloat16 (K even): panels are (K / 2, columns) of uint32, so that a lane holds two neighbours in K.
+    bfloat16 (K even): panels are (P, K / 2, columns) of uint32, so that a lane holds two neighbours in K.
     """
-    (depth, width), lanes = kernel.shape, path.lanes
+    (count, depth, width), lanes = kernels.shape, path.lanes
     vectors = -(-width // lanes)
-    padded = np.zeros((depth, (vectors + 1) * lanes), np.float32)
-    padded[:, :width] = kernel
+    padded = np.zeros((count, depth, (vectors + 1) * lanes), np.float32)
+    padded[:, :, :width] = kernels
     panels, column = [], 0
     while column < vectors:
-        count = PANEL if vectors - column == PANEL or vectors - column > PANEL + 1 else PANEL - 1
-        panel = padded[:, column * lanes : (column + count) * lanes]
+        size = PANEL if vectors - column == PANEL or vectors - column > PANEL + 1 else PANEL - 1
+        panel = padded[:, :, column * lanes : (column + size) * lanes]
         if path.precision == "bfloat16":
-            panel = to_bfloat16(panel.reshape(depth // 2, 2, -1).swapaxes(1, 2)).view(np.uint32)
+            panel = to_bfloat16(panel.reshape(count, depth // 2, 2, -1).swapaxes(2, 3)).view(np.uint32)
         panels.append(panel.ravel())
-        column += count
+        column += size
     return np.concatenate(panels)
 
 
