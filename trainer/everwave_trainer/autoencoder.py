@@ -21,7 +21,7 @@ from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, 
 from keras import ops
 
 from . import backend, checkpoint, losses, signal
-from .corpora.store import random_crops
+from .corpora.store import random_crops, sources
 from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
@@ -185,7 +185,8 @@ class AutoencoderTrainer:
 
             save_reconstructions(self, folder / "samples", step)
         if self.stage == "level2":
-            save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, {"steps": step})
+            provenance = {"steps": step, "batch_size": self.batch_size, "data": sources(self.tracks)}
+            save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, provenance)
 
 
 def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:

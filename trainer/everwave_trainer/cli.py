@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument("-o", "--output", type=Path, required=True)
     export.add_argument("--licence", required=True, help="licence of the weights, from that of the training data")
+    export.add_argument("--metrics", type=Path, help="metrics.json of `evaluate`, to keep with the weights")
+    export.add_argument("--autoencoder", help="for a generator: the shipped autoencoder that it shall name")
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -153,7 +155,8 @@ def _gan(a: argparse.Namespace) -> None:
 def _export(a: argparse.Namespace) -> None:
     from .export import export_run
 
-    export_run(a.run_folder, a.output, licence=a.licence, dtype="float32" if a.float32 else "float16")
+    dtype = "float32" if a.float32 else "float16"
+    export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder)
 
 
 if __name__ == "__main__":

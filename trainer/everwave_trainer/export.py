@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import everwave
 import keras
 import numpy as np
 from everwave import weights
@@ -41,9 +42,22 @@ def save_generator(
     weights.write(path, file, dtype="float32")
 
 
-def export_run(folder: Path, path: Path, *, licence: str, dtype: str = "float16") -> None:
-    """Copy the newest weights of a run to `path` with their licence, in `dtype`."""
+def export_run(
+    folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
+    autoencoder: str | None = None,
+) -> None:  # fmt: skip
+    """Copy the newest weights of a run to `path` in `dtype`, with their licence.
+
+    metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
+    autoencoder: for a generator, the shipped file (same weights, float16) that it shall name.
+    """
     found = [folder / name for name in EXPORTS if (folder / name).exists()]
     if not found:
         raise EverwaveError(f"{folder}: neither {' nor '.join(EXPORTS)} there; train at least to the first checkpoint")
-    weights.write(path, dataclasses.replace(weights.read(found[0]), licence=licence), dtype=dtype)
+    model = weights.read(found[0])
+    provenance = model.provenance | {"trainer": everwave.__version__}
+    if metrics is not None:
+        provenance["metrics"] = json.loads(metrics.read_text())
+    reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
+    model = dataclasses.replace(model, licence=licence, provenance=provenance, autoencoder=reference)
+    weights.write(path, model, dtype=dtype)

@@ -132,7 +132,7 @@ class GanTrainer:
 
         path = folder / "model.h5"
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        provenance = {"steps": step, **self.latents.sources}
+        provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
         save_generator(path, self.config, self.average_parameters(), self.latents.autoencoder, provenance)
         save_generated(path, folder / "samples", step)
 

@@ -20,7 +20,7 @@ from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
 from tqdm import tqdm
 
-from .corpora.store import Corpus
+from .corpora.store import Corpus, sources
 
 VERSION = 1
 SHIFTS = 4
@@ -161,7 +161,7 @@ def encode_corpus(
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(path),
-        "sources": {"packages": sorted({t.package for t in tracks}), "hours": sum(t.seconds for t in tracks) / 3600},
+        "sources": sources(tracks),
         "pieces": [asdict(p) for p in pieces],
     }
     (folder / "latents.json").write_text(json.dumps(data, indent=1))

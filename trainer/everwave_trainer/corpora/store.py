@@ -175,6 +175,15 @@ def fingerprint(tracks: Sequence[Track]) -> str:
     return digest.hexdigest()
 
 
+def sources(tracks: Sequence[Track]) -> dict[str, object]:
+    """What a model card says of its data: packages, licences and hours."""
+    return {
+        "packages": sorted({track.package for track in tracks}),
+        "licences": sorted({track.licence for track in tracks}),
+        "hours": round(hours(tracks), 2),
+    }
+
+
 def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, step: int) -> np.ndarray:
     """The crops of training step `step`: float32 (batch, length, 2) in [-1, 1).
 
