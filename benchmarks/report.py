@@ -171,13 +171,13 @@ def _footnotes(results: Row) -> str:
     machine = results["machine"]
     rounds = 1 + max((run["round"] for run in results["runs"]), default=-1)
     settings = {
-        f"{row['contender']} {row['batch']} x {row['workers']}"
+        f"{row['contender']} ({row['threads']} threads) {row['batch']} x {row['workers']}"
         for row in results["summary"]
         if row["batch"] is not None
     }
     lines = [
-        f"{rounds} rounds on {results['date'][:10]}, every run in a fresh process; {machine['cpu']}, {machine['cores']} cores "
-        f"({', '.join(machine['features'])}), {machine['system']}. Contenders run the networks only, everwave also draws its "
+        f"{rounds} round{'s' * (rounds != 1)} on {results['date'][:10]}, every run in a fresh process; {machine['cpu']}, "
+        f"{machine['cores']} cores ({', '.join(machine['features'])}), {machine['system']}. Contenders run the networks only, everwave also draws its "
         "noise, does the inverse STFT and writes the file.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
         "Fastest settings, windows per call x calls at once: " + ", ".join(sorted(settings)) + ".",
