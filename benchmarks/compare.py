@@ -185,7 +185,8 @@ def measure(session: Session, settings: dict[tuple[str, str, int], Setting]) -> 
                     how = asdict(settings[name, preset, threads])
                     run = session.attempt(session.theirs, name, preset, "time", seconds=seconds, **how)
                 else:
-                    continue
+                    session.skipped[name] = f"{options.tuned} has no setting for {preset} on {threads} threads"
+                    run = None
                 if run:
                     say(
                         f"round {number + 1}: {name} {preset} {threads} threads {seconds:g} s: {run['times_real_time']:.1f}"

@@ -180,7 +180,11 @@ def _footnotes(results: Row) -> str:
         f"{machine['cores']} cores ({', '.join(machine['features'])}), {machine['system']}. Contenders run the networks only, everwave also draws its "
         "noise, does the inverse STFT and writes the file.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
-        "Fastest settings, windows per call x calls at once: " + ", ".join(sorted(settings)) + ".",
+        *(
+            ["Fastest settings, windows per call x calls at once: " + ", ".join(sorted(settings)) + "."]
+            if settings
+            else []
+        ),
         *(f"Skipped: {name}: {reason}" for name, reason in results["skipped"].items()),
         f"Command: `{results['command']}`",
     ]
