@@ -1,5 +1,8 @@
 """The latent GAN: hinge loss, R1 penalty with an adaptive weight, exponential moving average of the generator.
 
+Training sees latents with mean 0 and standard deviation 1 in every channel, so that the R1 penalty means the same for
+every autoencoder; the exported generator's last layer undoes it.
+
 Source: Musika, arXiv 2208.08706, section 3.3; constants as in its published code.
 """
 
@@ -37,6 +40,7 @@ class GanTrainer:
         generator = dataclasses.replace(config.generator, conditions=latents.conditions(conditions))
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed = latents, batch_size, seed
+        self.mean, self.deviation = latents.statistics()
         self.settings = {
             "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "config": config_key(self.config),
         }  # fmt: skip
@@ -53,7 +57,10 @@ class GanTrainer:
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file."""
-        set_parameters(self.generator, weights.read(source).parameters["generator"])
+        values = dict(weights.read(source).parameters["generator"])
+        values["out/bias"] = (values["out/bias"] - self.mean) / self.deviation
+        values["out/kernel"] = values["out/kernel"] / self.deviation
+        set_parameters(self.generator, values)
         for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
             average.assign(variable)
 
@@ -75,6 +82,7 @@ class GanTrainer:
         coordinates = training_coordinates(self.config, self.batch_size, np.random.default_rng([self.seed, step, 1]))
         # the fake ones ask for the conditions of other real crops, so both sides have one distribution
         asked = np.roll(conditions, 1, axis=0)
+        real = (real - self.mean) / self.deviation
         return real, conditions, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
@@ -122,9 +130,12 @@ class GanTrainer:
         }  # fmt: skip
 
     def average_parameters(self) -> dict[str, np.ndarray]:
-        """The generator's moving average under the runtime's names."""
+        """The generator's moving average under the runtime's names; its last layer gives latents as they are."""
         names = [f"{v.path.split('/')[-2]}/{v.name}" for v in self.generator.trainable_variables]
-        return {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.average, strict=True)}
+        values = {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.average, strict=True)}
+        values["out/bias"] = values["out/bias"] * self.deviation + self.mean
+        values["out/kernel"] = values["out/kernel"] * self.deviation
+        return values
 
     def sample(self, folder: Path, step: int) -> None:
         """The weights beside their autoencoder, and a clip as audio and picture."""

@@ -79,6 +79,16 @@ class Latents:
             conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high))
         return tuple(conditions)
 
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel (channels,), the same for left and right."""
+        count, total, squares = 0, 0.0, 0.0
+        for array in self.arrays:
+            sides = np.concatenate(np.split(np.asarray(array[0], np.float64), 2, axis=1))
+            count, total, squares = count + len(sides), total + sides.sum(axis=0), squares + (sides**2).sum(axis=0)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+        return np.tile(mean, 2).astype(np.float32), np.tile(deviation, 2).astype(np.float32)
+
     def crops(
         self, length: int, batch: int, seed: int, step: int, conditions: Sequence[Condition] = ()
     ) -> tuple[np.ndarray, np.ndarray]:

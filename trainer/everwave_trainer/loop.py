@@ -63,7 +63,7 @@ def run(
                 means = {k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in scalars.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
                 bar.update()
-                if log and (step + 1) % 20 == 0:
+                if log and ((step + 1) % 20 == 0 or step + 1 == steps):
                     log(step + 1, scalars)
                 if stop or time.monotonic() - saved > 60 * minutes:
                     save(step + 1)
