@@ -44,13 +44,21 @@ ACCUMULATORS = 24
 
 
 @intrinsic
-def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any) -> Any:
-    """`count` rounds of independent multiply-adds in registers; the sums go to `out` so that none is dropped."""
-    signature = types.void(vector, types.int64, out)
+def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any, pairs: Any) -> Any:
+    """`count` rounds of independent multiply-adds in registers; the sums go to `out` so that none is dropped.
+
+    pairs: None for float32, else products of bfloat16 pairs.
+    """
+    signature = types.void(vector, types.int64, out, pairs)
+    alone = isinstance(pairs, types.NoneType)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = E.Emitter(builder, vector.count)
         data = cgutils.create_struct_proxy(out)(context, builder, value=args[2]).data
+
+        def dot(a: Any, b: Any, total: Any) -> Any:
+            return e.dot(total, a, b)
+
         chains = ACCUMULATORS if vector.count == 16 else ACCUMULATORS // 2
         factor = e.load(data, E._index(0))
         entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
@@ -61,7 +69,7 @@ def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any) -> Any:
         sums = [builder.phi(e.floats) for _ in range(chains)]
         for total in sums:
             total.add_incoming(e.constant(0.0), entry)
-            total.add_incoming(e.multiply_add(factor, factor, total), loop)
+            total.add_incoming((e.multiply_add if alone else dot)(factor, factor, total), loop)
         following = builder.add(i, E._index(1))
         i.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, done)
@@ -74,8 +82,8 @@ def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _peak(vector, count, out):  # type: ignore[no-untyped-def]
-    _multiply_adds(vector, count, out)
+def _peak(vector, count, out, pairs):  # type: ignore[no-untyped-def]
+    _multiply_adds(vector, count, out, pairs)
 
 
 def peak(path: Path) -> tuple[Callable[[], None], float]:
@@ -83,39 +91,50 @@ def peak(path: Path) -> tuple[Callable[[], None], float]:
     vector = (np.float32(0),) * path.lanes
     chains = ACCUMULATORS if path.lanes == 16 else ACCUMULATORS // 2
     out, count = planning.aligned(chains * path.lanes, np.float32), 200_000
-    return lambda: _peak(vector, count, out), 2.0 * chains * path.lanes * count
+    pairs = None if path.precision == "float32" else True
+    return lambda: _peak(vector, count, out, pairs), 2.0 * chains * path.lanes * count * parts(path)
+
+
+def parts(path: Path) -> int:
+    """Numbers in one lane of a product: pairs of bfloat16, single float32."""
+    return 2 if path.precision == "bfloat16" else 1
 
 
 def product(path: Path, rows: int, depth: int, width: int, activation: int) -> Callable[[], None]:
     """One product of the engine with its epilogue, on random numbers."""
     rng = np.random.default_rng(0)
-    arena = planning.aligned(rows * (depth + width) + planning.SLACK, np.float32)
-    arena[: rows * depth] = rng.standard_normal(rows * depth)
+    arena = planning.aligned(rows * (depth + width) + planning.SLACK, planning.element(path))
+    x = rng.standard_normal(rows * depth).astype(np.float32)
+    arena[: rows * depth] = x if path.precision == "float32" else planning.to_bfloat16(x)
     weights = planning.pack(rng.standard_normal((1, depth, width)).astype(np.float32) / depth**0.5, path)
-    packed = planning.aligned(len(weights) + planning.SLACK, np.float32)
+    packed = planning.aligned(len(weights) + planning.SLACK, weights.dtype)
     packed[: len(weights)] = weights
     constants = np.zeros(2 * (width + path.lanes), np.float32)
     tables = np.concatenate([np.arange(rows) * depth, rows * depth + np.arange(rows) * width])
     step = np.full(E.FIELDS, -1, np.int64)
-    step[[E.KIND, E.STEPS, E.DEPTH, E.WIDTH, E.SOURCE, E.TARGET]] = E.PRODUCT, rows, depth, width, 0, rows
-    step[[E.WEIGHTS, E.BIAS, E.NOISE, E.NOISE_STRIDE, E.ACTIVATION]] = 0, 0, 0, 0, activation
-    step[[E.POINTS, E.DISTINCT, E.OUTPUTS]] = 1
-    step[[E.EXTERNAL, E.BLOCK, E.GROUP]] = 0, planning.block_rows(rows, depth, path), path.rows
+    values = {
+        E.KIND: E.PRODUCT, E.STEPS: rows, E.DEPTH: depth // parts(path), E.WIDTH: width, E.SOURCE: 0, E.TARGET: rows,
+        E.WEIGHTS: 0, E.BIAS: 0, E.NOISE: 0, E.NOISE_STRIDE: 0, E.ACTIVATION: activation, E.EXTERNAL: 0,
+        E.POINTS: 1, E.DISTINCT: 1, E.OUTPUTS: 1, E.GROUP: path.rows, E.BLOCK: planning.block_rows(rows, depth, path),
+    }  # fmt: skip
+    step[list(values)] = list(values.values())
     vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
-    noise, tile = np.zeros(1, np.float32), planning.aligned(2 * path.rows * path.lanes * planning.PANEL, np.float32)
+    noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    tile = planning.aligned(2 * path.rows * path.lanes * planning.PANEL, np.float32)
+    every_kind = True if path.precision == "float32" else None
     return lambda: E.run(
-        vector, height, step[None], 1, arena, arena, arena, packed, constants, tables, noise, tile, True
+        vector, height, step[None], 1, out, arena, out, packed, constants, tables, noise, tile, every_kind
     )  # fmt: skip
 
 
-def blas(rows: int, depth: int, width: int) -> Callable[[], None]:
+def blas(rows: int, depth: int, width: int) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((rows, depth)).astype(np.float32)
     b, out = rng.standard_normal((depth, width)).astype(np.float32), np.empty((rows, width), np.float32)
     return lambda: np.matmul(a, b, out=out)
 
 
-def rates(calls: dict[str, tuple[Callable[[], None], float]], repeat: int) -> dict[str, float]:
+def rates(calls: dict[str, tuple[Callable[[], object], float]], repeat: int) -> dict[str, float]:
     """GFLOP/s of every contender: each runs once per round, median over the rounds."""
     for call, _ in calls.values():
         call()
@@ -137,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     path = choose(options.precision, options.path)
     top = peak(path)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, rows, depth, width, activation in SHAPES:
         work = 2.0 * rows * depth * width
         result = rates(
