@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     try:
-        options.run(options)
+        return options.run(options) or 0
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(f"error: {_one_line(error)}")
         return error.exit_code if isinstance(error, EverwaveError) else FAILURE
-    return 0
 
 
 # -- commands -----------------------------------------------------------------------------------------------------
@@ -101,55 +100,50 @@ def stream(options: argparse.Namespace) -> None:
             writer.write(block)
 
 
-def encode(options: argparse.Namespace) -> None:
-    from . import latent_files
-    from .model import load
+def encode(options: argparse.Namespace) -> int:
+    from . import encoding, latent_files, weights
+    from .model import Model
 
-    names = _names(options.inputs)
-    output = Path(options.output)
-    single, hdf5 = output.suffix.lower() == ".npy", output.suffix.lower() in latent_files.HDF5
-    if single and len(names) > 1:
-        raise UsageError(f"-o {output}: one .npy holds one recording, not {len(names)}; give a folder or a .h5")
-    if single or hdf5:
-        latent_files.check_writable(output)
-    model = load(options.model, options.threads, options.precision)
-    recordings = {name: _encoder(model, path, options.pool) for name, path in names.items()}
-    if hdf5:
-        attributes = {"latents_per_second": model.config.signal.latent_rate, "pooled": options.pool}
-        latent_files.write_hdf5(output, recordings, attributes)
-        return
-    if not single:
-        output.mkdir(parents=True, exist_ok=True)
-    for name, latents in recordings.items():
-        latent_files.write_npy(output if single else output / f"{name}.npy", latents())
+    problems: list[str] = []
 
+    def failed(problem: str) -> None:
+        problems.append(problem)
+        _say(f"error: {problem}")
 
-def _encoder(model: Model, path: Path, pool: bool) -> Callable[[], Any]:
-    """A function that gives the latents (steps, 2 * latents) of the recording, or their mean over time if `pool`."""
-    from . import audio
-
-    audio.info(path)  # raises now, not when its turn comes
-
-    def latents() -> Any:
-        rate, blocks = audio.blocks(path, 2**17)
-        result = model.encode(blocks, rate)
-        return result.mean(axis=0) if pool else result
-
-    return latents
+    store = latent_files.open_store(Path(options.output), options.overwrite)
+    found = list(encoding.recordings(options.inputs, failed))
+    if store.single and len(found) > 1:
+        raise UsageError(f"-o {options.output}: one .npy holds one recording, not {len(found)}; give a folder or a .h5")
+    path = weights.find(options.model)
+    file = weights.read(path)
+    model = Model.from_parts(weights.resolve(file, path), options.threads, options.precision)
+    about = encoding.about_all(model, encoding.autoencoder_hash(file, path), options.pool)
+    with store:
+        todo = [recording for recording in found if not encoding.finished(recording, store, about)]
+        with _encoding_bar(todo) as progress:
+            encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
+    if len(found) > 1 and (problems or len(todo) < len(found)):
+        kept = len(found) - len(todo)
+        _say(f"{len(found)} recordings, {kept} of them were done already; problems: {len(problems)}")
+    return FAILURE if problems else 0
 
 
 def decode(options: argparse.Namespace) -> None:
-    from . import latent_files
+    from . import encoding, latent_files
     from .audio import Writer
     from .model import load
 
-    latents = latent_files.read(Path(options.latents), options.item)
+    latents, about = latent_files.read(Path(options.latents), options.item)
+    if about.get("pooled"):
+        raise UsageError(f"{options.latents}: is pooled over time; encode without --pool to decode")
     model = load(options.model, options.threads, options.precision)
+    length, channels = encoding.length(about, len(latents), model, options.latents)
     blocks = model.decode_blocks(latents, options.seed or 0)
-    length = len(latents) * model.config.signal.latent_samples
-    with Writer(options.output, model.sample_rate, frames=length) as writer:
+    left = length
+    with Writer(options.output, model.sample_rate, channels, frames=length) as writer:
         for block in _with_progress(blocks, length, model.sample_rate):
-            writer.write(block)
+            writer.write(block[:left, :channels])
+            left -= min(left, len(block))
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -205,6 +199,9 @@ def import_musika(options: argparse.Namespace) -> None:
     check_writable(Path(options.output))
     found = import_checkpoint(options.checkpoint, options.autoencoder, options.sample_rate)
     weights.write(options.output, found, "float32")
+    if not options.sample_rate:
+        rate = found.config.signal.sample_rate
+        _say(f"warning: a checkpoint does not say its sample rate; {rate} Hz assumed, --sample-rate gives another")
 
 
 def warmup(options: argparse.Namespace) -> None:
@@ -240,14 +237,24 @@ def _outputs(output: str, count: int) -> list[str]:
     return [str(path.with_stem(f"{path.stem}-{i:0{len(str(count))}d}")) for i in range(1, count + 1)]
 
 
-def _names(inputs: Sequence[str]) -> dict[str, Path]:
-    """A name for the latents of each input: the file's name without its ending."""
-    names: dict[str, Path] = {}
-    for path in map(Path, inputs):
-        if path.stem in names:
-            raise UsageError(f"{path} and {names[path.stem]} would both be called {path.stem}; encode them apart")
-        names[path.stem] = path
-    return names
+@contextlib.contextmanager
+def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
+    """What `encode_all` calls with seconds; a bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda seconds: None
+        return
+    from tqdm import tqdm
+
+    from . import audio
+
+    total = 0.0
+    for recording in todo:
+        with contextlib.suppress(EverwaveError):  # reported when its turn comes
+            header = audio.info(recording.path)
+            total += header.frames / header.sample_rate
+    bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=total, bar_format=bar_format, leave=False) as bar:
+        yield bar.update
 
 
 def _with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
@@ -301,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def command(run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(run.__name__.replace("_", "-"), help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
         added.add_argument("--debug", action="store_true", help="show where an error came from")
@@ -320,8 +327,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
 
     made = command(encode, "turn recordings into latents")
-    made.add_argument("inputs", nargs="+", metavar="IN", help="audio files")
-    made.add_argument("--pool", action="store_true", help="the mean over time, one vector per recording")
+    made.add_argument("inputs", nargs="+", metavar="IN", help="audio files, folders, globs, - for stdin")
+    made.add_argument("--pool", action="store_true",
+                      help="one vector per recording: mean and standard deviation over time, left and right averaged")  # fmt: skip
+    made.add_argument("--overwrite", action="store_true", help="also encode what is already there and unchanged")
     made.add_argument("-o", "--output", required=True, help="OUT.npy, OUT.h5 or a folder")
     _model_options(made, default="autoencoder")
 
@@ -350,7 +359,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("-o", "--output", required=True)
 
     made = command(import_musika, "turn a checkpoint of the original Musika into a model")
-    made.add_argument("checkpoint", metavar="CHECKPOINT", help="gen_ema.h5 or its folder")
+    made.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?",
+                      help="gen_ema.h5 or its folder; without it, the autoencoder alone")  # fmt: skip
     made.add_argument("--autoencoder", required=True, metavar="FOLDER", help="of enc.h5, enc2.h5, dec.h5 and dec2.h5")
     made.add_argument("--sample-rate", type=int, help="Hz; the files do not say (default 44100)")
     made.add_argument("-o", "--output", required=True)

@@ -1,75 +1,350 @@
-"""Latents on disk: .npy, or HDF5 with one dataset per recording. Nothing is pickled; nothing half-written is left."""
+"""Latents on disk: .npy with a JSON beside it, or HDF5 with one dataset per recording. Nothing is pickled.
+
+What is known about a recording goes with its latents, as attributes of its dataset or in `NAME.npy.json`:
+
+    sample_rate, frames, channels    of what `decode` gives back: as many seconds and channels as the source
+    latents_per_second, autoencoder  of the model; the SHA-256 of its file, that of its autoencoder if it names one
+    pooled                           the statistic, "" for latents over time
+    source, source_sample_rate, source_channels, source_frames, source_modified
+
+A file appears under its name when it is complete. Latents of any length are written in constant memory.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import EverwaveError, UsageError
 
+Array = np.ndarray
+About = dict[str, Any]
+Latents = Array | Iterable[Array]  # one array, or blocks (k, channels) of one
+
 HDF5 = (".h5", ".hdf5")
-MAX_LATENTS = 2**31  # numbers in one array: 8 GB
+FORMAT = "everwave latents"
+NUMBERS = ("sample_rate", "frames", "channels", "latents_per_second",
+           "source_sample_rate", "source_channels", "source_frames", "source_modified")  # fmt: skip
+TEXTS = ("autoencoder", "pooled", "source")
+SAME = ("autoencoder", "pooled", "source_modified")  # what must not have changed for latents to be kept
+CHUNK_ROWS = 256
+MAX_RECORDINGS, MAX_DEPTH = 1_000_000, 64
+MAX_ABOUT = 1 << 16  # bytes
 
 
-def write_npy(path: Path, latents: np.ndarray) -> None:
-    """One array, float32."""
-    with _whole(path) as part, part.open("wb") as file:
+class Store(Protocol):
+    """Where `encode` puts what it makes; a context manager, whose methods several threads may call."""
+
+    def finished(self, name: str, about: Mapping[str, Any]) -> bool:
+        """Whether the latents of `name` are there, whole, and made from what `about` says in SAME."""
+        ...
+
+    def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
+        """Write the latents, then what `about()` says of them once they are worked out."""
+        ...
+
+
+def open_store(output: Path, overwrite: bool = False) -> Any:
+    """The Store of OUT.npy, OUT.h5 or a folder; UsageError if it cannot be written."""
+    if output.suffix.lower() in HDF5:
+        return Hdf5Store(output, overwrite)
+    return NpyStore(output, overwrite)
+
+
+# -- .npy ----------------------------------------------------------------------------------------------------------
+
+
+class NpyStore:
+    """One .npy per recording in a folder that is made when needed, or one .npy alone."""
+
+    def __init__(self, output: Path, overwrite: bool = False) -> None:
+        self._output, self._overwrite = output, overwrite
+        self.single = output.suffix.lower() == ".npy"
+        if self.single:
+            check_writable(output)
+        elif output.exists() and not output.is_dir():
+            raise UsageError(f"{output}: is no folder; name OUT.npy, OUT.h5 or a folder")
+
+    def __enter__(self) -> NpyStore:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def path(self, name: str) -> Path:
+        return self._output if self.single else self._output / f"{name}.npy"
+
+    def finished(self, name: str, about: Mapping[str, Any]) -> bool:
+        if self._overwrite:
+            return False
+        try:
+            _load_npy(self.path(name))  # raises if it is cut off
+            return _same(_beside(self.path(name)), about)
+        except (OSError, ValueError, EOFError):
+            return False
+
+    def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _whole(path) as part:
+            with part.open("wb") as file:
+                _write_npy(file, latents)
+            _json_path(path).unlink(missing_ok=True)  # at no time do latents lie beside what is said of others
+        with _whole(_json_path(path)) as part:
+            part.write_text(json.dumps(about(), indent=1) + "\n")
+
+
+def _write_npy(file: Any, latents: Latents) -> None:
+    if isinstance(latents, np.ndarray):
         np.save(file, latents, allow_pickle=False)
+        return
+    rows = columns = 0
+    file.write(_npy_header((0, 0)))  # the length is known at the end
+    for block in latents:
+        file.write(np.ascontiguousarray(block, "<f4").data)
+        rows, columns = rows + len(block), block.shape[1]
+    file.seek(0)
+    file.write(_npy_header((rows, columns)))
 
 
-def write_hdf5(path: Path, recordings: Mapping[str, Callable[[], np.ndarray]], attributes: Mapping[str, Any]) -> None:
-    """One dataset per recording, worked out as it is written; `attributes` say what the numbers are."""
-    import h5py
-
-    with _whole(path) as part, h5py.File(part, "w") as file:
-        file.attrs.update(attributes)
-        for name, latents in recordings.items():
-            file.create_dataset(name, data=latents(), track_times=False)
+def _npy_header(shape: tuple[int, int]) -> bytes:
+    """The 128 bytes before the numbers (NEP 1, format version 1.0)."""
+    text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + text.ljust(117).encode() + b"\n"
 
 
-def read(path: Path, item: str | None = None) -> np.ndarray:
-    """The latents in `path`; `item` names the recording in an HDF5 file that holds several."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; `everwave encode` makes one")
+def _load_npy(path: Path) -> Array:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's shape allocates nothing
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise ValueError("no array of floating-point numbers")
+    return array
+
+
+def _json_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _beside(path: Path) -> About:
+    """What the JSON beside an .npy says; nothing if there is none."""
     try:
-        return _read_hdf5(path, item) if path.suffix.lower() in HDF5 else np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
+        with _json_path(path).open("rb") as file:
+            text = file.read(MAX_ABOUT)
+    except FileNotFoundError:
+        return {}
+    try:
+        return _checked(json.loads(text))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{_json_path(path).name} beside it is damaged; delete that") from None
 
 
-def _read_hdf5(path: Path, item: str | None) -> np.ndarray:
-    import h5py
+# -- HDF5 ----------------------------------------------------------------------------------------------------------
 
-    with h5py.File(path, "r") as file:
-        names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        if item is None and len(names) != 1:
-            raise UsageError(
-                f"{path}: holds {len(names)} recordings ({', '.join(names[:5])} ...); choose one with --item"
-            )
-        name = names[0] if item is None else item
-        if name not in names:
-            raise UsageError(f"--item {name}: not in {path}, which holds {', '.join(names[:5])} ...")
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.external or dataset.is_virtual:
-            raise ValueError(f"{name} is no plain array of floating-point numbers")
-        if dataset.size > MAX_LATENTS:
-            raise ValueError(f"{name} holds {dataset.size} numbers, more than {MAX_LATENTS}")
-        return np.asarray(dataset[()], np.float32)
+
+class Hdf5Store:
+    """One dataset per recording; a file that is there is added to, and replaced when all is done or interrupted."""
+
+    single = False
+
+    def __init__(self, output: Path, overwrite: bool = False) -> None:
+        check_writable(output)
+        self._output, self._overwrite = output, overwrite
+        self._lock = threading.Lock()  # h5py has one too, but not around a whole recording
+        self._kept: dict[str, About] = {}
+        self._used = False  # is there anything new?
+        self._stack = ExitStack()
+        self._file: Any = None
+
+    def __enter__(self) -> Hdf5Store:
+        import h5py
+
+        with ExitStack() as stack:
+            part = stack.enter_context(_whole(self._output, lambda: self._used))
+            self._file = stack.enter_context(h5py.File(part, "w"))
+            self._file.attrs["format"] = FORMAT
+            if self._output.exists() and not self._overwrite:
+                self._copy_existing()
+            self._stack = stack.pop_all()
+        return self
+
+    def _copy_existing(self) -> None:
+        with _opened(self._output) as old:
+            if "format" not in old.attrs or _attribute(old, "format") != FORMAT:
+                raise UsageError(f"{self._output}: is there and holds no latents; choose another name, or --overwrite")
+            for name in _names(old):
+                old.copy(_dataset(old, name), self._file, name)
+                self._kept[name] = _attributes(old[name])
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            if self._used and len(self._file):
+                self._describe()
+            else:
+                self._used = False
+        self._stack.close()
+
+    def _describe(self) -> None:
+        """What all recordings have in common is said once more, on the file."""
+        every = [_attributes(self._file[name]) for name in _names(self._file)]
+        for key in ("sample_rate", "latents_per_second", "autoencoder", "pooled"):
+            values = {about.get(key) for about in every}
+            if len(values) == 1 and None not in values:
+                self._file.attrs[key] = values.pop()
+
+    def finished(self, name: str, about: Mapping[str, Any]) -> bool:
+        return name in self._kept and _same(self._kept[name], about)
+
+    def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
+        part = f".{name.replace('/', '|')}"  # no recording is called so: hidden files are not looked for
+        try:
+            if isinstance(latents, np.ndarray):
+                with self._lock:
+                    self._file.create_dataset(part, data=latents, track_times=False)
+            else:
+                for block in latents:
+                    with self._lock:
+                        self._append(part, block)
+            with self._lock:
+                self._file[part].attrs.update(about())
+                if name in self._file:
+                    del self._file[name]
+                self._file.move(part, name)
+                self._used = True
+        except EverwaveError:
+            raise
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise EverwaveError(f"{self._output}: {name!r} cannot be stored ({_first_line(error)})") from error
+        finally:
+            with self._lock, suppress(KeyError):
+                del self._file[part]
+
+    def _append(self, name: str, block: Array) -> None:
+        if name not in self._file:
+            shape, columns = (0, block.shape[1]), block.shape[1]
+            options = {"maxshape": (None, columns), "chunks": (CHUNK_ROWS, columns), "track_times": False}
+            self._file.create_dataset(name, shape, np.float32, **options)
+        dataset = self._file[name]
+        dataset.resize(len(dataset) + len(block), axis=0)
+        dataset[-len(block) :] = block
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when all went well, and is removed when not."""
+def _opened(path: Path) -> Iterator[Any]:
+    """The open file, which may be anybody's; what h5py says of it is one line."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, EverwaveError):
+            raise
+        raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
+
+
+def _names(group: Any, prefix: str = "", depth: int = MAX_DEPTH) -> list[str]:
+    """Every dataset that hard links lead to, "folder/name", sorted; links that go round end at `depth`."""
+    import h5py
+
+    names: list[str] = []
+    if not depth:
+        raise ValueError(f"groups nested more than {MAX_DEPTH} deep")
+    for name in group:
+        if name.startswith(".") or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            continue
+        member = group[name]
+        is_group = isinstance(member, h5py.Group)
+        names += _names(member, f"{prefix}{name}/", depth - 1) if is_group else [f"{prefix}{name}"]
+        if len(names) > MAX_RECORDINGS:
+            raise ValueError(f"more than {MAX_RECORDINGS} recordings")
+    return names
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """A dataset of plain numbers that are all in the file, so that reading takes no more memory than the file has bytes."""
+    import h5py
+
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
+        raise ValueError(f"{name} is no array of floating-point numbers")
+    if dataset.external or dataset.is_virtual or dataset.id.get_create_plist().get_nfilters():
+        raise ValueError(f"{name} is compressed or outside the file")
+    if dataset.id.get_storage_size() < dataset.nbytes:
+        raise ValueError(f"{name} is not there in full")
+    return dataset
+
+
+def _attributes(dataset: Any) -> About:
+    return _checked({key: _attribute(dataset, key) for key in (*NUMBERS, *TEXTS) if key in dataset.attrs})
+
+
+def _attribute(holder: Any, key: str) -> Any:
+    attribute = holder.attrs.get_id(key)
+    if attribute.shape != () or attribute.get_storage_size() > MAX_ABOUT:
+        raise ValueError(f"attribute {key} is over-long")
+    value = holder.attrs[key]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# -- both ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, item: str | None = None) -> tuple[Array, About]:
+    """The latents in `path` and what is known about them; `item` names the recording if a file holds several."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; `everwave encode` makes one")
+    if path.suffix.lower() in HDF5:
+        with _opened(path) as file:
+            dataset = _dataset(file, _chosen(path, _names(file), item))
+            return np.asarray(dataset[()], np.float32), _attributes(dataset)
+    if item is not None:
+        raise UsageError(f"--item {item}: {path} holds one recording; only .h5 files hold several")
+    try:
+        return _load_npy(path), _beside(path)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
+
+
+def _chosen(path: Path, names: list[str], item: str | None) -> str:
+    some = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    if item is None and len(names) != 1:
+        raise UsageError(f"{path}: holds {len(names)} recordings ({some}); choose one with --item")
+    if item is not None and item not in names:
+        raise UsageError(f"--item {item}: not in {path}, which holds {some or 'nothing'}")
+    return names[0] if item is None else item
+
+
+def _checked(about: Any) -> About:
+    """Only what we know the meaning of, each of its type; ValueError else."""
+    if not isinstance(about, dict):
+        raise ValueError("no JSON object")
+    known = {key: about[key] for key in (*NUMBERS, *TEXTS) if key in about}
+    for key, value in known.items():
+        if not isinstance(value, str if key in TEXTS else int | float):
+            raise ValueError(f"{key}={value!r}")
+    return known
+
+
+def _same(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(key in stored and stored[key] == wanted.get(key) for key in SAME)
+
+
+@contextmanager
+def _whole(path: Path, wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when all went well and is `wanted`, and is removed when not."""
     check_writable(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        part.replace(path)
+        if wanted():
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

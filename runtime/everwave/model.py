@@ -8,16 +8,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from . import audio as audio_files
 from . import conditioning, ops, weights
 from .audio import READ_FRAMES, to_stereo
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .errors import Cancelled, UsageError
 from .pipeline import Pipeline, Stages
+from .pooling import pool
 from .resampling import Resampler
 from .signal import synthesize
 
@@ -30,6 +33,7 @@ MAX_IN_MEMORY = 6 * 3600.0  # 7.6 GB of float32 stereo at 44.1 kHz
 MAX_TRUNCATION = 8.0
 MAX_THREADS = 1024
 MAX_CHANNELS = 64
+MAX_LEVEL = 256.0  # times full scale; beyond it samples are integers that nobody scaled, or damaged
 
 
 def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = None, precision: str = "auto",
@@ -189,15 +193,30 @@ class Model:
 
         Steps are latent_samples (4096) apart: ceil((frames + 3 hops) / latent_samples) of them, the tail filled
         with silence. An iterable of such arrays (a stream of blocks) is encoded in constant memory, to the same
-        latents, bit for bit.
+        latents, bit for bit. Mono is taken as both channels; of more than two, the first two are taken.
         """
         return np.concatenate(list(self.encode_blocks(audio, sample_rate)))
 
-    def encode_blocks(self, audio: Any | Iterable[Any], sample_rate: int) -> Iterator[Array]:
-        """`encode`, a block of latents (k, 2 * latents) at a time."""
+    def encode_blocks(self, audio: Any | Iterable[Any], sample_rate: int,
+                      workers: Executor | None = None) -> Iterator[Array]:  # fmt: skip
+        """`encode`, a block of latents (k, 2 * latents) at a time; `workers` are threads that several calls may share."""
         self._needs("frame_encoder", "chunk_encoder")
         rate = int(_number("sample_rate", sample_rate, 1000, 1_000_000))
-        return self._pipeline().encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
+        return self._pipeline(workers).encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
+
+    def encode_file(self, path: str | os.PathLike[str]) -> Array:
+        """`encode` of an audio file of any format and length; AudioError if it cannot be read."""
+        rate, blocks = audio_files.blocks(path)
+        return self.encode(blocks, rate)
+
+    def embed(self, audio: str | os.PathLike[str] | Any | Iterable[Any], sample_rate: int | None = None) -> Array:
+        """One vector, float32 (2 * latents,), of a file, or of samples (frames,) or (frames, channels) and their rate.
+
+        Mean and standard deviation of the latents over time, averaged over left and right; see `pooling`.
+        """
+        if isinstance(audio, str | os.PathLike):
+            sample_rate, audio = audio_files.blocks(audio)
+        return pool(self.encode_blocks(audio, sample_rate))  # type: ignore[arg-type]  # None is refused there
 
     def decode(self, latents: Any, seed: int = 0) -> Array:
         """Latents (T, 2 * latents) -> float32 (latent_samples * T, 2) in [-1, 1]; `seed` fixes the injected noise."""
@@ -219,8 +238,8 @@ class Model:
                 del self._parameters[name]  # the engine has them in an order of its own
             return self._networks[name]
 
-    def _pipeline(self) -> Pipeline:
-        return Pipeline(self.config, self.network, self.threads, ops.uses_numpy(self.backend))
+    def _pipeline(self, workers: Executor | None = None) -> Pipeline:
+        return Pipeline(self.config, self.network, self.threads, ops.uses_numpy(self.backend), workers)
 
     def _needs(self, *networks: str) -> None:
         missing = [name for name in networks if name not in self._sizes]
@@ -365,11 +384,13 @@ def _samples(value: Any) -> Array:
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind != "f":
-        raise UsageError(f"audio of type {array.dtype}; give floating-point samples in [-1, 1]")
+        raise UsageError(f"audio of type {array.dtype}; give floating-point samples in [-1, 1] (int16 / 32768)")
     if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
         raise UsageError(f"audio of shape {array.shape}; give (frames,) or (frames, channels)")
     if array.ndim == 2 and array.shape[1] > max(array.shape[0], MAX_CHANNELS):
         raise UsageError(f"audio of shape {array.shape} looks like (channels, frames); give (frames, channels)")
     if not np.isfinite(array).all():
         raise UsageError("audio holds NaN or infinity; every sample must be finite")
+    if len(array) and (level := float(np.abs(array).max())) > MAX_LEVEL:
+        raise UsageError(f"audio peaks at {level:g}; samples must be in [-1, 1], divide integers by their full scale")
     return array.astype(np.float32, copy=False)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -58,16 +58,17 @@ class Pipeline:
     """The networks of one model joined up; holds no state but `stages`, so make one per run.
 
     `networks` gives a network by its name; `threads` workers run segments, each on one core. `uses_blas`: the
-    networks are NumPy's, whose BLAS would start threads of its own.
+    networks are NumPy's, whose BLAS would start threads of its own. `workers`: threads shared with other runs, instead
+    of threads of its own.
     """
 
-    def __init__(
-        self, config: Config, networks: Callable[[str], Network], threads: int, uses_blas: bool = False
-    ) -> None:
+    def __init__(self, config: Config, networks: Callable[[str], Network], threads: int, uses_blas: bool = False,
+                 workers: Executor | None = None) -> None:  # fmt: skip
         self.config = config
         self.networks = networks
         self.threads = threads
         self.uses_blas = uses_blas
+        self.workers = workers
         self.stages = Stages()
         self.window_samples = DECODER_FRAMES * config.signal.hop_length
         self.carry = (OVERLAP - 1) * config.signal.hop_length
@@ -210,7 +211,8 @@ class Pipeline:
         limit = SEGMENTS_PER_WORKER * self.threads if look_ahead is None else look_ahead
         pending: deque[Future[Result]] = deque()
         blas = OneBlasThread() if self.uses_blas else nullcontext()
-        with blas, ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
+        shared = nullcontext(self.workers) if self.workers else None
+        with blas, shared or ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
             try:
                 for job in jobs:
                     pending.append(pool.submit(job))

@@ -1,0 +1,229 @@
+"""Many recordings to latents: which files, what they are called, several at once, and what went wrong with which."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import audio
+from .errors import AudioError, Cancelled, EverwaveError
+from .latent_files import About, Store
+from .model import Model
+from .pooling import STATISTIC, pool
+
+ENDINGS = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64",
+           ".wav", ".wave")  # fmt: skip
+FILES_AT_ONCE = 4  # each reads and resamples; the networks' work of all of them is shared out among all threads
+Failed = Callable[[str], object]  # called with one line that names the recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """name: of its latents, "folder/song"    path: the file    source: what the user calls it"""
+
+    name: str
+    path: Path
+    source: str
+
+
+# -- which files ---------------------------------------------------------------------------------------------------
+
+
+def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
+    """What files, folders, globs and "-" (stdin) stand for, in order, each name once.
+
+    A file's latents are called as it is, without its ending; what a folder or a glob holds keeps its path inside it.
+    """
+    taken: dict[str, str] = {}
+    for given in inputs:
+        found = [*_expanded(given)]
+        if not found:
+            failed(f"{given}: no audio file there; known endings are {' '.join(ENDINGS)}")
+        for path, name in found:
+            if name in taken:
+                failed(
+                    f"{path}: would be called {name} like {taken[name]}; give their folder instead, or encode it apart"
+                )
+                continue
+            taken[name] = str(path)
+            yield Recording(name, path, "stdin" if given == "-" else str(path))
+
+
+def _expanded(given: str) -> Iterator[tuple[Path, str]]:
+    """(file, name of its latents)"""
+    path = Path(given)
+    if given == "-":
+        yield path, "stdin"
+    elif path.is_dir():
+        for file in _audio_files(path):
+            yield file, file.relative_to(path).with_suffix("").as_posix()
+    elif path.exists() or not glob.has_magic(given):
+        yield path, path.stem  # one that is missing is reported when its turn comes
+    else:
+        fixed = Path(*_until_magic(path.parts))
+        for file in map(Path, sorted(glob.glob(given, recursive=True))):
+            if file.is_file():
+                yield file, file.relative_to(fixed).with_suffix("").as_posix()
+
+
+def _audio_files(folder: Path) -> Iterator[Path]:
+    """All of them below `folder`, sorted, by their endings; hidden ones are left alone."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
+                yield Path(root, name)
+
+
+def _until_magic(parts: Sequence[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+# -- the work ------------------------------------------------------------------------------------------------------
+
+
+def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: About, pooled: bool, failed: Failed,
+               progress: Callable[[float], object]) -> None:  # fmt: skip
+    """Encode every recording into `store`; one that fails is reported and the others go on.
+
+    `about`: what is said of all of them; `progress`: called with the seconds of audio that are done since last time.
+    """
+    stop = threading.Event()
+
+    def one(recording: Recording, workers: Executor) -> None:
+        def count(seconds: float) -> None:
+            if stop.is_set():
+                raise Cancelled(f"{recording.source}: cancelled")
+            progress(seconds)
+
+        with _on_disk(recording) as path:
+            _encode(model, recording, path, store, about, pooled, workers, count)
+
+    at_once = min(FILES_AT_ONCE, model.threads, max(len(todo), 1))
+    with (
+        ThreadPoolExecutor(model.threads, "everwave") as workers,
+        ThreadPoolExecutor(at_once, "everwave-file") as files,
+    ):
+        futures = {files.submit(one, recording, workers): recording for recording in todo}
+        try:
+            for future in as_completed(futures):
+                if error := future.exception():
+                    failed(_explained(futures[future], error))
+        finally:  # Ctrl-C: begin nothing more, and leave what is begun at its next block
+            stop.set()
+            files.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode(model: Model, recording: Recording, path: Path, store: Store, about: About, pooled: bool,
+            workers: Executor, progress: Callable[[float], object]) -> None:  # fmt: skip
+    header = audio.info(path)
+    rate, blocks = audio.blocks(path)
+    frames = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal frames
+        for block in blocks:
+            frames += len(block)
+            yield block
+
+    def latents() -> Iterator[np.ndarray]:
+        for block in model.encode_blocks(counted(), rate, workers):
+            progress(len(block) / model.config.signal.latent_rate)
+            yield block
+
+    def told() -> About:
+        when = modified(recording)
+        return {
+            **about,
+            **({} if when is None else {"source_modified": when}),
+            "frames": -(-frames * model.sample_rate // rate),
+            "channels": min(header.channels, 2),
+            "source": recording.source,
+            "source_sample_rate": rate,
+            "source_channels": header.channels,
+            "source_frames": frames,
+        }
+
+    store.save(recording.name, pool(latents()) if pooled else latents(), told)
+
+
+def about_all(model: Model, autoencoder: str, pooled: bool) -> About:
+    """What is said of all recordings; `autoencoder` is the SHA-256 of the weights."""
+    return {
+        "sample_rate": model.sample_rate,
+        "latents_per_second": model.config.signal.latent_rate,
+        "autoencoder": autoencoder,
+        "pooled": STATISTIC if pooled else "",
+    }
+
+
+def finished(recording: Recording, store: Store, about: About) -> bool:
+    """Whether its latents are there and were made from the file as it is now, by the same model, with the same statistic."""
+    when = modified(recording)
+    return when is not None and store.finished(recording.name, {**about, "source_modified": when})
+
+
+def modified(recording: Recording) -> int | None:
+    """When the file was last changed, nanoseconds; None for stdin and for what is not there."""
+    try:
+        return recording.path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def length(about: About, steps: int, model: Model, name: str) -> tuple[int, int]:
+    """(samples, channels) to give back for `steps` latents: those of the source where they are known, else all."""
+    longest = steps * model.config.signal.latent_samples
+    if "frames" not in about:
+        return longest, 2
+    frames, channels = about["frames"], about.get("channels", 2)
+    if about.get("sample_rate") != model.sample_rate or channels not in (1, 2) or not 0 < frames <= longest:
+        known = {key: about.get(key) for key in ("sample_rate", "frames", "channels")}
+        raise EverwaveError(f"{name}: {known} does not fit {steps} latents of a model at {model.sample_rate} Hz")
+    return int(frames), int(channels)
+
+
+@contextmanager
+def _on_disk(recording: Recording) -> Iterator[Path]:
+    """A path that can be read from any position: stdin goes to a temporary file first."""
+    if str(recording.path) != "-":
+        yield recording.path
+        return
+    with tempfile.NamedTemporaryFile(prefix="everwave-stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.flush()
+        try:
+            yield Path(file.name)
+        except AudioError as error:
+            raise AudioError(str(error).replace(file.name, "stdin")) from None
+
+
+def _explained(recording: Recording, error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if not isinstance(error, EverwaveError):
+        text = f"{type(error).__name__}: {text}"
+    return text if recording.source in text else f"{recording.source}: {text}"
+
+
+def autoencoder_hash(file: Any, path: Path) -> str:
+    """The SHA-256 of the autoencoder that a ModelFile read from `path` holds or names, so that it is one for all of them."""
+    from . import weights
+
+    bundled = file.provenance.get("autoencoder")
+    named = file.autoencoder or (bundled if isinstance(bundled, dict) else {})
+    return str(named.get("sha256") or weights.reference(path)["sha256"])

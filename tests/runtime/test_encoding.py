@@ -1,0 +1,455 @@
+"""`encode` and `decode` as tools: which files, what is kept, what goes wrong, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import everwave
+import h5py
+import numpy as np
+import pytest
+import soundfile
+from everwave import latent_files, weights
+from everwave.audio import resample
+from everwave.cli import main
+from everwave.errors import EverwaveError, UsageError
+from everwave.pooling import STATISTIC, pool
+
+Array = np.ndarray
+
+
+@pytest.fixture(autouse=True)
+def _fast_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVERWAVE_PATH", "numpy")  # no compilation
+    monkeypatch.setenv("EVERWAVE_THREADS", "2")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def model(smallest_model: weights.ModelFile, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A path; latents are 256 samples apart and have 2 channels a side."""
+    path = tmp_path_factory.mktemp("model") / "smallest.h5"
+    weights.write(path, smallest_model)
+    return str(path)
+
+
+def noise(seconds: float, rate: int = 44100, channels: int = 2, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.5, 0.5, (round(seconds * rate), channels)).astype(np.float32)
+
+
+def write(name: str, seconds: float = 0.1, rate: int = 44100, channels: int = 2, seed: int = 0) -> Array:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(name, noise(seconds, rate, channels, seed), rate)
+    return soundfile.read(name, dtype="float32", always_2d=True)[0]
+
+
+def about(path: str) -> dict[str, object]:
+    return json.loads(Path(f"{path}.json").read_text())
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err.splitlines()
+
+
+# -- round trips ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds"),
+    [
+        (8000, 1, 0.1),
+        (22050, 2, 0.37),
+        (44100, 1, 0.37),
+        (44100, 6, 0.1),
+        (48000, 1, 0.1),
+        (48000, 2, 0.37),
+        (96000, 2, 0.1),
+    ],
+)
+def test_seconds_and_channels_come_back(model: str, rate: int, channels: int, seconds: float) -> None:
+    frames = len(write("in.wav", seconds, rate, channels))
+    assert main(["encode", "in.wav", "--model", model, "-o", "in.npy"]) == 0
+    assert main(["encode", "in.wav", "--model", model, "-o", "in.h5"]) == 0
+    assert main(["decode", "in.npy", "--model", model, "-o", "a.wav"]) == 0
+    assert main(["decode", "in.h5", "--model", model, "-o", "b.wav"]) == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+    back = soundfile.info("a.wav")
+    assert (back.samplerate, back.channels) == (44100, min(channels, 2))
+    assert back.frames == -(-frames * 44100 // rate)
+
+
+def test_what_is_known_goes_with_the_latents(model: str) -> None:
+    frames = len(write("in.flac", 0.2, 48000, 1))
+    assert main(["encode", "in.flac", "--model", model, "-o", "in.npy"]) == 0
+    assert main(["encode", "in.flac", "--model", model, "-o", "in.h5"]) == 0
+    expected = {
+        "sample_rate": 44100,
+        "frames": 8820,
+        "channels": 1,
+        "latents_per_second": 44100 / 256,
+        "source": "in.flac",
+        "source_sample_rate": 48000,
+        "source_channels": 1,
+        "source_frames": frames,
+        "source_modified": Path("in.flac").stat().st_mtime_ns,
+        "autoencoder": weights.reference(model)["sha256"],
+        "pooled": "",
+    }
+    assert about("in.npy") == expected
+    with h5py.File("in.h5") as file:
+        assert dict(file["in"].attrs) == expected
+        assert file["in"].dtype == np.float32
+        np.testing.assert_array_equal(file["in"][()], np.load("in.npy"))
+        assert {"format", "sample_rate", "latents_per_second"} <= set(file.attrs)
+
+
+def test_files_streams_and_arrays_give_the_same_latents(model: str) -> None:
+    samples = write("in.wav", 3.0, 32000)
+    loaded = everwave.load(model)
+    latents = loaded.encode(samples, 32000)
+    np.testing.assert_array_equal(loaded.encode_file("in.wav"), latents)
+    np.testing.assert_array_equal(loaded.encode(iter(np.array_split(samples, 7)), 32000), latents)
+    assert main(["encode", "in.wav", "--model", model, "-o", "in.npy"]) == 0
+    np.testing.assert_array_equal(np.load("in.npy"), latents)
+    np.testing.assert_array_equal(np.load("in.npy", mmap_mode="r"), latents)
+
+
+def test_an_array_alone_is_decoded_whole(model: str) -> None:
+    np.save("bare.npy", np.zeros((5, 4)))
+    assert main(["decode", "bare.npy", "--model", model, "-o", "out.wav"]) == 0
+    assert soundfile.info("out.wav").frames == 5 * 256
+
+
+def test_what_does_not_fit_its_latents_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("in.wav")
+    main(["encode", "in.wav", "--model", model, "-o", "in.npy"])
+    known = about("in.npy")
+    for change in ({"frames": 10**9}, {"channels": 7}, {"sample_rate": 48000}, {"frames": "all"}):
+        Path("in.npy.json").write_text(json.dumps({**known, **change}))
+        assert main(["decode", "in.npy", "--model", model, "-o", "out.wav"]) == 1
+        assert len(lines(capsys)) == 1
+    assert not Path("out.wav").exists()
+
+
+# -- which files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album() -> list[str]:
+    """Names of the latents of what is in the folder `album`."""
+    for i, name in enumerate(["b.wav", "a.flac", "side/a.ogg", "side/deep/c.wav", ".hidden.wav"]):
+        write(f"album/{name}", seed=i)
+    Path("album/cover.txt").write_text("no audio")
+    return ["a", "b", "side/a", "side/deep/c"]
+
+
+def test_a_folder_keeps_its_shape(model: str, album: list[str]) -> None:
+    assert main(["encode", "album", "--model", model, "-o", "latents"]) == 0
+    assert sorted(str(p) for p in Path("latents").rglob("*.npy")) == [f"latents/{name}.npy" for name in album]
+    assert main(["encode", "album", "--model", model, "-o", "latents.h5"]) == 0
+    with h5py.File("latents.h5") as file:
+        for name in album:
+            np.testing.assert_array_equal(file[name][()], np.load(f"latents/{name}.npy"))
+    assert main(["decode", "latents.h5", "--item", "side/a", "--model", model, "-o", "out.wav"]) == 0
+
+
+def test_globs(model: str, album: list[str]) -> None:
+    assert main(["encode", "album/**/*.wav", "--model", model, "-o", "latents"]) == 0
+    assert sorted(str(p) for p in Path("latents").rglob("*.npy")) == ["latents/b.npy", "latents/side/deep/c.npy"]
+
+
+def test_stdin(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write("in.wav")
+    main(["encode", "in.wav", "--model", model, "-o", "in.npy"])
+    for _ in range(2):  # never taken for finished
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path("in.wav").read_bytes())))
+        assert main(["encode", "-", "--model", model, "-o", "piped.npy"]) == 0
+        assert sys.stdin.buffer.read() == b""
+    np.testing.assert_array_equal(np.load("piped.npy"), np.load("in.npy"))
+    assert about("piped.npy")["source"] == "stdin"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"no audio")))
+    assert main(["encode", "-", "--model", model, "-o", "bad.npy"]) == 1
+    assert [line for line in lines(capsys) if line.startswith("everwave: error: stdin: cannot be read")]
+
+
+@pytest.mark.parametrize("output", ["latents", "latents.h5"])
+def test_bad_files_are_reported_and_the_others_encoded(
+    model: str, album: list[str], output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("album/garbage.wav").write_text("no audio at all " * 30)
+    data = Path("album/b.wav").read_bytes()
+    Path("album/cut.wav").write_bytes(data[:-1000])
+    soundfile.write("album/nan.wav", np.array([[0.1], [np.nan]] * 3000), 44100, subtype="FLOAT")
+    soundfile.write("album/loud.wav", np.full((3000, 1), 1e30), 44100, subtype="FLOAT")
+    soundfile.write("album/empty.wav", np.zeros((0, 2)), 44100)
+    soundfile.write("album/silent.wav", np.zeros((3000, 2)), 44100)
+    assert main(["encode", "album", "missing.wav", "*.xyz", "--model", model, "-o", output]) == 1
+    said = lines(capsys)
+    bad = [
+        "album/garbage.wav",
+        "album/cut.wav",
+        "album/nan.wav",
+        "album/loud.wav",
+        "album/empty.wav",
+        "missing.wav",
+        "*.xyz",
+    ]
+    for name in bad:
+        assert len([line for line in said if name in line]) == 1, (name, said)
+    assert len(said) == len(bad) + 1
+    names = [*album, "silent"]
+    if output.endswith(".h5"):
+        with h5py.File(output) as file:
+            assert sorted(latent_files._names(file)) == sorted(names)
+            assert all(np.isfinite(file[name][()]).all() for name in names)
+    else:
+        assert sorted(str(p) for p in Path(output).rglob("*") if p.is_file()) == sorted(
+            f"latents/{name}.npy{end}" for name in names for end in ("", ".json")
+        )
+
+
+def test_two_of_one_name(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.wav", seed=1)
+    write("x/a.wav", seed=2)
+    assert main(["encode", "a.wav", "x/a.wav", "--model", model, "-o", "out"]) == 1
+    assert "would be called a like a.wav" in lines(capsys)[0]
+    assert about("out/a.npy")["source"] == "a.wav"
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out", "out.h5"])
+def test_finished_files_are_not_done_again(model: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.wav")
+    done: list[str] = []
+    from everwave import encoding
+
+    encode = encoding._encode
+    monkeypatch.setattr(encoding, "_encode", lambda *a: (done.append(a[1].name), encode(*a)))
+
+    def run(*options: str) -> list[str]:
+        done.clear()
+        assert main(["encode", "a.wav", "--model", model, "-o", output, *options]) == 0
+        return list(done)
+
+    assert run() == ["a"]
+    first = latent_files.read(Path("out/a.npy" if output == "out" else output))[0].copy()
+    assert run() == []
+    assert run("--overwrite") == ["a"]
+    assert run("--pool") == ["a"]  # another statistic
+    assert run() == ["a"]
+    write("a.wav", seed=5)
+    os.utime("a.wav", (10**9, 10**9))  # changed, even if to something that looks older
+    assert run() == ["a"]
+    assert not np.array_equal(latent_files.read(Path("out/a.npy" if output == "out" else output))[0], first)
+    if output != "out.h5":
+        path = Path("out/a.npy" if output == "out" else output)
+        path.write_bytes(path.read_bytes()[:-4])  # cut off
+        assert run() == ["a"]
+        Path(f"{path}.json").write_text("{")
+        assert run() == ["a"]
+    assert run() == []
+
+
+def test_an_hdf5_file_is_added_to(model: str) -> None:
+    for name in ("a", "b"):
+        write(f"{name}.wav", seed=ord(name))
+        assert main(["encode", f"{name}.wav", "--model", model, "-o", "out.h5"]) == 0
+    with h5py.File("out.h5") as file:
+        assert sorted(file) == ["a", "b"]
+    assert main(["encode", "b.wav", "--model", model, "--overwrite", "-o", "out.h5"]) == 0
+    with h5py.File("out.h5") as file:
+        assert sorted(file) == ["b"]
+
+
+def test_a_file_that_is_not_ours_is_left_alone(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.wav")
+    before = Path(model).read_bytes()
+    assert main(["encode", "a.wav", "--model", model, "-o", model]) == 2
+    Path("text.h5").write_text("notes")
+    assert main(["encode", "a.wav", "--model", model, "-o", "text.h5"]) == 1
+    assert len(lines(capsys)) == 2
+    assert Path(model).read_bytes() == before
+    assert Path("text.h5").read_text() == "notes"
+
+
+@pytest.mark.parametrize("output", ["out", "out.h5"])
+def test_ctrl_c_keeps_what_is_finished(model: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everwave import encoding
+
+    monkeypatch.setenv("EVERWAVE_THREADS", "1")
+    for name in ("a", "b", "c"):
+        write(f"{name}.wav")
+    encode, main_thread = encoding._encode, threading.main_thread()
+
+    def interrupted(model: object, recording: encoding.Recording, *rest: object) -> None:
+        if recording.name == "b":
+            import _thread
+
+            _thread.interrupt_main()
+            main_thread.join(0.5)
+        encode(model, recording, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoding, "_encode", interrupted)
+    assert main(["encode", "a.wav", "b.wav", "c.wav", "--model", model, "-o", output]) == 130
+    if output == "out":
+        assert sorted(os.listdir("out")) == ["a.npy", "a.npy.json"]
+    else:
+        with h5py.File(output) as file:
+            assert list(file) == ["a"]
+    assert not [name for name in os.listdir() if name.endswith(".part")]
+
+
+# -- pooling -------------------------------------------------------------------------------------------------------
+
+
+def test_pool_is_mean_and_deviation_over_time() -> None:
+    latents = np.random.default_rng(0).normal(3, 2, (1000, 6)).astype(np.float32)
+    expected = np.concatenate([s.reshape(2, 3).mean(axis=0) for s in (latents.mean(0), latents.std(0))])
+    np.testing.assert_allclose(pool([latents]), expected, rtol=1e-5)
+    np.testing.assert_allclose(pool(np.split(latents, [1, 10, 500])), expected, rtol=1e-5)
+    assert pool([latents]).dtype == np.float32
+    constant = np.full((100_000, 2), 0.1, np.float32)  # no cancellation
+    assert pool(np.split(constant, 100))[1] < 1e-9
+
+
+def test_embed_and_pool_agree(model: str) -> None:
+    samples = write("a.wav", 1.0, 22050, 1)
+    loaded = everwave.load(model)
+    vector = loaded.embed("a.wav")
+    assert vector.shape == (4,)
+    np.testing.assert_array_equal(loaded.embed(Path("a.wav")), vector)
+    np.testing.assert_array_equal(loaded.embed(samples, 22050), vector)
+    np.testing.assert_allclose(vector, pool([loaded.encode(samples, 22050)]), rtol=1e-5)
+    with pytest.raises(UsageError, match="sample_rate=None"):
+        loaded.embed(samples)
+    for output in ("a.npy", "a.h5"):
+        assert main(["encode", "a.wav", "--model", model, "--pool", "-o", output]) == 0
+        stored, known = latent_files.read(Path(output))
+        np.testing.assert_array_equal(stored, vector)
+        assert known["pooled"] == STATISTIC
+        assert main(["decode", output, "--model", model, "-o", "out.wav"]) == 2
+
+
+def test_integers_and_loud_samples_are_explained(model: str) -> None:
+    loaded = everwave.load(model)
+    with pytest.raises(UsageError, match="32768"):
+        loaded.encode(np.zeros(100, np.int16), 44100)
+    with pytest.raises(UsageError, match="peaks at 32000"):
+        loaded.encode(np.full(100, 32000.0), 44100)
+
+
+# -- timing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [8000, 48000])
+def test_time_is_kept(model: str, rate: int) -> None:
+    """A click in the source is a change of the latents of its own time: encode neither shifts nor drifts."""
+    loaded = everwave.load(model)
+    quiet = np.zeros((rate * 2, 1), np.float32)
+    for second in (0.25, 1.75):
+        click = quiet.copy()
+        click[int(second * rate) : int(second * rate) + rate // 100] = 0.5
+        changed = np.abs(loaded.encode(click, rate) - loaded.encode(quiet, rate)).max(axis=1)
+        steps = np.flatnonzero(changed > 0.1 * changed.max())
+        assert abs(steps.mean() / loaded.config.signal.latent_rate - second) < 0.05
+    assert len(resample(quiet, rate, 44100)) == 88200
+
+
+# -- hostile latents -----------------------------------------------------------------------------------------------
+
+
+def hdf5(change: object) -> None:
+    with h5py.File("x.h5", "w") as file:
+        change(file)  # type: ignore[operator]
+
+
+def ring(file: h5py.File) -> None:
+    file["a"] = file.create_group("b")
+    file["b"]["c"] = file["b"]
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((4, 4), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4, 4))
+    file.create_virtual_dataset("a", layout)
+
+
+HOSTILE = {
+    "nothing": lambda f: None,
+    "only a group": lambda f: f.create_group("a"),
+    "groups in a ring": ring,
+    "soft link": lambda f: f.__setitem__("a", h5py.SoftLink("/b")),
+    "external link": lambda f: f.__setitem__("a", h5py.ExternalLink("/etc/hostname", "/")),
+    "external storage": lambda f: f.create_dataset("a", (4, 4), "f4", external=[("/etc/hostname", 0, 64)]),
+    "virtual": virtual,
+    "shape bomb": lambda f: f.create_dataset("a", (10**7, 10**5), "f4", chunks=(1, 4)),
+    "compressed bomb": lambda f: f.create_dataset("a", data=np.zeros((10**5, 4), "f4"), compression="gzip"),
+    "strings": lambda f: f.create_dataset("a", data=[b"text"]),
+    "nothing in it": lambda f: f.create_dataset("a", data=h5py.Empty("f4")),
+    "scalar": lambda f: f.create_dataset("a", data=1.0),
+    "NaN": lambda f: f.create_dataset("a", data=np.full((4, 4), np.nan, "f4")),
+    "huge": lambda f: f.create_dataset("a", data=np.full((4, 4), 1e300)),
+    "long attribute": lambda f: f.create_dataset("a", data=np.zeros((4, 4))).attrs.create("frames", np.zeros(8000)),
+    "text for a number": lambda f: f.create_dataset("a", data=np.zeros((4, 4))).attrs.create("frames", "many"),
+    "infinite frames": lambda f: f.create_dataset("a", data=np.zeros((4, 4))).attrs.create("frames", np.inf),
+    "negative frames": lambda f: f.create_dataset("a", data=np.zeros((4, 4))).attrs.create("frames", -1),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_hdf5_is_refused_in_one_line(case: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hdf5(HOSTILE[case])
+    assert main(["decode", "x.h5", "--model", model, "-o", "out.wav"]) in (1, 2)
+    assert len(lines(capsys)) == 1
+    assert os.listdir() == ["x.h5"]
+
+
+def test_hostile_npy_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bomb = latent_files._npy_header((10**12, 4))
+    zipped = io.BytesIO()
+    np.savez(zipped, a=np.zeros((4, 4)))
+    integers = io.BytesIO()
+    np.save(integers, np.zeros((4, 4), int))
+    for data in (
+        b"",
+        bomb,
+        bomb[:50],
+        zipped.getvalue(),
+        integers.getvalue(),
+        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70000,
+    ):
+        Path("x.npy").write_bytes(data)
+        assert main(["decode", "x.npy", "--model", model, "-o", "out.wav"]) in (1, 2)
+        assert len(lines(capsys)) == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_damaged_latents_never_crash(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    latents = rng.normal(size=(40, 4)).astype(np.float32)
+    with latent_files.open_store(Path("x.h5")) as store:
+        store.save("a/b", iter([latents]), lambda: {"frames": 5, "source": "x"})
+    data = bytearray(Path("x.h5").read_bytes())
+    if seed % 3:
+        for position in rng.integers(0, len(data), 12):
+            data[position] ^= 1 << int(rng.integers(8))
+    else:
+        del data[int(rng.integers(len(data))) :]
+    Path("x.h5").write_bytes(data)
+    with contextlib.suppress(EverwaveError):
+        found, _ = latent_files.read(Path("x.h5"))
+        assert found.dtype == np.float32
+        assert found.nbytes <= len(data)
