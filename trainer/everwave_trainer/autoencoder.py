@@ -94,7 +94,7 @@ class AutoencoderTrainer:
         crops = random_crops(self.tracks, length, self.batch_size, self.seed, step)
         rng = np.random.default_rng([self.seed, step, 1])
         channel = rng.integers(0, 2, self.batch_size)
-        gain = np.exp(rng.uniform(*np.log(GAIN), (self.batch_size, 1))).astype(np.float32)
+        gain = np.exp(rng.uniform(np.log(GAIN[0]), np.log(GAIN[1]), (self.batch_size, 1))).astype(np.float32)
         return (gain * crops[np.arange(self.batch_size), :, channel],)
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
@@ -157,7 +157,8 @@ class AutoencoderTrainer:
 
     def _adversarial_update(self, samples: Any) -> dict[str, Any]:
         assert self.critic is not None
-        s, names, critic = self.config.signal, [], self.critic
+        s, critic = self.config.signal, self.critic
+        names: list[str] = []
 
         def compute() -> tuple[Any, ...]:
             waveform, target, scalars = self._reconstruct(samples)
@@ -196,4 +197,3 @@ def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimiz
         learning_rate / 20, max(steps - warmup, 1), alpha=0.02, warmup_target=learning_rate, warmup_steps=warmup
     )
     return keras.optimizers.Adam(schedule, beta_1=beta_1, beta_2=0.99, global_clipnorm=1.0)
-

@@ -35,7 +35,11 @@ def save_autoencoder(
 
 
 def save_generator(
-    path: Path, config: Config, values: Mapping[str, np.ndarray], autoencoder: dict[str, str], provenance: dict[str, Any]
+    path: Path,
+    config: Config,
+    values: Mapping[str, np.ndarray],
+    autoencoder: dict[str, str],
+    provenance: dict[str, Any],
 ) -> None:
     """Write a generator as a domain file that names its autoencoder, float32."""
     file = weights.ModelFile(config, "domain", {"generator": dict(values)}, UNSTATED, provenance, autoencoder)

@@ -59,7 +59,9 @@ class Latents:
         try:
             data = json.loads((folder / "latents.json").read_text())
         except FileNotFoundError:
-            raise EverwaveError(f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`") from None
+            raise EverwaveError(
+                f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`"
+            ) from None
         if data["version"] != VERSION:
             raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
         pieces = tuple(Piece(**p) for p in data["pieces"])
@@ -138,7 +140,9 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
     rows = np.concatenate(frames)
     count, size = len(rows) // FRAMES_PER_LATENT - 1, model.config.autoencoder.frame_latents
     shift = FRAMES_PER_LATENT // SHIFTS
-    chunks = [rows[i * shift :][: count * FRAMES_PER_LATENT].reshape(-1, FRAMES_PER_LATENT, size) for i in range(SHIFTS)]
+    chunks = [
+        rows[i * shift :][: count * FRAMES_PER_LATENT].reshape(-1, FRAMES_PER_LATENT, size) for i in range(SHIFTS)
+    ]
     return np.stack([model.network("chunk_encoder")(c)[0].reshape(count, -1).copy() for c in chunks])
 
 
@@ -175,4 +179,3 @@ def encode_corpus(
         "pieces": [asdict(p) for p in pieces],
     }
     (folder / "latents.json").write_text(json.dumps(data, indent=1))
-

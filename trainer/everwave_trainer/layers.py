@@ -33,7 +33,7 @@ class Block(keras.layers.Layer):
         self.width, self.taps, self.stride, self.padding, self.up = width, kernel, stride, padding, up
         self.steps, self.noisy, self.styled, self.activation, self.seed = steps, noise, styled, activation, seed
 
-    def build(self, shapes: list[tuple[int | None, ...]]) -> None:
+    def build(self, shapes: list[tuple[Any, ...]]) -> None:
         _, steps, channels = shapes[0]
         shape = (steps * channels, self.steps * self.width) if self.steps else (self.taps, channels, self.width)
         self.kernel = self.add_weight(shape=shape, initializer="he_uniform", name="kernel")
@@ -111,9 +111,8 @@ def build(
 ) -> keras.Model:
     """A Keras model of `network`; with `given_noise` it takes [x, {layer: noise (B, T, 1)}] instead of x."""
     steps, channels = input_shape(network, config)
-    if network == "frame_encoder":
-        steps = None  # frame by frame: any length
-    x = keras.Input((steps, channels), name="x")
+    any_length = network == "frame_encoder"  # it works frame by frame
+    x = keras.Input((None if any_length else steps, channels), name="x")
     noise: dict[str, Any] | None = {} if given_noise else None
     outputs = NETWORKS[network](KerasOps(seed, noise), x, config)
     return keras.Model([x, noise] if given_noise else x, outputs, name=network)

@@ -51,7 +51,8 @@ def run(
         checkpoint.save(folder, step, trainer.variables(), trainer.settings)
         trainer.sample(folder, step)
 
-    saved, step, means = time.monotonic(), start, {}
+    saved, step = time.monotonic(), start
+    means: dict[str, float] = {}
     try:
         with ThreadPoolExecutor(1) as reader, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
             batch = reader.submit(trainer.batch, start)

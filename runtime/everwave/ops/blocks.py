@@ -31,7 +31,14 @@ class Blocks:
         return self.block(name, x, width, kernel=kernel, activation=activation)
 
     def conv_block(
-        self, name: str, x: Tensor, width: int, kernel: int = 3, stride: int = 1, padding: str = "same", noise: bool = False
+        self,
+        name: str,
+        x: Tensor,
+        width: int,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: str = "same",
+        noise: bool = False,
     ) -> Tensor:
         return self.block(
             name, x, width, kernel=kernel, stride=stride, padding=padding, noise=noise, activation="swish"

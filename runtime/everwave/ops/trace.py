@@ -47,9 +47,10 @@ class Trace(Blocks):
         if padding == "valid":
             steps = (x.shape[1] - kernel) // stride + 1
         self._parameters(name, (kernel, x.shape[2], width), noise, style)
-        attributes = dict(
-            kernel=kernel, stride=stride, padding=padding, up=up, noise=noise, activation=activation, styled=style is not None
-        )
+        attributes = {
+            "kernel": kernel, "stride": stride, "padding": padding, "up": up, "noise": noise, "activation": activation,
+            "styled": style is not None,
+        }  # fmt: skip
         inputs = (x,) if style is None else (x, style)
         return self._node(Node("block", (None, steps, width), inputs, name, attributes))
 
@@ -132,13 +133,17 @@ def _in_order(outputs: tuple[Node, ...]) -> Iterator[Node]:
         yield from visit(output)
 
 
-def work_per_second(config: Config, networks: tuple[str, ...] = ("generator", "chunk_decoder", "frame_decoder")) -> float:
+def work_per_second(
+    config: Config, networks: tuple[str, ...] = ("generator", "chunk_decoder", "frame_decoder")
+) -> float:
     """Multiply-accumulates of the networks per second of stereo audio."""
     total = 0.0
     for name in networks:
         steps, _ = input_shape(name, config)
         graph = trace(name, config)
-        per_latent = {"frame_decoder": 16 / steps, "frame_encoder": 16 / steps, "chunk_encoder": 1.0}.get(name, 1 / steps)
+        per_latent = {"frame_decoder": 16 / steps, "frame_encoder": 16 / steps, "chunk_encoder": 1.0}.get(
+            name, 1 / steps
+        )
         channels = 1 if name == "generator" else 2
         total += graph.multiplications * per_latent * channels
     return total * config.signal.latent_rate

@@ -12,7 +12,9 @@ SECONDS = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="shipped name or weights file")
-    parser.add_argument("corpus", type=Path, help="folder made by `everwave-train corpus`; its held-out tracks are used")
+    parser.add_argument(
+        "corpus", type=Path, help="folder made by `everwave-train corpus`; its held-out tracks are used"
+    )
     parser.add_argument("--clips", type=int, default=24, help="held-out clips of 10 s (default 24)")
     parser.add_argument("-o", "--output", type=Path, help="folder for metrics.json and spectrogram pictures")
 

@@ -54,7 +54,7 @@ def log_mel_error(real: np.ndarray, other: np.ndarray, sample_rate: int) -> floa
 def spectral_convergence(real: np.ndarray, other: np.ndarray, n_fft: int) -> float:
     """Relative error of the magnitudes at `n_fft`, hop n_fft / 4."""
     x, y = (magnitudes(s, n_fft, n_fft // 4) for s in (real, other))
-    return float(np.linalg.norm(y - x) / max(np.linalg.norm(x), 1e-9))
+    return float(np.linalg.norm(y - x) / max(float(np.linalg.norm(x)), 1e-9))
 
 
 def consistency(log_magnitude: np.ndarray, phase: np.ndarray, signal: SignalConfig) -> float:
@@ -62,7 +62,7 @@ def consistency(log_magnitude: np.ndarray, phase: np.ndarray, signal: SignalConf
     z = _spectrum(log_magnitude, phase)
     again = stft(istft(log_magnitude, phase, signal), signal)[: len(z)]
     inner = slice(3, -3)  # the edges are covered by fewer than four frames
-    return float(np.linalg.norm(again[inner] - z[inner]) / max(np.linalg.norm(z[inner]), 1e-9))
+    return float(np.linalg.norm(again[inner] - z[inner]) / max(float(np.linalg.norm(z[inner])), 1e-9))
 
 
 def griffin_lim(magnitude: np.ndarray, signal: SignalConfig, iterations: int = 32, seed: int = 0) -> np.ndarray:

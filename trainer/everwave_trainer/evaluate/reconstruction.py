@@ -58,7 +58,9 @@ def _measure(model: Any, real: np.ndarray) -> dict[str, float]:
         "griffin_lim": metrics.griffin_lim(amplitude, s),
     }
     row["log_mel_error_level1_db"] = metrics.log_mel_error(whole, audio["decoded"], rate)
-    row["log_mel_error_mel_griffin_lim_db"] = metrics.log_mel_error(whole, metrics.mel_griffin_lim(whole, s)[: len(whole)], rate)
+    row["log_mel_error_mel_griffin_lim_db"] = metrics.log_mel_error(
+        whole, metrics.mel_griffin_lim(whole, s)[: len(whole)], rate
+    )
     for n_fft in FFT_SIZES:
         for name, samples in audio.items():
             row[f"convergence_{n_fft}_{name}_phase"] = metrics.spectral_convergence(whole, samples[: len(whole)], n_fft)
