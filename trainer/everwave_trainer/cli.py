@@ -57,8 +57,12 @@ def parser() -> argparse.ArgumentParser:
     gan = commands.add_parser("gan", help="train a generator on latents")
     _add_training_arguments(gan, steps=20000, learning_rate=1e-4, batch_size=32)
     gan.add_argument("latents", type=Path, help="folder made by `everwave-train encode`")
-    gan.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
-    gan.add_argument("--init", type=Path, help="model whose generator is trained on")
+    gan.add_argument(
+        "--preset", default="lite", choices=["full", "lite", "tiny"], help="of the generator, without --init"
+    )
+    gan.add_argument(
+        "--init", type=Path, help="model whose generator is trained on, an imported one too; it has the sizes"
+    )
     gan.add_argument("--conditions", nargs="*", default=[], help="labels of the latents to condition on (bpm, density)")
     gan.set_defaults(run=_gan)
 
@@ -135,16 +139,14 @@ def _encode(a: argparse.Namespace) -> None:
 
 
 def _gan(a: argparse.Namespace) -> None:
-    from everwave.config import PRESETS
-
     from .latents import Latents
 
     latents = Latents.open(a.latents)
     _prepare(a)
-    from .gan import GanTrainer
+    from .gan import GanTrainer, choose_config
 
     trainer = GanTrainer(
-        PRESETS[a.preset], latents, steps=a.steps, batch_size=a.batch_size, learning_rate=a.learning_rate,
+        choose_config(a.preset, a.init, latents), latents, steps=a.steps, batch_size=a.batch_size, learning_rate=a.learning_rate,
         seed=a.seed, conditions=a.conditions,
     )  # fmt: skip
     if a.init:

@@ -17,7 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 from everwave import weights
-from everwave.config import Config
+from everwave.config import PRESETS, Config
+from everwave.errors import UsageError
 from keras import ops
 
 from . import backend, losses
@@ -56,8 +57,12 @@ class GanTrainer:
         self._compiled = backend.compiled(self._update)
 
     def initialise(self, source: Path) -> None:
-        """Start from the generator of a weights file."""
-        values = dict(weights.read(source).parameters["generator"])
+        """Start from the generator of a weights file; UsageError if it has other conditions."""
+        file = weights.read(source)
+        theirs, ours = ([c.name for c in x.generator.conditions] for x in (file.config, self.config))
+        if theirs != ours:
+            raise UsageError(f"--init {source}: its conditions are {theirs}, not {ours}; give those as --conditions")
+        values = dict(file.parameters["generator"])
         values["out/bias"] = (values["out/bias"] - self.mean) / self.deviation
         values["out/kernel"] = values["out/kernel"] / self.deviation
         set_parameters(self.generator, values)
@@ -146,6 +151,22 @@ class GanTrainer:
         provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
         save_generator(path, self.config, self.average_parameters(), self.latents.autoencoder, provenance)
         save_generated(path, folder / "samples", step)
+
+
+def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
+    """Generator sizes of `init` if there is one, else of the preset; the rest is that of the latents' autoencoder."""
+    made_by = weights.read(latents.autoencoder_path).config
+    if init is None:
+        return dataclasses.replace(PRESETS[preset], signal=made_by.signal, autoencoder=made_by.autoencoder)
+    file = weights.read(init)
+    if "generator" not in file.parameters:
+        raise UsageError(f"--init {init}: kind {file.kind!r} has no generator; give a model that has, or none")
+    if (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder):
+        raise UsageError(
+            f"--init {init}: its autoencoder has other sizes than {latents.autoencoder['file']}, which made the latents;"
+            " encode the corpus with the autoencoder of the model"
+        )
+    return file.config
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

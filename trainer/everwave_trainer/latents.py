@@ -161,6 +161,10 @@ def encode_corpus(
     model = everwave.load(path)
     folder.mkdir(parents=True, exist_ok=True)
     tracks = [t for t in Corpus.open(corpus).select(split, styles=styles) if t.seconds > 1]
+    if any(t.sample_rate != model.sample_rate for t in tracks):
+        raise UsageError(
+            f"{corpus}: {tracks[0].sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
+        )
     pieces = []
     for track in tqdm(tracks, unit="track", disable=None):
         file = folder / f"{track.id}.npy"
@@ -171,10 +175,12 @@ def encode_corpus(
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         pieces.append(Piece(file.name, track.title, track.package, steps, dict((labels or {}).get(track.id, {}))))
-    shutil.copyfile(path, folder / path.name)
+    # kept under a name that a run's own model does not have, as the two will lie beside each other
+    copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
+    shutil.copyfile(path, copy)
     data = {
         "version": VERSION,
-        "autoencoder": weights.reference(path),
+        "autoencoder": weights.reference(copy),
         "sources": sources(tracks),
         "pieces": [asdict(p) for p in pieces],
     }

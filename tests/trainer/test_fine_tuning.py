@@ -1,0 +1,92 @@
+"""Fine-tuning: an imported checkpoint of the original is a model like any other; sizes come from files, not from presets."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import everwave
+import numpy as np
+import pytest
+import soundfile
+from everwave import weights
+from everwave.config import PRESETS, GeneratorConfig
+from everwave.errors import UsageError
+from everwave.musika import import_checkpoint
+from everwave_trainer import cli
+from everwave_trainer.gan import GanTrainer, choose_config
+from everwave_trainer.latents import Latents
+
+
+def _musika_tests():
+    """What writes checkpoints as the original does."""
+    path = Path(__file__).parents[1] / "runtime" / "test_musika.py"
+    spec = importlib.util.spec_from_file_location("musika_files", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A weights file with sizes that no preset has."""
+    folder = tmp_path_factory.mktemp("imported")
+    files = _musika_tests()
+    files.write_checkpoint(folder, files.SMALL)
+    weights.write(folder / "model.h5", import_checkpoint(folder, folder, 44100), "float32")
+    return folder / "model.h5"
+
+
+@pytest.fixture(scope="module")
+def latents(imported, tmp_path_factory):
+    """Noise, encoded by the imported autoencoder through the command line."""
+    music, corpus, folder = (tmp_path_factory.mktemp(name) for name in ("music", "corpus", "latents"))
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        soundfile.write(music / f"{i}.wav", rng.uniform(-0.5, 0.5, (3 * 44100, 2)), 44100)
+    assert cli.main(["corpus", "--audio", str(music), "-o", str(corpus)]) == 0
+    assert cli.main(["encode", str(corpus), "--autoencoder", str(imported), "-o", str(folder)]) == 0
+    return folder
+
+
+def test_training_starts_from_an_imported_generator(imported, latents):
+    opened = Latents.open(latents)
+    trainer = GanTrainer(choose_config("lite", imported, opened), opened, steps=1, batch_size=2)
+    trainer.initialise(imported)
+    original = weights.read(imported)
+    assert trainer.config == original.config
+    for name, value in trainer.average_parameters().items():
+        np.testing.assert_allclose(value, original.parameters["generator"][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_fine_tuned_import_generates(imported, latents, tmp_path):
+    words = ["gan", latents, "--init", imported, "--steps", 1, "--batch-size", 2, "-o", tmp_path / "run"]
+    assert cli.main([str(w) for w in words]) == 0
+    model = everwave.load(tmp_path / "run" / "model.h5")
+    assert model.config == weights.read(imported).config
+    assert model.generate(seconds=0.5, seed=1).shape == (22050, 2)
+
+
+def test_a_new_generator_takes_the_sizes_of_the_autoencoder(imported, latents):
+    config = choose_config("tiny", None, Latents.open(latents))
+    expected = weights.read(imported).config
+    assert (config.signal, config.autoencoder) == (expected.signal, expected.autoencoder)
+    assert config.generator == PRESETS["tiny"].generator
+
+
+def test_what_does_not_fit_is_said(imported, latents, tmp_path):
+    opened = Latents.open(latents)
+    other = tmp_path / "other.h5"
+    weights.write(other, weights.random_model(PRESETS["tiny"]))
+    with pytest.raises(UsageError, match="other sizes"):
+        choose_config("tiny", other, opened)
+    autoencoder = replace(weights.read(imported), kind="autoencoder")
+    del autoencoder.parameters["generator"]
+    weights.write(tmp_path / "a.h5", autoencoder)
+    with pytest.raises(UsageError, match="no generator"):
+        choose_config("tiny", tmp_path / "a.h5", opened)
+    trainer = GanTrainer(choose_config("tiny", None, opened), opened, steps=1, batch_size=2)
+    trainer.config = replace(
+        trainer.config, generator=GeneratorConfig(conditions=(everwave.config.Condition("bpm", "", 0, 1, 0, 1),))
+    )
+    with pytest.raises(UsageError, match="conditions"):
+        trainer.initialise(imported)
