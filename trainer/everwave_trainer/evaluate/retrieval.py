@@ -1,0 +1,67 @@
+"""Do embeddings mean something? Whether the nearest excerpt in a collection is another one of the same track.
+
+Each excerpt's vector asks for the nearest of all others, by cosine similarity. Beside it stand chance and the mean and
+standard deviation over time of an 80-band log-mel spectrogram, which need no model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import everwave
+import numpy as np
+from everwave.errors import UsageError
+
+from ..corpora.store import Corpus, Track
+from . import metrics
+
+EXCERPTS = 6  # per track, spread evenly, never overlapping
+
+
+def evaluate(model_name: str, corpus: Path, seconds: float) -> dict[str, Any]:
+    """Share of held-out excerpts whose nearest neighbour is of the same track, and of the same package."""
+    model = everwave.load(model_name)
+    tracks = [t for t in Corpus.open(corpus).select("held-out") if t.seconds >= EXCERPTS * seconds]
+    if not tracks:
+        raise UsageError(f"{corpus}: no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need")
+    rate = tracks[0].sample_rate
+    excerpts = [excerpt for track in tracks for excerpt in _excerpts(track, seconds)]
+    vectors = {
+        "embedding": np.stack([model.embed(excerpt, rate) for excerpt in excerpts]),
+        "mel": np.stack([mel_statistics(excerpt, rate) for excerpt in excerpts]),
+    }
+    result: dict[str, Any] = {"tracks": len(tracks), "excerpts": len(excerpts), "seconds": seconds}
+    for name, of in (("track", [t.id for t in tracks]), ("package", [t.package for t in tracks])):
+        labels = np.repeat(of, EXCERPTS)
+        for kind, table in vectors.items():
+            result[f"same_{name}_{kind}"] = round(nearest_agrees(table, labels), 4)
+        result[f"same_{name}_chance"] = round(chance(labels), 4)
+    return result
+
+
+def nearest_agrees(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Share of rows whose nearest other row, by cosine, has the same label."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    return float(np.mean(labels[similarity.argmax(axis=1)] == labels))
+
+
+def chance(labels: np.ndarray) -> float:
+    """What `nearest_agrees` gives on average when the nearest row is drawn at random."""
+    same = labels[:, None] == labels[None]
+    return float((same.sum() - len(labels)) / (len(labels) * (len(labels) - 1)))
+
+
+def mel_statistics(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Mean and standard deviation over time of log-mel bands, averaged over channels: (160,)."""
+    bands = np.stack([metrics.log_mel(np.ascontiguousarray(x), sample_rate) for x in samples.T])
+    return np.concatenate([bands.mean(axis=(0, 1)), bands.std(axis=1).mean(axis=0)])
+
+
+def _excerpts(track: Track, seconds: float) -> list[np.ndarray]:
+    """Stereo float32, EXCERPTS of them."""
+    length = int(seconds * track.sample_rate)
+    starts = np.linspace(0, track.frames - length, EXCERPTS).astype(int)
+    return [track.samples[s : s + length].astype(np.float32) / 32768 for s in starts]
