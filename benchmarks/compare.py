@@ -34,7 +34,7 @@ OURS = {"everwave-float32": "float32", "everwave-bf16": "bfloat16"}
 OUR_PACKAGES = ("numpy", "numba", "soundfile")
 BATCHES = (16, 32, 64, 128)
 COMPILING_SECONDS = 4.0  # a piece generated only to fill everwave's compilation cache
-TIMEOUT = 1800
+TIMEOUT = 900  # seconds for one process
 VERSIONS = """
 import importlib.metadata as m, json, sys
 found = {}

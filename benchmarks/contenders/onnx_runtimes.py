@@ -49,4 +49,6 @@ def load_openvino(network: str, source: Source, batch: int, setting: Setting, pr
         result = mine.request.infer([x], share_inputs=True, share_outputs=True)  # valid until the next call
         return tuple(result[i] for i in outputs)
 
+    run(np.zeros((batch, *input_shape(network, source.config)), np.float32))  # two first calls at once can deadlock
+    del mine.request  # and its memory
     return run
