@@ -167,8 +167,8 @@ class Hdf5Store:
 
         with ExitStack() as stack:
             part = stack.enter_context(_whole(self._output, lambda: self._used))
-            self._file = stack.enter_context(h5py.File(part, "w"))
-            self._file.attrs["format"] = FORMAT
+            self._file = stack.enter_context(h5py.File(part, "w", libver="v110"))  # it checks what it reads
+            _set(self._file, {"format": FORMAT})
             if self._output.exists() and not self._overwrite:
                 self._copy_existing()
             self._stack = stack.pop_all()
@@ -196,7 +196,7 @@ class Hdf5Store:
         for key in ("sample_rate", "latents_per_second", "autoencoder", "pooled"):
             values = {about.get(key) for about in every}
             if len(values) == 1 and None not in values:
-                self._file.attrs[key] = values.pop()
+                _set(self._file, {key: values.pop()})
 
     def finished(self, name: str, about: Mapping[str, Any]) -> bool:
         return name in self._kept and _same(self._kept[name], about)
@@ -212,7 +212,7 @@ class Hdf5Store:
                     with self._lock:
                         self._append(part, block)
             with self._lock:
-                self._file[part].attrs.update(about())
+                _set(self._file[part], about())
                 if name in self._file:
                     del self._file[name]
                 self._file.move(part, name)
@@ -282,15 +282,33 @@ def _dataset(file: Any, name: str) -> Any:
 
 
 def _attributes(dataset: Any) -> About:
-    return _checked({key: _attribute(dataset, key) for key in (*NUMBERS, *TEXTS) if key in dataset.attrs})
+    found = {key: _attribute(dataset, key) for key in (*NUMBERS, *TEXTS) if key in dataset.attrs}
+    return _checked({key: value for key, value in found.items() if value is not None})
 
 
 def _attribute(holder: Any, key: str) -> Any:
+    """A number, or a text of fixed length as `_set` writes them; None for one of variable length, which is not read:
+    damage in those makes the HDF5 library hang or crash."""
     attribute = holder.attrs.get_id(key)
     if attribute.shape != () or attribute.get_storage_size() > MAX_ABOUT:
         raise ValueError(f"attribute {key} is over-long")
+    if attribute.dtype.kind not in "iufS":
+        return None
     value = holder.attrs[key]
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _set(holder: Any, about: Mapping[str, Any]) -> None:
+    """Attributes; texts of fixed length, UTF-8."""
+    import h5py
+
+    for key, value in about.items():
+        if isinstance(value, str):
+            data = value.encode("utf-8", "surrogateescape")
+            holder.attrs.create(key, data, dtype=h5py.string_dtype("utf-8", max(len(data), 1)))
+        else:
+            holder.attrs[key] = value
 
 
 # -- both ----------------------------------------------------------------------------------------------------------
