@@ -88,7 +88,7 @@ class NpyStore:
         try:
             _load_npy(self.path(name))  # raises if it is cut off
             return _same(_beside(self.path(name)), about)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             return False
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
@@ -122,7 +122,12 @@ def _npy_header(shape: tuple[int, int]) -> bytes:
 
 
 def _load_npy(path: Path) -> Array:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's shape allocates nothing
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's shape allocates nothing
+    except OSError:
+        raise
+    except Exception as error:  # parsing a damaged header raises almost anything, TokenError for one
+        raise ValueError(_first_line(error)) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         raise ValueError("no array of floating-point numbers")
     return array
@@ -326,7 +331,7 @@ def read(path: Path, item: str | None = None) -> tuple[Array, About]:
         raise UsageError(f"--item {item}: {path} holds one recording; only .h5 files hold several")
     try:
         return _load_npy(path), _beside(path)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError) as error:
         raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
 
 
