@@ -2,16 +2,17 @@
 
 A value may be a number (constant), a sequence of numbers (one per latent), a sequence of (seconds, value) pairs or a
 CSV file of them (straight lines in between, held before the first and after the last). A condition that is left out
-is drawn from what the model was trained on, by the seed. The network sees (value - mean) / scale.
+is drawn from what the model was trained on, by the seed. The network sees (value - mean) / scale, and for a tempo with
+clocks also where in the beat, the bar ... each latent lies: beats are counted from the start of the piece.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,9 +21,18 @@ from .errors import UsageError
 from .philox import normals
 
 Array = np.ndarray
-Curve = Callable[[Array], Array]  # latent positions (n,) int64 -> values (n,) float64 in the condition's unit
 
 MAX_CSV_BYTES = 64 * 2**20
+
+
+class Curve(Protocol):
+    """A condition over time, in its unit. Latent n stands for the time at its middle, (n + 1/2) / latent rate."""
+
+    def __call__(self, n: Array) -> Array:
+        """Values (len(n),) float64 at latents `n`."""
+
+    def integral(self, n: Array) -> Array:
+        """The values summed over time, in unit times seconds, from the start of the piece to latents `n`."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +41,59 @@ class Signal:
 
     conditions: tuple[Condition, ...]
     curves: tuple[Curve, ...]
+    ahead: tuple[float, ...]  # beats that each condition's clocks are ahead of its own curve
 
     def __call__(self, start: int, count: int, period: int | None = None) -> Array:
-        """(count, conditions) float32 for latents start .. start + count - 1; a loop repeats after `period` latents."""
+        """(count, channels) float32 for latents start .. start + count - 1; a loop repeats after `period` latents."""
         n = np.arange(start, start + count)
-        columns = np.empty((count, len(self.conditions)), np.float32)
+        columns = []
         for i, (condition, values) in enumerate(zip(self.conditions, self.values(n, period), strict=True)):
-            columns[:, i] = (values - condition.mean) / condition.scale
-        return columns
+            columns += channels(condition, values, self.beats(i, n, period) if condition.clocks else n)
+        return np.stack(columns, axis=1).astype(np.float32) if columns else np.empty((count, 0), np.float32)
 
     def values(self, n: Array, period: int | None = None) -> list[Array]:
         """One array (len(n),) float64 for each condition, in its unit, at latents `n`."""
         return [curve(n if period is None else n % period) for curve in self.curves]
+
+    def beats(self, index: int, n: Array, period: int | None = None) -> Array:
+        """Beats (len(n),) float64 from the start of the piece to latents `n`, as condition `index` counts them.
+
+        A loop has whole turns of the slowest clock: the nearest number, which is at most half a turn from the tempo.
+        """
+        curve, turn = self.curves[index], max(self.conditions[index].clocks)
+        if period is None:
+            return curve.integral(n) / 60 + self.ahead[index]
+        beats = curve.integral(np.array([0, period])) / 60
+        return curve.integral(n % period) / 60 * (max(round(np.diff(beats)[0] / turn), 1) * turn / np.diff(beats)[0])
+
+    def after(self, previous: Signal, n: int) -> Signal:
+        """This signal with clocks that go on at latent `n` from where those of `previous` are."""
+        at = np.array([n])
+        ahead = [
+            previous.beats(i, at)[0] - self.curves[i].integral(at)[0] / 60 if condition.clocks else 0.0
+            for i, condition in enumerate(self.conditions)
+        ]
+        return replace(self, ahead=tuple(float(a) for a in ahead))
+
+
+def channels(condition: Condition, values: Array, beats: Array) -> list[Array]:
+    """The network's inputs (T,) for values (T,) of a condition, and of its clocks at these beats (T,) of the piece."""
+    columns = [(values - condition.mean) / condition.scale]
+    for turn in condition.clocks:
+        angle = 2 * np.pi * (beats / turn % 1.0)
+        columns += [np.cos(angle), np.sin(angle)]
+    return columns
+
+
+def with_clocks(config: Config, x: Array) -> Array:
+    """Coordinates (T, anchor + style + one normalised value per condition) of latents 0 ... -> those with clocks too."""
+    conditions, plain = config.generator.conditions, x.shape[1] - len(config.generator.conditions)
+    columns = list(x[:, :plain].T)
+    for condition, column in zip(conditions, x[:, plain:].T, strict=True):
+        values = condition.mean + condition.scale * column.astype(np.float64)
+        beats = Steps(values, config.signal.latent_rate).integral(np.arange(len(x))) / 60
+        columns += [column, *channels(condition, values, beats)[1:]]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def signal(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 0) -> Signal:
@@ -56,7 +107,8 @@ def signal(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 
         if name not in [condition.name for condition in conditions]:
             raise UsageError(f"{name}={_short(value)}: {_what_there_is(conditions)}")
     rate = config.signal.latent_rate
-    return Signal(conditions, tuple(_curve(c, wishes.get(c.name), rate, seed) for c in conditions))
+    curves = tuple(_curve(c, wishes.get(c.name), rate, seed) for c in conditions)
+    return Signal(conditions, curves, (0.0,) * len(curves))
 
 
 def drawn(condition: Condition, seed: int) -> float:
@@ -67,7 +119,7 @@ def drawn(condition: Condition, seed: int) -> float:
 
 def _curve(condition: Condition, wish: Any, latent_rate: float, seed: int) -> Curve:
     if wish is None:
-        return _constant(drawn(condition, seed))
+        return Constant(drawn(condition, seed), latent_rate)
     name = condition.name
     if isinstance(wish, str | Path):
         number = _number(wish)
@@ -77,26 +129,69 @@ def _curve(condition: Condition, wish: Any, latent_rate: float, seed: int) -> Cu
     except (TypeError, ValueError):
         raise UsageError(f"{name}={_short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
     if values.ndim == 0:
-        return _constant(float(_checked(condition, values)))
+        return Constant(float(_checked(condition, values)), latent_rate)
     if values.ndim == 1 and len(values):
-        return _steps(_checked(condition, values))
+        return Steps(_checked(condition, values), latent_rate)
     if values.ndim == 2 and values.shape[1] == 2 and len(values):
-        return _lines(_checked_times(name, values[:, 0]), _checked(condition, values[:, 1]), latent_rate)
+        return Lines(_checked_times(name, values[:, 0]), _checked(condition, values[:, 1]), latent_rate)
     raise UsageError(
         f"{name}: an array of shape {values.shape}; give a number, one number per latent, or (seconds, value) pairs"
     )
 
 
-def _constant(value: float) -> Curve:
-    return lambda n: np.full(len(n), value)
+@dataclass(frozen=True)
+class Constant:
+    """The same value always."""
+
+    value: float
+    latent_rate: float
+
+    def __call__(self, n: Array) -> Array:
+        return np.full(len(n), self.value)
+
+    def integral(self, n: Array) -> Array:
+        return self.value * (n + 0.5) / self.latent_rate
 
 
-def _steps(values: Array) -> Curve:
-    return lambda n: values[np.minimum(n, len(values) - 1)]
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """One value (L,) for each latent, the last one held."""
+
+    steps: Array
+    latent_rate: float
+
+    def __call__(self, n: Array) -> Array:
+        return self.steps[np.minimum(n, len(self.steps) - 1)]
+
+    def integral(self, n: Array) -> Array:
+        before = np.concatenate([[0.0], np.cumsum(self.steps)])[np.minimum(n, len(self.steps))]
+        held = np.maximum(n - len(self.steps), 0) * self.steps[-1]
+        return (before + held + self(n) / 2) / self.latent_rate
 
 
-def _lines(times: Array, values: Array, latent_rate: float) -> Curve:
-    return lambda n: np.interp((n + 0.5) / latent_rate, times, values)  # a latent stands for the time at its middle
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Straight lines between values (K,) at times (K,) in seconds, held before the first and after the last."""
+
+    times: Array
+    values: Array
+    latent_rate: float
+
+    def __call__(self, n: Array) -> Array:
+        return self._at((n + 0.5) / self.latent_rate)
+
+    def integral(self, n: Array) -> Array:
+        return self._area((n + 0.5) / self.latent_rate) - self._area(np.zeros(1))
+
+    def _at(self, t: Array) -> Array:
+        return np.interp(t, self.times, self.values)
+
+    def _area(self, t: Array) -> Array:
+        """The integral from the first time to `t`: trapezoids, whole ones and the rest of one."""
+        pieces = np.diff(self.times) * (self.values[1:] + self.values[:-1]) / 2
+        whole = np.concatenate([[0.0], np.cumsum(pieces)])
+        i = np.maximum(np.searchsorted(self.times, t, side="right") - 1, 0)
+        return whole[i] + (t - self.times[i]) * (self.values[i] + self._at(t)) / 2
 
 
 def _checked(condition: Condition, values: Array) -> Array:

@@ -54,9 +54,11 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class Condition:
-    """One extra coordinate channel: what it means and how a value becomes a network input.
+    """Extra coordinate channels: what they mean and how a value becomes a network input.
 
-    The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for.
+    The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for. A tempo may come with
+    `clocks`: for each of these numbers of beats, cosine and sine of a hand that turns once in so many beats. A window
+    then knows where in the bar it is, and the beat goes on across the seams of windows.
     """
 
     name: str
@@ -65,6 +67,11 @@ class Condition:
     scale: float
     low: float
     high: float
+    clocks: tuple[int, ...] = ()  # beats per turn
+
+    @property
+    def channels(self) -> int:
+        return 1 + 2 * len(self.clocks)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,11 @@ class GeneratorConfig:
     @property
     def coordinates(self) -> int:
         """Channels of the coordinate sequence: anchor, style, conditions."""
-        return self.anchor + self.style + len(self.conditions)
+        return self.anchor + self.style + self.condition_channels
+
+    @property
+    def condition_channels(self) -> int:
+        return sum(condition.channels for condition in self.conditions)
 
     @property
     def anchor_spacing(self) -> int:
@@ -151,11 +162,15 @@ def _fields(data: Any, section: str, **bounds: tuple[int, int]) -> dict[str, int
 
 def _condition(data: Any) -> Condition:
     try:
-        condition = Condition(
-            str(data["name"]), str(data["unit"]), *(float(data[k]) for k in ("mean", "scale", "low", "high"))
+        numbers = {k: float(data[k]) for k in ("mean", "scale", "low", "high")}
+        clocks = tuple(data.get("clocks", ()))
+        condition = Condition(str(data["name"]), str(data["unit"]), **numbers, clocks=clocks)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"config: {data!r} is no condition (name, unit, mean, scale, low, high, clocks)") from None
+    if len(condition.clocks) > 8 or not all(type(beats) is int and 1 <= beats <= 1024 for beats in condition.clocks):
+        raise ModelError(
+            f"config: condition {condition.name!r} has clocks {data['clocks']!r}; at most 8, 1 to 1024 beats"
         )
-    except (KeyError, TypeError, ValueError):
-        raise ModelError(f"config: {data!r} is no condition (name, unit, mean, scale, low, high)") from None
     if not (
         all(map(isfinite, (condition.mean, condition.scale, condition.low, condition.high)))
         and condition.scale > 0

@@ -38,7 +38,7 @@ def coordinates(
     """Coordinates (count, channels) float32 of latents start .. start + count - 1 of the piece called `seed`.
 
     truncation: anchors and style are normals cut off at plus and minus this; small is typical, large is varied.
-    conditions: (count, n) network inputs from `conditioning`, for a model that has n > 0 of them.
+    conditions: (count, n) network inputs from `conditioning`, for a model that has n > 0 channels of them.
     period: latents after which the piece repeats; None is an endless piece.
     style: (config.generator.style,) to use instead of the one drawn from the seed.
     """
@@ -49,7 +49,7 @@ def coordinates(
         style = truncated_normals(seed, "style", 0, generator.style, truncation)
     columns = [along, np.broadcast_to(_style(style, generator.style), (count, generator.style))]
     if generator.conditions:
-        columns.append(_conditions(conditions, count, len(generator.conditions)))
+        columns.append(_conditions(conditions, count, generator.condition_channels))
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 

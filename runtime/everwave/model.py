@@ -180,11 +180,13 @@ class Model:
     def latents(self, coordinates: Any, seed: int = 0) -> Array:
         """The generator alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
 
+        A coordinate is [anchor | style | one normalised value per condition]; clocks follow from the tempo.
         `seed` fixes the noise that the generator injects.
         """
         self._needs("generator")
-        x = _matrix("coordinates", coordinates, self.config.generator.coordinates)
-        return self._pipeline().latents(x, _seed(seed))
+        g = self.config.generator
+        x = _matrix("coordinates", coordinates, g.anchor + g.style + len(g.conditions))
+        return self._pipeline().latents(conditioning.with_clocks(self.config, x), _seed(seed))
 
     # -- encode and decode -------------------------------------------------------------------------------------
 

@@ -119,7 +119,8 @@ def _mirror(config: Config) -> list[dict[str, Any]]:
 
 
 def _condition(c: Condition) -> dict[str, Any]:
-    return {"name": c.name, "unit": c.unit, "mean": c.mean, "scale": c.scale, "range": [c.low, c.high]}
+    plain = {"name": c.name, "unit": c.unit, "mean": c.mean, "scale": c.scale, "range": [c.low, c.high]}
+    return plain | {"clocks": list(c.clocks)} if c.clocks else plain
 
 
 def _attribute(file: Any, name: str) -> Any:

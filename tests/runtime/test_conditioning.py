@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from everwave.conditioning import drawn, signal
+from everwave.conditioning import drawn, signal, with_clocks
 from everwave.config import Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
 
@@ -61,6 +61,69 @@ def test_what_is_left_out_is_drawn_from_the_training_distribution():
     got = signal(CONFIG, {"density": None}, seed=7)(5, 3)
     assert np.all(got == got[0])
     assert got[0, 0] * 10 + 140 == pytest.approx(drawn(BPM, 7), rel=1e-6)
+
+
+TEMPO = Condition("bpm", "beats per minute", mean=140, scale=10, low=110, high=170, clocks=(1, 4))
+TICKING = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(DENSITY, TEMPO)))
+
+
+def beats_of(columns):
+    """Beats within the bar, 0 to 4, from the hand that turns once in four."""
+    return np.arctan2(columns[:, 5], columns[:, 4]) / (2 * np.pi) * 4 % 4
+
+
+def test_clocks_turn_with_the_tempo_and_any_stretch_is_a_slice_of_the_whole():
+    wishes = signal(TICKING, {"bpm": 120})
+    whole = wishes(0, 100)
+    assert whole.shape == (100, 6)
+    assert beats_of(whole) == pytest.approx((np.arange(100) + 0.5) / 10 * 2 % 4, abs=1e-5)
+    assert whole[:, 2] + 1j * whole[:, 3] == pytest.approx(np.exp(2j * np.pi * (np.arange(100) + 0.5) / 5), abs=1e-5)
+    assert np.array_equal(wishes(41, 20), whole[41:61])
+    far = 10**9  # latents: three years in
+    assert beats_of(wishes(far, 3)) == pytest.approx((far + np.arange(3) + 0.5) / 10 * 2 % 4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wish", [[(1.0, 115), (4.0, 165), (6.5, 130)], list(np.linspace(112, 168, 60)), [150], [(3, 120)]]
+)
+def test_clocks_sum_up_a_tempo_that_changes(wish):
+    n = np.arange(120)
+    wishes = signal(TICKING, {"bpm": wish})
+    fine = np.arange(0, 12, 1e-4)  # the slow twin: add up the tempo in tiny steps
+    at = fine if np.ndim(wish) == 2 else fine // 0.1 * 0.1
+    tempo = (
+        np.interp(at, *np.transpose(wish))
+        if np.ndim(wish) == 2
+        else np.asarray(wish)[np.minimum((fine / 0.1).astype(int), len(wish) - 1)]
+    )
+    beats = np.interp((n + 0.5) / 10, fine, np.cumsum(tempo) * 1e-4 / 60)
+    assert wishes.beats(1, n) == pytest.approx(beats, abs=2e-3)
+
+
+def test_a_changed_tempo_goes_on_from_the_same_beat():
+    slow = signal(TICKING, {"bpm": 120})
+    fast = signal(TICKING, {"bpm": 165}).after(slow, 37)
+    assert fast.beats(1, np.array([37])) == pytest.approx(slow.beats(1, np.array([37])))
+    assert np.diff(fast.beats(1, np.array([37, 47]))) == pytest.approx([165 / 60])
+    again = signal(TICKING, {"bpm": 110}).after(fast, 80)
+    assert again.beats(1, np.array([80])) == pytest.approx(fast.beats(1, np.array([80])))
+
+
+def test_the_clocks_of_a_loop_have_whole_turns():
+    wishes = signal(TICKING, {"bpm": 123})
+    around = wishes(0, 300, period=100)
+    assert np.allclose(around[:100], around[100:200])
+    steps = np.diff(wishes.beats(1, np.arange(100), 100))
+    assert steps == pytest.approx(np.full(99, 20 / 100))  # 20.5 beats become five bars
+
+
+def test_coordinates_with_values_alone_get_their_clocks():
+    x = np.random.default_rng(0).standard_normal((50, 130)).astype(np.float32)
+    x[:, 129] = -1.0
+    got = with_clocks(TICKING, x)
+    assert got.shape == (50, TICKING.generator.coordinates)
+    assert np.array_equal(got[:, :129], x[:, :129])
+    assert got[:, 129:] == pytest.approx(signal(TICKING, {"bpm": 130})(0, 50)[:, 1:], abs=1e-5)
 
 
 def test_an_unconditional_model_gets_no_columns():
