@@ -95,7 +95,13 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
         np.save(latents / f"{i}.npy", rng.standard_normal((2, 300, 32)).astype(np.float16))
         density = np.linspace(0, 9, 300).tolist() if i else 4.0
         pieces.append({"file": f"{i}.npy", "title": "", "package": "", "steps": 300, "labels": {"density": density}})
-    data = {"version": 1, "autoencoder": {"file": "a.h5", "sha256": ""}, "sources": {}, "pieces": pieces}
+    data = {
+        "version": 2,
+        "autoencoder": {"file": "a.h5", "sha256": ""},
+        "sources": {},
+        "latent_rate": 10.0,
+        "pieces": pieces,
+    }
     (latents / "latents.json").write_text(json.dumps(data))
 
     def trainer():
@@ -110,6 +116,33 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
     assert_same_checkpoint(whole, halves)
     condition = trainer().config.generator.conditions[0]
     assert (condition.name, condition.low, condition.high) == ("density", 0.0, 9.0)
+
+
+def test_clocks_follow_the_labelled_beats_as_the_runtime_follows_the_tempo(tmp_path):
+    """A piece of 120 bpm whose first bar begins at 0: the crop's inputs are those that `bpm=120` gives a generator."""
+    from everwave import conditioning
+    from everwave.config import Config, GeneratorConfig, SignalConfig
+    from everwave_trainer.latents import beats_at
+
+    steps = np.arange(300, dtype=np.float16)[:, None]
+    np.save(tmp_path / "0.npy", np.stack([np.repeat(steps + shift / 4, 4, axis=1) for shift in range(4)]))
+    labels = {"bpm": 120.0, "beats": (np.arange(8) / 2).tolist()}
+    pieces = [{"file": "0.npy", "title": "", "package": "", "steps": 300, "labels": labels}]
+    data = {"version": 2, "autoencoder": {}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+    (tmp_path / "latents.json").write_text(json.dumps(data))
+    latents = Latents.open(tmp_path)
+    (tempo,) = latents.conditions(["bpm"])
+    assert tempo.clocks == (1, 4)
+    crops, inputs = latents.crops(20, 8, seed=0, step=0, conditions=[tempo])
+    config = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(tempo,)))
+    wished = conditioning.signal(config, {"bpm": 120})
+    for crop, got in zip(crops, inputs, strict=True):
+        n = crop[:, 0].astype(np.float64)  # the latents say where they are
+        clocks = conditioning.channels(tempo, np.full(20, 120.0), wished.beats(0, n))
+        np.testing.assert_allclose(got, np.stack(clocks, axis=1), atol=1e-5)
+    assert beats_at(np.array([1.0, 1.5, 2.5]), np.array([0.0, 1.0, 1.75, 2.0, 4.5])) == pytest.approx(
+        [-2, 0, 1.25, 1.5, 4]
+    )
 
 
 def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):

@@ -35,7 +35,7 @@ def _residual(name: str, x: Any, width: int, first_kernel: int = 4) -> Any:
 def latent_critic(config: Config) -> keras.Model:
     """Two generator windows of latents and conditions (B, 2 * window, 2 * latents + conditions) -> score (B, 1)."""
     b = config.generator.width
-    channels = 2 * config.autoencoder.latents + len(config.generator.conditions)
+    channels = 2 * config.autoencoder.latents + config.generator.condition_channels
     start = keras.Input((2 * config.generator.window, channels), name="latents")
     x = _conv("c0", start, 3 * b, 4, stride=2)
     for i, width in enumerate((4 * b, 5 * b, 6 * b, 7 * b)):

@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 from everwave import signal
+from everwave.conditioning import channels
 from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
 from tqdm import tqdm
 
 from .corpora.store import Corpus, sources
 
-VERSION = 1
+VERSION = 2
 SHIFTS = 4
 UNITS = {"bpm": "beats per minute", "density": "onsets per second"}
-Label = float | list[float]  # a constant, or one value per latent step
+BEATS = "beats"  # the label with the times of a track's beats in seconds, the first of them the first of a bar
+CLOCKS = (1, 4)  # beats per turn of the clocks that go with a tempo where beats are known
+Label = float | list[float]  # a constant, or one value per latent step; beats: times
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Latents:
     arrays: tuple[np.ndarray, ...]
     autoencoder: dict[str, str]  # file name and sha256 of the weights that made them
     sources: dict[str, Any]
+    latent_rate: float  # steps per second
     folder: Path
 
     @property
@@ -66,10 +70,13 @@ class Latents:
             raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
         pieces = tuple(Piece(**p) for p in data["pieces"])
         arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
-        return cls(pieces, arrays, data["autoencoder"], data["sources"], folder)
+        return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
-        """Normalisation of the labels called `names`: mean and standard deviation over all steps, range as found."""
+        """Normalisation of the labels called `names`: mean and standard deviation over all steps, range as found.
+
+        A tempo gets clocks where every piece says when its beats are.
+        """
         conditions = []
         for name in names:
             values = [np.broadcast_to(p.labels[name], p.steps) for p in self.pieces if name in p.labels]
@@ -78,7 +85,8 @@ class Latents:
             flat = np.concatenate(values)
             scale = max(float(flat.std()), 1e-3)
             low, high = float(flat.min()), float(flat.max())
-            conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high))
+            clocks = CLOCKS if name == "bpm" and all(BEATS in p.labels for p in self.pieces) else ()
+            conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high, clocks))
         return tuple(conditions)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +102,7 @@ class Latents:
     def crops(
         self, length: int, batch: int, seed: int, step: int, conditions: Sequence[Condition] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Latents (batch, length, channels) and normalised conditions (batch, length, n) of one training step.
+        """Latents (batch, length, channels) and the network's inputs for `conditions` (batch, length, n) of one step.
 
         A pure function of (seed, step). Left and right are swapped at random.
         """
@@ -103,19 +111,32 @@ class Latents:
         if not usable.any():
             raise EverwaveError(f"no piece has the {length} latents ({length / 10.77:.0f} s) that one crop needs")
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
-        latents, signals = [], []
-        for index in chosen:
-            start = int(rng.integers(usable[index]))
-            crop = self.arrays[index][rng.integers(len(self.arrays[index])), start : start + length]
-            half = crop.shape[1] // 2
-            latents.append(np.roll(crop, half, axis=1) if rng.integers(2) else crop)
-            labels = self.pieces[index].labels
-            signals.append([
-                (np.broadcast_to(labels[c.name], self.pieces[index].steps)[start : start + length] - c.mean) / c.scale
-                for c in conditions
-            ])  # fmt: skip
-        values = np.array(signals, np.float32).reshape(batch, len(conditions), length).swapaxes(1, 2)
-        return np.array(latents, np.float32), values
+        latents = np.empty((batch, length, self.arrays[0].shape[2]), np.float32)
+        signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)
+        for row, index in enumerate(chosen):
+            piece, start, shift = self.pieces[index], int(rng.integers(usable[index])), int(rng.integers(SHIFTS))
+            crop = self.arrays[index][shift % len(self.arrays[index]), start : start + length]
+            latents[row] = np.roll(crop, crop.shape[1] // 2, axis=1) if rng.integers(2) else crop
+            columns = [column for c in conditions for column in self._inputs(piece, c, start, shift, length)]
+            signals[row] = np.reshape(columns, (-1, length)).T
+        return latents, signals
+
+    def _inputs(self, piece: Piece, condition: Condition, start: int, shift: int, length: int) -> list[np.ndarray]:
+        """A condition's network inputs (length,) for a crop, as `everwave.conditioning` makes them from wishes."""
+        values = np.broadcast_to(piece.labels[condition.name], piece.steps)[start : start + length]
+        beats = np.zeros(length)
+        if condition.clocks:
+            middle = (start + np.arange(length) + 0.5 + shift / SHIFTS) / self.latent_rate
+            beats = beats_at(np.asarray(piece.labels[BEATS], np.float64), middle)
+        return channels(condition, values, beats)
+
+
+def beats_at(times: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Beats (T,) passed at times `t`, from those of the beats (K >= 2,); before and after them the tempo is held."""
+    inside = np.interp(t, times, np.arange(len(times)))
+    before = np.minimum(t - times[0], 0) / (times[1] - times[0])
+    after = np.maximum(t - times[-1], 0) / (times[-1] - times[-2])
+    return inside + before + after
 
 
 def encode_at_shifts(model: Any, samples: np.ndarray) -> np.ndarray:
@@ -182,6 +203,7 @@ def encode_corpus(
         "version": VERSION,
         "autoencoder": weights.reference(copy),
         "sources": sources(tracks),
+        "latent_rate": model.config.signal.latent_rate,
         "pieces": [asdict(p) for p in pieces],
     }
     (folder / "latents.json").write_text(json.dumps(data, indent=1))

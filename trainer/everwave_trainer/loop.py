@@ -61,7 +61,7 @@ def run(
                 batch = reader.submit(trainer.batch, step + 1)
                 scalars = {k: float(ops.convert_to_numpy(v)) for k, v in trainer.step(step, *current).items()}
                 _check_finite(scalars, step, folder)
-                means = {k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in scalars.items()}
+                means |= {k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in scalars.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
                 bar.update()
                 if log and ((step + 1) % 20 == 0 or step + 1 == steps):
