@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import AudioError, Cancelled, EverwaveError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from .model import Model, Stream, load, random_model
+    from .model import Model, load, random_model
+    from .streaming import Stream
     from .weights import available
 
     __version__: str
 
-_LAZY = {"Model": "model", "Stream": "model", "load": "model", "random_model": "model", "available": "weights"}
+_LAZY = {"Model": "model", "Stream": "streaming", "load": "model", "random_model": "model", "available": "weights"}
 
 __all__ = [
     "AudioError",

@@ -29,7 +29,7 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
     model = load()
     load_seconds = time.perf_counter() - begin
     with tempfile.TemporaryDirectory() as folder:
-        conditions = {c.name: (c.low + c.high) / 2 for c in model.conditions}
+        conditions: dict[str, Any] = {c.name: (c.low + c.high) / 2 for c in model.conditions}
         for length in (WARM_UP_SECONDS, seconds):  # figures of the last stay
             stream = model.stream(seed, seconds=length, **conditions)
             first, wall = _timed(stream, Path(folder) / "bench.wav", model.sample_rate)

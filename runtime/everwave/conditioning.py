@@ -117,6 +117,19 @@ def drawn(condition: Condition, seed: int) -> float:
     return min(max(value, condition.low), condition.high)
 
 
+def plain(name: str, wish: Any) -> Any:
+    """The wish as JSON can hold it: None, a number, or lists of numbers; a CSV file is read."""
+    if isinstance(wish, str | Path):
+        number = _number(wish)
+        return _read_csv(name, Path(wish)) if number is None else number
+    if wish is None:
+        return None
+    try:
+        return np.asarray(wish, np.float64).tolist()
+    except (TypeError, ValueError):
+        raise UsageError(f"{name}={_short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
+
+
 def _curve(condition: Condition, wish: Any, latent_rate: float, seed: int) -> Curve:
     if wish is None:
         return Constant(drawn(condition, seed), latent_rate)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -15,23 +13,22 @@ from typing import Any
 import numpy as np
 
 from . import audio as audio_files
-from . import conditioning, ops, weights
+from . import checks, conditioning, ops, weights
 from .audio import READ_FRAMES, to_stereo
+from .checks import matrix, number
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
-from .errors import Cancelled, UsageError
-from .pipeline import Pipeline, Stages
+from .controls import Piece, plain
+from .errors import UsageError
+from .pipeline import Pipeline
+from .player import Player
 from .pooling import pool
 from .resampling import Resampler
 from .signal import synthesize
+from .streaming import MAX_SECONDS, Progress, Stream, read_log
 
 Array = np.ndarray
-Progress = Callable[[int, int], object]  # (frames done, frames in all)
 
-MAX_START = 1e9  # seconds; 30 years into a piece
-MAX_SECONDS = 30 * 86400.0
 MAX_IN_MEMORY = 6 * 3600.0  # 7.6 GB of float32 stereo at 44.1 kHz
-MAX_TRUNCATION = 8.0
-MAX_THREADS = 1024
 MAX_CHANNELS = 64
 MAX_LEVEL = 256.0  # times full scale; beyond it samples are integers that nobody scaled, or damaged
 
@@ -98,7 +95,7 @@ class Model:
             raise UsageError(f"precision={precision!r}; choose auto, float32 or bfloat16")
         if backend not in ("auto", "numba", "numpy"):
             raise UsageError(f"backend={backend!r}; choose auto, numba or numpy")
-        return cls(file, _threads(threads), precision, backend)
+        return cls(file, checks.threads(threads), precision, backend)
 
     @property
     def sample_rate(self) -> int:
@@ -139,43 +136,65 @@ class Model:
     # -- generate ------------------------------------------------------------------------------------------------
 
     def generate(self, seconds: float, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *,
-                 progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
+                 style: Any = None, progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
                  **conditions: Any) -> Array:  # fmt: skip
         """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
 
-        The piece is endless and fixed by seed, truncation and conditions: any part of it is the same samples
+        The piece is endless and fixed by seed, truncation, style and conditions: any part of it is the same samples
         whatever the start and the number of threads. Anchors are normal numbers cut at +-`truncation`: less is
-        tamer. A condition (see `conditions`) is a number, or a curve as in `conditioning`.
+        tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
+        `conditions`) is a number, or a curve as in `conditioning`.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
-        seconds = _number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
-        with self.stream(seed, truncation, start, seconds=seconds, **conditions) as stream:
+        seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
+        options: dict[str, Any] = {"style": style, "progress": progress, "cancel": cancel}
+        with self.stream(seed, truncation, start, seconds=seconds, **options, **conditions) as stream:
             result = np.empty((stream.frames or 0, 2), np.float32)
             done = 0
             for block in stream:
-                if cancel is not None and cancel():
-                    raise Cancelled(f"cancelled after {done / self.sample_rate:.1f} of {seconds} seconds")
                 result[done : done + len(block)] = block
                 done += len(block)
-                if progress is not None:
-                    progress(done, len(result))
         return result
 
     def stream(self, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *, seconds: float | None = None,
+               style: Any = None, gain: float = 1.0, ahead: float | None = None, workers: Executor | None = None,
+               progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
                **conditions: Any) -> Stream:  # fmt: skip
-        """The same samples as `generate`, as float32 blocks (n, 2), endless unless `seconds` is given.
+        """The same samples as `generate` times `gain`, as blocks (n, 2), endless unless `seconds` is given; see `Stream`.
 
-        Memory stays constant. Conditions can be changed as it plays: `stream.bpm = 140`.
+        Memory stays constant. Controls can be changed as it plays: `stream.bpm = 140`.
+        `ahead`: seconds that are worked on in the background before they are pulled; default 6, more where `seconds`
+        are given and there are many threads. `workers`: threads that several streams share.
         """
-        self._needs("generator", "chunk_decoder", "frame_decoder")
-        first = round(_number("start", start, 0, MAX_START) * self.sample_rate)
+        values = {"truncation": truncation, "style": style, "gain": gain, **conditions}
         frames = None
         if seconds is not None:
-            frames = round(_number("seconds", seconds, 0, MAX_SECONDS) * self.sample_rate)
+            frames = round(number("seconds", seconds, 0, MAX_SECONDS) * self.sample_rate)
             if not frames:
                 raise UsageError(f"seconds={seconds!r}; ask for at least one sample, {1 / self.sample_rate:.6f} s")
-        truncation = _number("truncation", truncation, 0, MAX_TRUNCATION)
-        return Stream(self._pipeline(), _seed(seed), truncation, first, frames, conditions)
+        log = {
+            "sample_rate": self.sample_rate,
+            "seed": checks.seed(seed),
+            "start": round(number("start", start, 0, checks.MAX_START) * self.sample_rate),
+            "controls": {name: plain(name, value, self.config) for name, value in values.items()},
+            "changes": [],
+        }
+        return self._stream(log, frames, ahead, workers, progress, cancel)
+
+    def replay(self, log: Mapping[str, Any], *, ahead: float | None = None, workers: Executor | None = None,
+               progress: Progress | None = None, cancel: Callable[[], bool] | None = None) -> Stream:  # fmt: skip
+        """The samples that a stream with this `log` (see `Stream.log`) has given, exactly, as blocks.
+
+        A log may come from anywhere: UsageError if anything in it is out of range or does not fit this model.
+        """
+        checked, frames = read_log(log, self.config)
+        return self._stream(checked, frames, ahead, workers, progress, cancel)
+
+    def _stream(self, log: Mapping[str, Any], frames: int | None, ahead: float | None, workers: Executor | None,
+                progress: Progress | None, cancel: Callable[[], bool] | None) -> Stream:  # fmt: skip
+        self._needs("generator", "chunk_decoder", "frame_decoder")
+        pipeline = self._pipeline(workers)
+        return Stream(Player(pipeline, Piece(pipeline, log["seed"]), log, frames, ahead), progress, cancel)
 
     def latents(self, coordinates: Any, seed: int = 0) -> Array:
         """The generator alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
@@ -185,8 +204,8 @@ class Model:
         """
         self._needs("generator")
         g = self.config.generator
-        x = _matrix("coordinates", coordinates, g.anchor + g.style + len(g.conditions))
-        return self._pipeline().latents(conditioning.with_clocks(self.config, x), _seed(seed))
+        x = matrix("coordinates", coordinates, g.anchor + g.style + len(g.conditions))
+        return self._pipeline().latents(conditioning.with_clocks(self.config, x), checks.seed(seed))
 
     # -- encode and decode -------------------------------------------------------------------------------------
 
@@ -203,7 +222,7 @@ class Model:
                       workers: Executor | None = None) -> Iterator[Array]:  # fmt: skip
         """`encode`, a block of latents (k, 2 * latents) at a time; `workers` are threads that several calls may share."""
         self._needs("frame_encoder", "chunk_encoder")
-        rate = int(_number("sample_rate", sample_rate, 1000, 1_000_000))
+        rate = int(number("sample_rate", sample_rate, 1000, 1_000_000))
         return self._pipeline(workers).encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
 
     def encode_file(self, path: str | os.PathLike[str]) -> Array:
@@ -227,7 +246,9 @@ class Model:
     def decode_blocks(self, latents: Any, seed: int = 0) -> Iterator[Array]:
         """`decode`, a block (n, 2) at a time."""
         self._needs("chunk_decoder", "frame_decoder")
-        return self._pipeline().decode(_matrix("latents", latents, 2 * self.config.autoencoder.latents), _seed(seed))
+        return self._pipeline().decode(
+            matrix("latents", latents, 2 * self.config.autoencoder.latents), checks.seed(seed)
+        )
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -249,115 +270,7 @@ class Model:
             raise UsageError(f"this {self._about.kind} file has no {' and no '.join(missing)}; load one that has")
 
 
-class Stream:
-    """Blocks (n, 2) of a piece, in order. A condition is an attribute: set it between blocks and later ones follow.
-
-    A change is heard after the few segments that are already begun: within one generator window (12 s).
-    frames: samples per channel in all, None if endless.    stages: CPU seconds spent so far in each stage.
-    """
-
-    _pipeline: Pipeline
-    _values: dict[str, Any]
-    _seed: int
-    _current: list[Any]  # the conditioning.Signal in force, shared with the source of latents
-    _blocks: Iterator[Array]
-    frames: int | None
-
-    def __init__(self, pipeline: Pipeline, seed: int, truncation: float, first: int, frames: int | None,
-                 conditions: dict[str, Any]) -> None:  # fmt: skip
-        current: list[Any] = [
-            None
-        ]  # what the source asks; it holds no reference to the stream, which can so be forgotten at any time
-        self.__dict__.update(_pipeline=pipeline, _values={}, _seed=seed, _current=current, frames=frames)
-        self.set(**conditions)
-        source = pipeline.generated(seed, truncation, lambda: current[0])
-        blocks = pipeline.play(source, seed, first, None if frames is None else first + frames)
-        self.__dict__["_blocks"] = blocks
-
-    def set(self, **conditions: Any) -> None:
-        """Change several conditions at once; UsageError if one is unknown or out of its range."""
-        values = self._values | conditions
-        self._current[0] = conditioning.signal(self._pipeline.config, values, self._seed)
-        self.__dict__["_values"] = values
-
-    @property
-    def stages(self) -> Stages:
-        return self._pipeline.stages
-
-    def __getattr__(self, name: str) -> Any:
-        values = self.__dict__.get("_values", {})
-        if name in values:
-            return values[name]
-        raise AttributeError(f"this stream has no condition {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.set(**{name: value})
-
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> Array:
-        return next(self._blocks)
-
-    def close(self) -> None:
-        """Stop the workers; called by `with` and when the stream is forgotten."""
-        self._blocks.close()  # type: ignore[attr-defined]
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
 # -- checks of arguments ------------------------------------------------------------------------------------------
-
-
-def _number(name: str, value: Any, low: float, high: float, hint: str = "") -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name}={value!r}; expected a number") from None
-    if not low <= number <= high:  # NaN is in no range
-        raise UsageError(f"{name}={value!r}; it must be between {low:g} and {high:g}{hint}")
-    return number
-
-
-def _seed(seed: Any) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise UsageError(f"seed={seed!r}; expected a whole number") from None
-    if not 0 <= number < 2**64:
-        raise UsageError(f"seed={seed!r}; it must be between 0 and 2**64 - 1")
-    return number
-
-
-def _threads(threads: int | None) -> int:
-    """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
-    name, wanted = "threads", threads
-    if threads is None:
-        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or _cores()  # type: ignore[assignment]
-    number = _number(name, wanted, 1, MAX_THREADS)
-    if number != math.floor(number):
-        raise UsageError(f"{name}={wanted!r}; expected a whole number")
-    return int(number)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _matrix(name: str, value: Any, columns: int) -> Array:
-    try:
-        array = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name} of type {type(value).__name__}; expected numbers, shape (T, {columns})") from None
-    if array.ndim != 2 or array.shape[1] != columns or not len(array):
-        raise UsageError(f"{name} have shape {array.shape}; this model needs (T, {columns}) with T > 0")
-    if not np.isfinite(array).all():
-        raise UsageError(f"{name} hold NaN or infinity; every value must be finite")
-    return array
 
 
 def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:

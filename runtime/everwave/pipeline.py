@@ -25,15 +25,12 @@ from .ops import Network
 
 Array = np.ndarray
 Result = TypeVar("Result")
-Conditions = Callable[[int, int], Array | None]  # (first, count) -> normalised conditions (count, n) of these latents
 Latents = Callable[["Stages"], Array]  # worked out by a worker: (count, 2 * latents)
 Source = Callable[[int, int], Latents]  # (first, count) -> what a worker will call; itself called in order
 
 CHANNELS = ("left", "right")
 SEGMENT_WINDOWS = 4  # decoder windows in a segment: 1.5 s of 44.1 kHz audio, whose frames stay in a core's cache
 SEGMENTS_PER_WORKER = 3  # finished or waiting, at most: what bounds memory
-STREAM_LOOK_AHEAD = 4  # segments a stream works ahead whatever the threads, so that a control is heard 6 s later
-KEPT_WINDOWS = 32  # generator windows kept for segments that share them; 64 KB each at full size
 
 
 class Stages:
@@ -75,39 +72,17 @@ class Pipeline:
 
     # -- latents ---------------------------------------------------------------------------------------------------
 
-    def generated(self, seed: int, truncation: float, conditions: Callable[[], Conditions]) -> Source:
-        """A source of generated latents; `conditions()` is asked as each segment is begun, so it may change."""
-        generator = self.networks("generator")
-        kept = _Kept(KEPT_WINDOWS)
-        size = self.config.generator.window
-
-        def window(index: int, wanted: Conditions, stages: Stages) -> Array:
-            with stages("generator"):
-                x = coordinates.coordinates(
-                    self.config, seed, index * size, size, truncation, wanted(index * size, size)
-                )
-                return self._generate(generator, x, seed, index)
-
-        def latents(first: int, count: int, wanted: Conditions, stages: Stages) -> Array:
-            indices = range(first // size, -(-(first + count) // size))
-            windows = [kept.get((i, wanted), partial(window, i, wanted, stages)) for i in indices]
-            return np.concatenate(windows)[first - indices[0] * size :][:count]
-
-        return lambda first, count: partial(latents, first, count, conditions())
-
     def latents(self, x: Array, seed: int) -> Array:
         """Coordinates (T, coordinates) of latents 0... -> latents (T, 2 * latents); the last window repeats the last row."""
-        size, generator = self.config.generator.window, self.networks("generator")
+        size = self.config.generator.window
         padded = x[np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)]
-        jobs = (
-            partial(self._generate, generator, padded[i * size :][:size], seed, i) for i in range(len(padded) // size)
-        )
+        jobs = (partial(self.generate_window, padded[i * size :][:size], seed, i) for i in range(len(padded) // size))
         return np.concatenate(list(self._in_order(jobs)))[: len(x)]
 
-    def _generate(self, generator: Network, x: Array, seed: int, index: int) -> Array:
+    def generate_window(self, x: Array, seed: int, index: int) -> Array:
         """One window by itself: its dense stem is a product whose rounding could depend on the batch."""
         noise = coordinates.layer_noise(seed, "generator", "both", index)
-        return generator(np.ascontiguousarray(x[None], np.float32), noise)[0][0].copy()
+        return self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)[0][0].copy()
 
     # -- latents to audio --------------------------------------------------------------------------------------------
 
@@ -120,32 +95,27 @@ class Pipeline:
 
         return self.play(source, seed, 0, length, windows=-(-len(latents) // DECODER_LATENTS))
 
-    def play(
-        self, source: Source, seed: int, start: int, stop: int | None, windows: int | None = None
-    ) -> Iterator[Array]:
-        """Samples start..stop (None: endless) of the piece that `source` gives, as float32 blocks (n, 2) in [-1, 1].
+    def play(self, source: Source, seed: int, start: int, stop: int, windows: int | None = None) -> Iterator[Array]:
+        """Samples start..stop of the piece that `source` gives, as float32 blocks (n, 2) in [-1, 1].
 
         `windows` is where the latents end; beyond the last window there are no frames to overlap with.
         """
-        first, end = start // self.window_samples, windows
-        if windows is None and stop is not None:
-            end = -(-(stop + self.carry) // self.window_samples)
+        first, end = start // self.window_samples, windows or -(-(stop + self.carry) // self.window_samples)
         sizes = segments(first, end, self.threads)
-        jobs = (partial(self._render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
-        look_ahead = STREAM_LOOK_AHEAD if stop is None else None
+        jobs = (partial(self.render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
         overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
         at = first * self.window_samples - self.carry  # the sample of the piece that comes out next
-        for block in self._in_order(jobs, look_ahead):
+        for block in self._in_order(jobs):
             with self.stages("overlap_add"):
                 samples = overlap.push(block)
                 begin, at = max(start - at, 0), at + len(samples)
-                samples = _clipped(samples[begin : len(samples) if stop is None else len(samples) - max(at - stop, 0)])
+                samples = clipped(samples[begin : len(samples) - max(at - stop, 0)])
             if len(samples):
                 yield samples
-        if stop is not None and at < stop:
-            yield _clipped(overlap.flush()[: stop - at])
+        if at < stop:
+            yield clipped(overlap.flush()[: stop - at])
 
-    def _render(self, latents_of: Latents, seed: int, first: int, count: int) -> Array:
+    def render(self, latents_of: Latents, seed: int, first: int, count: int) -> Array:
         """Decoder windows first... of both channels -> (count * window_samples + 3 hops, 2), not yet overlapped."""
         size, half = self.config.autoencoder.latents, count
         latents = latents_of(self.stages).reshape(count, DECODER_LATENTS, len(CHANNELS), size)
@@ -206,17 +176,24 @@ class Pipeline:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def _in_order(self, jobs: Iterable[Callable[[], Result]], look_ahead: int | None = None) -> Iterator[Result]:
-        """Results of `jobs` in order; never more than `look_ahead` of them are begun beyond the one that is waited for."""
-        limit = SEGMENTS_PER_WORKER * self.threads if look_ahead is None else look_ahead
+    @contextmanager
+    def pool(self) -> Iterator[Executor]:
+        """Where jobs run: the shared workers, else `threads` of its own that end with the `with`."""
+        with OneBlasThread() if self.uses_blas else nullcontext():
+            if self.workers:
+                yield self.workers
+            else:
+                with ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as own:
+                    yield own
+
+    def _in_order(self, jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+        """Results of `jobs` in order; a bounded number of them is begun beyond the one that is waited for."""
         pending: deque[Future[Result]] = deque()
-        blas = OneBlasThread() if self.uses_blas else nullcontext()
-        shared = nullcontext(self.workers) if self.workers else None
-        with blas, shared or ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as pool:
+        with self.pool() as pool:
             try:
                 for job in jobs:
                     pending.append(pool.submit(job))
-                    if len(pending) > limit:
+                    if len(pending) > SEGMENTS_PER_WORKER * self.threads:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
@@ -225,7 +202,7 @@ class Pipeline:
                     future.cancel()
 
 
-class _Kept:
+class Kept:
     """Results by key, each worked out once by the first thread that asks; the oldest are forgotten."""
 
     def __init__(self, limit: int) -> None:
@@ -249,11 +226,11 @@ class _Kept:
         return future.result()
 
 
-def segments(first: int, end: int | None, threads: int) -> Iterator[tuple[int, int]]:
+def segments(first: int, end: int, threads: int) -> Iterator[tuple[int, int]]:
     """(first window, windows) of each segment: small at first for early audio, small at last so that no worker idles."""
     size = 1
-    while end is None or first < end:
-        count = size if end is None else min(size, -(-(end - first) // (2 * threads)))
+    while first < end:
+        count = min(size, -(-(end - first) // (2 * threads)))
         yield first, count
         first, size = first + count, min(2 * size, SEGMENT_WINDOWS)
 
@@ -296,5 +273,5 @@ def _stereo_noise(seed: int, network: str, first: int) -> Callable[[str, int, in
     return noise
 
 
-def _clipped(samples: Array) -> Array:
+def clipped(samples: Array) -> Array:
     return np.clip(samples, -1, 1, dtype=np.float32)

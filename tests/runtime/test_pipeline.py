@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from everwave import coordinates, pipeline, signal, weights
 from everwave.config import DECODER_LATENTS, PRESETS
+from everwave.controls import Piece
 from everwave.model import Model
 from everwave.pipeline import Pipeline, segments
 from hypothesis import given, settings
@@ -34,12 +35,9 @@ def model(file: weights.ModelFile) -> Model:
 
 def play(model: Model, start: int, stop: int, seed: int = 7, threads: int = 2) -> np.ndarray:
     run = Pipeline(CONFIG, model.network, threads)
-    source = run.generated(seed, 2.0, lambda: _unconditional)
-    return np.concatenate(list(run.play(source, seed, start, stop)))
-
-
-def _unconditional(first: int, count: int) -> None:
-    return None
+    piece = Piece(run, seed)
+    state = piece.state({"truncation": 2.0, "style": None})
+    return np.concatenate(list(run.play(partial(piece.latents, state), seed, start, stop)))
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +139,9 @@ def test_never_more_than_the_look_ahead_is_begun(model: Model) -> None:
             begun[0] += 1
         return i
 
-    for done, result in enumerate(run._in_order((partial(job, i) for i in range(200)), look_ahead=5)):
+    for done, result in enumerate(run._in_order(partial(job, i) for i in range(200))):
         assert result == done  # in order
-        assert begun[0] <= done + 6
+        assert begun[0] <= done + 1 + 3 * pipeline.SEGMENTS_PER_WORKER
 
 
 def test_an_error_in_a_worker_reaches_the_caller_and_stops_the_rest(model: Model) -> None:
@@ -190,7 +188,7 @@ def test_blas_threads_are_as_they_were_after_overlapping_runs(model: Model) -> N
 
 
 def test_kept_results_are_made_once() -> None:
-    kept, made = pipeline._Kept(4), []
+    kept, made = pipeline.Kept(4), []
     barrier = threading.Barrier(4)
 
     def make() -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Arguments of users, checked: what comes back is safe to compute with, what is wrong is named in one line."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from typing import Any
+
+import numpy as np
+
+from .errors import UsageError
+
+MAX_START = 1e9  # seconds; 30 years into a piece
+MAX_TRUNCATION = 8.0
+MAX_THREADS = 1024
+
+
+def number(name: str, value: Any, low: float, high: float, hint: str = "") -> float:
+    """`value` as a float in low..high; NaN is in no range."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name}={_short(value)}; expected a number") from None
+    if not low <= result <= high:
+        raise UsageError(f"{name}={_short(value)}; it must be between {low:g} and {high:g}{hint}")
+    return result
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name}={_short(value)}; expected a whole number") from None
+    if not 0 <= result < 2**64:
+        raise UsageError(f"{name}={_short(value)}; it must be between 0 and 2**64 - 1")
+    return result
+
+
+def threads(wanted: int | None) -> int:
+    """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
+    name = "threads"
+    if wanted is None:
+        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or _cores()  # type: ignore[assignment]
+    result = number(name, wanted, 1, MAX_THREADS)
+    if result != math.floor(result):
+        raise UsageError(f"{name}={wanted!r}; expected a whole number")
+    return int(result)
+
+
+def matrix(name: str, value: Any, columns: int) -> np.ndarray:
+    """Finite float32 (T, columns) with T > 0."""
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} of type {type(value).__name__}; expected numbers, shape (T, {columns})") from None
+    if array.ndim != 2 or array.shape[1] != columns or not len(array):
+        raise UsageError(f"{name} have shape {array.shape}; this model needs (T, {columns}) with T > 0")
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} hold NaN or infinity; every value must be finite")
+    return array
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,167 @@
+"""What controls do to a piece: coordinates that glide, latents that fade over, a gain that ramps.
+
+A state holds the controls in force from one latent on, and what was in force before. Under a new state the generator's
+windows are made anew, as if its conditions had always been there: what it has learned are pieces of one tempo. Two
+things keep the change from being heard as a cut: coordinates move from the old ones to the new ones over `glide`, and
+the latents of the old windows fade into those of the new ones over FADE_LATENTS. All of it is a function of the states
+and the position, so a piece with changes is as repeatable as one without.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import checks, conditioning, coordinates
+from .errors import UsageError
+from .pipeline import Kept, Latents, Pipeline, Stages
+
+Array = np.ndarray
+
+FADE_LATENTS = 4  # 0.37 s at 44.1 kHz, one decoder window
+KEPT_WINDOWS = 32  # generator windows kept for segments that share them; 64 KB each at full size
+RAMP_SECONDS = 0.05  # of the gain, at least: the slowest tone keeps its shape
+MAX_GAIN = 4.0
+MAX_GLIDE = 3600.0
+OWN = ("truncation", "style", "gain")  # every model has these; conditions come on top
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Controls from latent `first` of the piece on; `glide` in latents; `key` tells states apart in caches."""
+
+    first: int
+    controls: Mapping[str, Any]
+    style: Array | None  # None: the one that the seed gives
+    conditions: conditioning.Signal
+    glide: float = 0.0
+    previous: State | None = None
+    key: object = field(default_factory=object)
+
+    def settled(self, at: int) -> State:
+        """The same without its past, if that cannot be heard from latent `at` on any more."""
+        past = self.first + max(self.glide, FADE_LATENTS)
+        return replace(self, previous=None) if self.previous and at >= past else self
+
+
+class Piece:
+    """The latents of the piece called `seed`, under changing controls."""
+
+    def __init__(self, pipeline: Pipeline, seed: int, period: int | None = None) -> None:
+        self.config, self.seed = pipeline.config, seed
+        self._generate = pipeline.generate_window
+        self._kept = Kept(KEPT_WINDOWS)
+        self._period = period
+
+    def state(self, controls: Mapping[str, Any], first: int = 0, glide: float = 0.0,
+              previous: State | None = None) -> State:  # fmt: skip
+        """The state of `controls` (truncation, style, and any condition) as `plain` gives them."""
+        wishes = {name: value for name, value in controls.items() if name not in OWN}
+        signal = conditioning.signal(self.config, wishes, self.seed)
+        if previous is not None:  # the beat goes on
+            signal = signal.after(previous.conditions, first)
+        style = controls["style"]
+        if isinstance(style, int):
+            size = self.config.generator.style
+            style = coordinates.truncated_normals(style, "style", 0, size, controls["truncation"])
+        elif style is not None:
+            style = np.asarray(style, np.float32)
+        return State(first, controls, style, signal, glide, previous)
+
+    def coordinates(self, state: State, first: int, count: int) -> Array:
+        """Rows (count, coordinates): a straight line from those of the state before to the state's own over `glide`."""
+        own = coordinates.coordinates(
+            self.config, self.seed, first, count, state.controls["truncation"],
+            state.conditions(first, count, self._period), self._period, state.style,
+        )  # fmt: skip
+        if state.previous is None or not state.glide:
+            return own
+        weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / state.glide, 0, 1)
+        if weight.min() == 1:
+            return own
+        before = self.coordinates(state.previous, first, count)
+        return _mixed(before, own, weight)
+
+    def latents(self, state: State, first: int, count: int) -> Latents:
+        """What a worker calls for latents first .. first + count - 1, all of them under `state`."""
+        return partial(self._latents, state, first, count)
+
+    def _latents(self, state: State, first: int, count: int, stages: Stages) -> Array:
+        size = self.config.generator.window
+        indices = range(first // size, -(-(first + count) // size))
+        windows = [self._kept.get((i, state.key), partial(self._window, state, i, stages)) for i in indices]
+        own = np.concatenate(windows)[first - indices[0] * size :][:count]
+        if state.previous is None or first >= state.first + FADE_LATENTS:
+            return own
+        before = self._latents(state.previous, first, count, stages)
+        weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / FADE_LATENTS, 0, 1)
+        return _mixed(before, own, weight)
+
+    def _window(self, state: State, index: int, stages: Stages) -> Array:
+        size = self.config.generator.window
+        with stages("generator"):
+            return self._generate(self.coordinates(state, index * size, size), self.seed, index)
+
+
+def _mixed(before: Array, own: Array, weight: Array) -> Array:
+    """Rows of both; exactly those of one where the weight is 0 or 1, so that it does not matter which rows are asked for."""
+    return ((1 - weight[:, None]) * before + weight[:, None] * own).astype(np.float32)
+
+
+class Envelope:
+    """Gain over time: straight lines from one value to the next, as a function of the frames heard so far."""
+
+    def __init__(self, gain: float) -> None:
+        self.points = [(-1, gain, gain, 0)]  # (frame, gain there, gain to go to, frames it takes), sorted by frame
+
+    def add(self, at: int, gain: float, frames: int) -> None:
+        i = self._index(at) + 1
+        self.points.insert(i, (at, gain, gain, frames))
+        for j in range(i, len(self.points)):  # where each line begins depends on those before it
+            at, _, gain, frames = self.points[j]
+            self.points[j] = (at, float(_line(self.points[j - 1], np.array(at))), gain, frames)
+
+    def apply(self, samples: Array, at: int) -> Array:
+        """Samples (n, 2), the first of which is heard as frame `at`, made louder or softer."""
+        first, last = self._index(at), self._index(at + len(samples) - 1)
+        begin, _, gain, frames = self.points[first]
+        if first == last and at >= begin + frames:
+            return samples if gain == 1 else np.clip(samples * np.float32(gain), -1, 1)
+        n = np.arange(at, at + len(samples))
+        gains = np.empty(len(n), np.float32)
+        for point in self.points[first : last + 1]:
+            gains[n >= point[0]] = _line(point, n[n >= point[0]])
+        return np.clip(samples * gains[:, None], -1, 1)
+
+    def _index(self, at: int) -> int:
+        return bisect_right(self.points, at, key=lambda point: point[0]) - 1
+
+
+def _line(point: tuple[int, float, float, int], n: Array) -> Array:
+    at, begin, end, frames = point
+    return np.where(n >= at + frames, end, begin + (end - begin) * ((n - at) / max(frames, 1)))
+
+
+def plain(name: str, value: Any, config: Any) -> Any:
+    """A checked control as JSON can hold it; whether a condition is in its range is `conditioning.signal`'s to say."""
+    if name == "truncation":
+        return checks.number(name, value, 0, checks.MAX_TRUNCATION)
+    if name == "gain":
+        return checks.number(name, value, 0, MAX_GAIN)
+    if name != "style":
+        return conditioning.plain(name, value)
+    if value is None or isinstance(value, int | np.integer):
+        return None if value is None else checks.seed(value, "style")
+    size = config.generator.style
+    try:
+        vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        vector = np.empty(0, np.float32)
+    if vector.shape != (size,) or not np.abs(vector).max() <= checks.MAX_TRUNCATION:
+        raise UsageError(f"style: give a seed, or {size} numbers from -8 to 8 (this has shape {vector.shape})")
+    return [float(x) for x in vector]

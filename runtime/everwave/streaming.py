@@ -1,0 +1,207 @@
+"""A stream: blocks of a piece in order, under controls that may change as it plays; and the log of what it has played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .config import Config
+from .controls import MAX_GLIDE, plain
+from .errors import Cancelled, EverwaveError, UsageError
+from .pipeline import Stages
+from .player import Player, Segment
+
+Array = np.ndarray
+Progress = Callable[[int, int], object]  # (frames done, frames in all or 0 if endless)
+
+MAX_SECONDS = 30 * 86400.0
+MAX_CHANGES = 100_000  # in a log from somewhere
+
+
+class Stream:
+    """Blocks (n, 2) of a piece, float32 in [-1, 1], in order: an iterator, and an asynchronous one.
+
+    Controls are attributes; set one between blocks, from any thread, and later blocks follow: `stream.bpm = 140`,
+    `stream.gain = 0.5`. `set` changes several at once and can let them glide.
+
+    Work goes on in the background up to `ahead` seconds before what was pulled, and no further: not to pull is to
+    pause. The gain follows with the next block; other controls after what is in work for the next 0.75 s at least, and
+    within 2 s, well before the next generator window (12 s). `with`, `close` or forgetting the stream ends its workers.
+
+    frames: samples per channel in all, None if endless    stages: CPU seconds spent so far in each stage
+    """
+
+    _player: Player
+    _progress: Progress | None
+    _cancel: Callable[[], bool] | None
+
+    def __init__(self, player: Player, progress: Progress | None = None,
+                 cancel: Callable[[], bool] | None = None) -> None:  # fmt: skip
+        self.__dict__.update(_player=player, _progress=progress, _cancel=cancel)
+
+    def set(self, *, glide: float = 0.0, **controls: Any) -> None:
+        """Change controls: `truncation`, `style` (a seed, or a vector as `coordinates` takes), `gain`, any condition.
+
+        Coordinates move to the new ones in a straight line over `glide` seconds; without, they change at once and only
+        the latents of old and new fade over 0.4 s. None puts a style or condition back to what the seed gives.
+        UsageError if one is unknown or out of its range; then nothing changes.
+        """
+        self._player.change(controls, checks.number("glide", glide, 0, MAX_GLIDE))
+
+    def seek(self, seconds: float) -> None:
+        """Go on at `seconds` of the piece, exactly, after a fade of 3 hops (17 ms); the controls stay as they are."""
+        self._player.seek(checks.number("seconds", seconds, 0, checks.MAX_START))
+
+    @property
+    def position(self) -> float:
+        """Seconds into the piece of the next block."""
+        return self._player.position()
+
+    @property
+    def log(self) -> dict[str, Any]:
+        """All that decides what was heard so far, for JSON: `model.replay(stream.log)` gives the same samples.
+
+        seed, start and frames (samples), controls at the start, and changes: {"at": frame heard, control: value,
+        "glide": seconds} or {"at": frame heard, "seek": seconds}.
+        """
+        return self._player.log()
+
+    @property
+    def frames(self) -> int | None:
+        return self._player.frames
+
+    @property
+    def stages(self) -> Stages:
+        return self._player.pipeline.stages
+
+    def __getattr__(self, name: str) -> Any:
+        player = self.__dict__.get("_player")
+        known = [c.name for c in player.piece.config.generator.conditions] if player else ()
+        if player and (name in player.values or name in known):
+            return player.values.get(name)
+        raise AttributeError(f"this stream has no control {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.set(**{name: value})
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Array:
+        while True:
+            block, segment = self._step()
+            if block is not None:
+                return block
+            if segment is None:
+                raise StopIteration
+            try:
+                result = segment.result.result()
+            except CancelledError:
+                self._refuse_lost(segment)
+                continue
+            except Exception:
+                self.close()
+                raise
+            self._player.accept(segment, result)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Array:
+        while True:
+            block, segment = self._step()
+            if block is not None:
+                return block
+            if segment is None:
+                raise StopAsyncIteration
+            waiting = asyncio.wrap_future(segment.result)
+            await asyncio.wait([waiting])  # to give up waiting does not give up the work
+            if waiting.cancelled():
+                self._refuse_lost(segment)
+                continue
+            if (error := waiting.exception()) is not None:
+                self.close()
+                raise error
+            self._player.accept(segment, waiting.result())
+
+    def _step(self) -> tuple[Array | None, Segment | None]:
+        """The next block, or the segment to wait for, or neither at the end."""
+        player = self._player
+        if not player.closed and self._cancel is not None and self._cancel():
+            self.close()
+            raise Cancelled(f"cancelled after {player.heard / player.rate:.1f} seconds")
+        with player.lock:
+            player.fill()
+            block = player.hand_out()
+            segment = player.pending[0] if player.pending else None
+        if block is None and segment is None:
+            self.close()
+        if block is not None and self._progress is not None:
+            self._progress(player.heard, player.frames or 0)
+        return block, segment
+
+    def _refuse_lost(self, segment: Segment) -> None:
+        """Work is cancelled by a change of controls, or with the stream; else its workers have gone."""
+        if segment in self._player.pending:
+            self.close()
+            raise EverwaveError("the stream's workers were shut down; keep them until the stream is closed")
+
+    def close(self) -> None:
+        """Stop the workers; called by `with`, at the end, and when the stream is forgotten."""
+        self._player.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if "_player" in self.__dict__:
+            self.close()
+
+
+def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:
+    """(the log, its frames), checked as what anybody may have written; whether conditions fit is checked when it is played."""
+    rate = config.signal.sample_rate
+
+    def whole(name: str, entry: Mapping[str, Any], limit: float) -> int:
+        return checks.seed(int(checks.number(f"log: {name}", entry.get(name), 0, limit)))
+
+    def control(name: str, value: Any) -> Any:
+        if isinstance(value, str):  # a number, or else the name of a file
+            raise UsageError(f"log: {name}={value!r}; expected a number")
+        return plain(name, value, config)
+
+    if not isinstance(data, Mapping) or not isinstance(data.get("controls"), Mapping):
+        raise UsageError("log: expected what `Stream.log` gives: sample_rate, seed, start, frames, controls, changes")
+    if data.get("sample_rate") != rate:
+        raise UsageError(f"log: sample_rate={data.get('sample_rate')!r}; this model has {rate} Hz")
+    changes = data.get("changes")
+    if not isinstance(changes, list) or len(changes) > MAX_CHANGES or not all(isinstance(c, Mapping) for c in changes):
+        raise UsageError(f"log: changes; expected a list of at most {MAX_CHANGES} changes")
+    checked = []
+    for change in changes:
+        at = whole("at", change, MAX_SECONDS * rate)
+        if "seek" in change:
+            checked.append({"at": at, "seek": checks.number("log: seek", change["seek"], 0, checks.MAX_START)})
+            continue
+        glide = checks.number("log: glide", change.get("glide", 0), 0, MAX_GLIDE)
+        wishes = {name: control(name, value) for name, value in change.items() if name not in ("at", "glide")}
+        if "gain" in wishes:
+            checked.append({"at": at, "gain": wishes.pop("gain"), "glide": glide})
+        if wishes:
+            checked.append({"at": at, **wishes, "glide": glide})
+    values = {"truncation": 2.0, "style": None, "gain": 1.0, **data["controls"]}
+    log = {
+        "seed": checks.seed(data.get("seed")),
+        "start": whole("start", data, checks.MAX_START * rate),
+        "controls": {name: control(name, value) for name, value in values.items()},
+        "changes": checked,
+    }
+    return log, whole("frames", data, MAX_SECONDS * rate)
