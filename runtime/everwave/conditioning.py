@@ -75,6 +75,11 @@ class Signal:
         ]
         return replace(self, ahead=tuple(float(a) for a in ahead))
 
+    def glide(self, previous: Signal, first: int, length: float, latent_rate: float) -> Signal:
+        """From `previous` to this signal in straight lines over `length` latents from `first` on; clocks go on."""
+        curves = (Blend(*pair, first, length, latent_rate) for pair in zip(previous.curves, self.curves, strict=True))
+        return replace(previous, curves=tuple(curves))
+
 
 def channels(condition: Condition, values: Array, beats: Array) -> list[Array]:
     """The network's inputs (T,) for values (T,) of a condition, and of its clocks at these beats (T,) of the piece."""
@@ -205,6 +210,31 @@ class Lines:
         whole = np.concatenate([[0.0], np.cumsum(pieces)])
         i = np.maximum(np.searchsorted(self.times, t, side="right") - 1, 0)
         return whole[i] + (t - self.times[i]) * (self.values[i] + self._at(t)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """One curve until latent `first`, `length` latents later another, a straight line from one to the other between."""
+
+    before: Curve
+    after: Curve
+    first: int
+    length: float
+    latent_rate: float
+
+    def __call__(self, n: Array) -> Array:
+        weight = np.clip((n + 0.5 - self.first) / self.length, 0, 1)
+        return (1 - weight) * self.before(n) + weight * self.after(n)
+
+    def integral(self, n: Array) -> Array:
+        end = self.first + int(np.ceil(self.length))
+        way = np.arange(self.first, end + 1)
+        steps = self(way)
+        sums = np.concatenate([[0.0], np.cumsum((steps[1:] + steps[:-1]) / 2)]) / self.latent_rate
+        areas = self.before.integral(way[:1]) + sums  # from the start of the piece to each latent of the way
+        late = areas[-1] + self.after.integral(np.maximum(n, end)) - self.after.integral(way[-1:])
+        between = areas[np.clip(n - self.first, 0, end - self.first)]
+        return np.where(n >= end, late, np.where(n > self.first, between, self.before.integral(n)))
 
 
 def _checked(condition: Condition, values: Array) -> Array:

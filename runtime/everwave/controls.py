@@ -38,15 +38,19 @@ class State:
     first: int
     controls: Mapping[str, Any]
     style: Array | None  # None: the one that the seed gives
-    conditions: conditioning.Signal
+    conditions: conditioning.Signal  # on the way to
+    aim: conditioning.Signal
     glide: float = 0.0
     previous: State | None = None
     key: object = field(default_factory=object)
 
     def settled(self, at: int) -> State:
         """The same without its past, if that cannot be heard from latent `at` on any more."""
-        past = self.first + max(self.glide, FADE_LATENTS)
-        return replace(self, previous=None) if self.previous and at >= past else self
+        if self.previous is None or at < self.first + max(self.glide, FADE_LATENTS):
+            return self
+        if not self.glide:
+            return replace(self, previous=None)
+        return replace(self, previous=None, conditions=self.aim.after(self.conditions, at), key=object())
 
 
 class Piece:
@@ -62,16 +66,18 @@ class Piece:
               previous: State | None = None) -> State:  # fmt: skip
         """The state of `controls` (truncation, style, and any condition) as `plain` gives them."""
         wishes = {name: value for name, value in controls.items() if name not in OWN}
-        signal = conditioning.signal(self.config, wishes, self.seed)
-        if previous is not None:  # the beat goes on
-            signal = signal.after(previous.conditions, first)
+        signal = aim = conditioning.signal(self.config, wishes, self.seed)
+        if previous is not None and glide:
+            signal = aim.glide(previous.conditions, first, glide, self.config.signal.latent_rate)
+        elif previous is not None:  # the beat goes on
+            signal = aim = aim.after(previous.conditions, first)
         style = controls["style"]
         if isinstance(style, int):
             size = self.config.generator.style
             style = coordinates.truncated_normals(style, "style", 0, size, controls["truncation"])
         elif style is not None:
             style = np.asarray(style, np.float32)
-        return State(first, controls, style, signal, glide, previous)
+        return State(first, controls, style, signal, aim, glide, previous)
 
     def coordinates(self, state: State, first: int, count: int) -> Array:
         """Rows (count, coordinates): a straight line from those of the state before to the state's own over `glide`."""
@@ -84,8 +90,11 @@ class Piece:
         weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / state.glide, 0, 1)
         if weight.min() == 1:
             return own
-        before = self.coordinates(state.previous, first, count)
-        return _mixed(before, own, weight)
+        drawn = (
+            self.config.generator.anchor + self.config.generator.style
+        )  # what follows are conditions on their own way
+        own[:, :drawn] = _mixed(self.coordinates(state.previous, first, count), own, weight)[:, :drawn]
+        return own
 
     def latents(self, state: State, first: int, count: int) -> Latents:
         """What a worker calls for latents first .. first + count - 1, all of them under `state`."""

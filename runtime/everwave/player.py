@@ -33,6 +33,7 @@ KEPT_SECONDS = (
     0.75  # work ahead that a change of controls leaves alone, so that a player has something to play meanwhile
 )
 LIVE_WINDOWS = 2  # decoder windows in a segment of an endless stream: what is finest for a control
+ECHO_HOPS = 8  # 46 ms: how long what was heard last fades out after a jump
 MAX_AHEAD = 3600.0
 
 
@@ -260,7 +261,8 @@ class Player:
         block, self.ready = self.ready[: self.window].copy(), self.ready[self.window :]
         if len(self.echo):
             block = self._faded(block)
-        self.tail = np.concatenate([self.tail, block[-self.carry :]])[-self.carry :]
+        echo = ECHO_HOPS * self.piece.config.signal.hop_length
+        self.tail = np.concatenate([self.tail, block[-echo:]])[-echo:]
         block = self.envelope.apply(block, self.heard)
         self.heard += len(block)
         return block

@@ -54,7 +54,7 @@ class Stream:
         self._player.change(controls, checks.number("glide", glide, 0, MAX_GLIDE))
 
     def seek(self, seconds: float) -> None:
-        """Go on at `seconds` of the piece, exactly, after a fade of 3 hops (17 ms); the controls stay as they are."""
+        """Go on at `seconds` of the piece, exactly, after a fade of 8 hops (46 ms); the controls stay as they are."""
         self._player.seek(checks.number("seconds", seconds, 0, checks.MAX_START))
 
     @property

@@ -18,13 +18,14 @@ from everwave import weights
 from everwave.config import PRESETS, Condition
 from everwave.controls import FADE_LATENTS, Envelope
 from everwave.model import Model
-from everwave.player import KEPT_SECONDS, LIVE_WINDOWS
+from everwave.player import ECHO_HOPS, KEPT_SECONDS, LIVE_WINDOWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TINY = PRESETS["tiny"]
-BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=120.0, high=160.0)
-CONFIG = replace(TINY, generator=replace(TINY.generator, conditions=(BPM,)))
+BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=120.0, high=160.0, clocks=(1, 4))
+DENSITY = Condition("density", "notes per second", mean=5.0, scale=3.0, low=0.0, high=20.0)
+CONFIG = replace(TINY, generator=replace(TINY.generator, conditions=(BPM, DENSITY)))
 RATE = CONFIG.signal.sample_rate
 WINDOW = 64 * CONFIG.signal.hop_length  # samples of a decoder window, 93 ms
 GENERATOR_WINDOW = CONFIG.generator.window * CONFIG.signal.latent_samples
@@ -46,7 +47,7 @@ def pull(stream: everwave.Stream, frames: int) -> np.ndarray:
 # -- what a change does ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"bpm": 155}, {"truncation": 0.5}, {"style": 99}, {"style": [0.5] * 16}])
+@pytest.mark.parametrize("change", [{"density": 9}, {"truncation": 0.5}, {"style": 99}, {"style": [0.5] * 16}])
 def test_a_change_is_heard_soon_and_then_wholly(model: Model, change: dict[str, Any]) -> None:
     before = model.generate(12.0, seed=1, bpm=125)
     after = model.generate(12.0, seed=1, **{"bpm": 125, **change})
@@ -74,12 +75,30 @@ def test_a_glide_is_slow_and_ends_at_its_aim(model: Model) -> None:
     np.testing.assert_array_equal(audio[end:], after[end:])
 
 
+def test_the_beat_goes_on_across_changes(model: Model) -> None:
+    with model.stream(seed=1, bpm=120, ahead=0) as stream:
+        pull(stream, RATE)
+        stream.bpm = 150
+        pull(stream, 2 * RATE)
+        stream.set(bpm=125, glide=2.0)
+        pull(stream, RATE)
+        state = stream._player.cursor.state
+    n = np.arange(400)
+    (tempo, _), beats = state.conditions.values(n), state.conditions.beats(0, n)
+    per_latent = np.diff(beats) * 60 * CONFIG.signal.latent_rate
+    later = n[1:] > state.first  # windows are made as if 150 had always been there
+    assert per_latent[later] == pytest.approx((tempo[1:] + tempo[:-1])[later] / 2, rel=1e-9)
+    assert tempo[0] == pytest.approx(150)
+    assert tempo[-1] == pytest.approx(125)
+    assert np.ptp(np.diff(tempo)) > 0
+
+
 def test_controls_can_be_read(model: Model) -> None:
     with model.stream(seed=1, bpm=125, truncation=1.5) as stream:
         assert (stream.bpm, stream.truncation, stream.gain, stream.style) == (125, 1.5, 1.0, None)
         stream.set(bpm=130, gain=0.5)
         assert (stream.bpm, stream.gain) == (130, 0.5)
-        assert not hasattr(stream, "density")
+        assert not hasattr(stream, "colour")
         with model.stream(seed=1) as drawn:
             assert drawn.bpm is None
 
@@ -129,7 +148,7 @@ def test_gain_does_not_depend_on_blocks(points: list[tuple[int, float, int]], cu
 
 
 def test_seek_is_exact_after_its_fade(model: Model) -> None:
-    fade = 3 * CONFIG.signal.hop_length
+    fade = ECHO_HOPS * CONFIG.signal.hop_length
     with model.stream(seed=1, bpm=125) as stream:
         pull(stream, RATE)
         stream.seek(100.123)
@@ -286,6 +305,7 @@ def test_progress_and_cancel(model: Model) -> None:
 
 KNOBS: dict[str, st.SearchStrategy[Any]] = {
     "bpm": st.one_of(st.none(), st.floats(120, 160), st.just([(0, 125.0), (3, 150.0)])),
+    "density": st.floats(0, 20),
     "truncation": st.floats(0, 4),
     "style": st.one_of(st.none(), st.integers(0, 9), st.just([0.1] * 16)),
     "gain": st.floats(0, 2),

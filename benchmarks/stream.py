@@ -1,0 +1,183 @@
+"""Streams as a player meets them: in real time for long, and what a change of controls does to the sound.
+
+    python benchmarks/stream.py real-time --minutes 30 --threads 1
+    python benchmarks/stream.py changes --count 60
+    python benchmarks/stream.py loops --count 20
+
+Each prints one JSON object. `real-time` pulls as a sound card does: it sleeps until half a second before the moment at
+which the last block will have been played, and counts an underrun whenever the next one comes later than that moment.
+`changes` and `loops` compare spectral flux: the sum over bins of the rise of the magnitude from one frame of 1024
+samples to the next 256 later, over the sum of magnitudes. At a change, what counts is the largest flux in the 20 ms
+around it, against the same of windows of 20 ms everywhere else in the piece, the borders of decoder windows included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import everwave
+import numpy as np
+
+Array = np.ndarray
+
+LEAD = 0.5  # seconds that the player's own buffer holds
+N_FFT, HOP = 1024, 256
+AROUND = 882  # samples on either side of a change: 20 ms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("real-time", "changes", "loops"))
+    parser.add_argument("--model", default="techno")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    model = everwave.load(options.model, options.threads)
+    model.prepare()
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "real-time": lambda: real_time(model, 60 * options.minutes),
+        "changes": lambda: changes(model, options.count),
+        "loops": lambda: loops(model, options.count),
+    }
+    print(json.dumps({"model": options.model, "threads": options.threads} | run[options.what]()))
+
+
+# -- real time -----------------------------------------------------------------------------------------------------
+
+
+def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
+    """Listen for `seconds`, with other controls every minute."""
+    late, delays, memory = [], [], []
+    rate, played, minute = model.sample_rate, 0, 0
+    cpu = time.process_time()
+    with model.stream(seed=7) as stream:
+        next(stream)
+        begin = time.monotonic()
+        while played < seconds * rate:
+            if played >= 60 * rate * (minute + 1):
+                minute += 1
+                delays.append(turn(model, stream, minute))
+            time.sleep(max(0.0, begin + played / rate - LEAD - time.monotonic()))
+            block = next(stream)
+            late.append(time.monotonic() - (begin + played / rate))
+            played += len(block)
+            if minute > len(memory) - 1:
+                memory.append(resident_mb())
+    return {
+        "minutes": round(played / rate / 60, 2),
+        "blocks": len(late),
+        "underruns": sum(x > 0 for x in late),
+        "least_slack_seconds": round(-max(late), 3),
+        "changes": minute,
+        "control_delay_seconds": {"median": round(float(np.median(delays)), 2), "largest": round(max(delays), 2)},
+        "cpu_share": round((time.process_time() - cpu) / seconds, 4),
+        "resident_mb_each_minute": memory,
+    }
+
+
+def turn(model: everwave.Model, stream: everwave.Stream, minute: int) -> float:
+    """Change what the model has; seconds from here, which will be played next, until the change is heard."""
+    controls: dict[str, Any] = {"truncation": (1.0, 2.0, 3.0)[minute % 3], "style": minute}
+    for condition in model.conditions:
+        controls[condition.name] = condition.low + (condition.high - condition.low) * (minute % 5) / 4
+    heard = stream.log["frames"]
+    stream.set(**controls, gain=(1.0, 0.7)[minute % 2], glide=(0.0, 10.0)[minute % 2])
+    last = max(change["at"] for change in stream.log["changes"])
+    return (last - heard) / model.sample_rate
+
+
+def resident_mb() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    return float("nan")
+
+
+# -- what is heard -------------------------------------------------------------------------------------------------
+
+
+def changes(model: everwave.Model, number: int) -> dict[str, Any]:
+    """Change each control in turn every few seconds; the flux there against the rest."""
+    kinds: list[dict[str, Any]] = [{"truncation": 1.0}, {"truncation": 3.0}, {"style": 1}, {"style": 2}, {"gain": 0.3}]
+    kinds += [{"gain": 1.0}, {"style": 3, "glide": 2.0}, {"seek": 0.0}]
+    for condition in model.conditions:
+        kinds += [{condition.name: condition.low}, {condition.name: condition.high}]
+    blocks = []
+    with model.stream(seed=7) as stream:
+        for i in range(number):
+            for _ in range(9):
+                blocks.append(next(stream))
+            kind = dict(kinds[i % len(kinds)])
+            if "seek" in kind:
+                stream.seek(60.0 + 7.3 * i)
+            else:
+                stream.set(**({k: v + 10 * i if k == "style" else v for k, v in kind.items()}))
+        log = stream.log
+    audio = np.concatenate(blocks)
+    at: dict[str, list[int]] = {}
+    for change in log["changes"]:
+        for name in change.keys() - {"at", "glide"}:
+            if AROUND < change["at"] < len(audio) - AROUND - N_FFT:
+                at.setdefault(name + (" with glide" if change.get("glide") else ""), []).append(change["at"])
+    return compare(model, audio, at)
+
+
+def loops(model: everwave.Model, number: int) -> dict[str, Any]:
+    """Loops of some lengths, each played three times in a row; the flux at the seams against the rest."""
+    ratios, shares = [], []
+    for seed, seconds in zip(range(number), (2.0, 4.0, 8.0, 15.0, 30.0) * number, strict=False):
+        loop = model.generate(seconds, seed=seed, loop=True)
+        flux, here = flux_near(np.concatenate([loop] * 3)), len(loop)
+        others = flux[: here // HOP * 2]
+        seam = flux[(here - AROUND) // HOP : (here + AROUND) // HOP].max()
+        ratios.append(seam / np.median(others))
+        shares.append(float((others < seam).mean()))
+    return {"loops": number, "seam_over_median": summary(ratios), "share_of_the_rest_below_the_seam": summary(shares)}
+
+
+def compare(model: everwave.Model, audio: Array, at: dict[str, list[int]]) -> dict[str, Any]:
+    """The largest flux around each change, and around every other moment."""
+    flux = flux_near(audio)
+    rest = np.ones(len(flux), bool)
+    for place in (p for places in at.values() for p in places):
+        rest[(place - 2 * AROUND) // HOP : (place + 4 * AROUND) // HOP] = False
+    rest &= np.arange(len(flux)) > AROUND // HOP
+    near = np.lib.stride_tricks.sliding_window_view(flux, 2 * AROUND // HOP + 1).max(axis=1)
+    moments = near[rest[AROUND // HOP :][: len(near)]]
+    result: dict[str, Any] = {
+        "seconds": round(len(audio) / model.sample_rate, 1), "no change": quantiles(moments) | {"moments": len(moments)}
+    }  # fmt: skip
+    for name, places in at.items():
+        found = np.array([near[(p - AROUND) // HOP] for p in places])
+        above = int((found > moments.max()).sum())
+        result[name] = quantiles(found) | {"changes": len(found), "above all of no change": above}
+    return result
+
+
+def flux_near(audio: Array) -> Array:
+    """(frames,) spectral flux of both channels together."""
+    window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(audio.mean(axis=1), N_FFT)[::HOP]
+    magnitude = np.concatenate(
+        [np.abs(np.fft.rfft(frames[i : i + 4096] * window)) for i in range(0, len(frames), 4096)]
+    )
+    rise = np.maximum(np.diff(magnitude, axis=0), 0).sum(axis=1)
+    return rise / (magnitude[1:].sum(axis=1) + magnitude[:-1].sum(axis=1) + 1e-3)
+
+
+def quantiles(values: Any) -> dict[str, float]:
+    return {name: round(float(np.quantile(values, q)), 4) for name, q in (("median", 0.5), ("p99", 0.99), ("max", 1.0))}
+
+
+def summary(values: Any) -> dict[str, float]:
+    return {"median": round(float(np.median(values)), 3), "max": round(float(np.max(values)), 3)}
+
+
+if __name__ == "__main__":
+    main()
