@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from everwave.kernels import engine as E
 from everwave.kernels.paths import Path, choose
+from everwave.kernels.vectors import I64, Emitter, int64
 from everwave.ops import plan as planning
 from numba import njit, types
 from numba.core import cgutils
@@ -53,29 +54,29 @@ def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any, pairs: Any) -
     alone = isinstance(pairs, types.NoneType)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = E.Emitter(builder, vector.count)
+        e = Emitter(builder, vector.count)
         data = cgutils.create_struct_proxy(out)(context, builder, value=args[2]).data
 
         def dot(a: Any, b: Any, total: Any) -> Any:
             return e.dot(total, a, b)
 
         chains = ACCUMULATORS if vector.count == 16 else ACCUMULATORS // 2
-        factor = e.load(data, E._index(0))
+        factor = e.load(data, int64(0))
         entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
         builder.branch(loop)
         builder.position_at_end(loop)
-        i = builder.phi(E.I64)
-        i.add_incoming(E._index(0), entry)
+        i = builder.phi(I64)
+        i.add_incoming(int64(0), entry)
         sums = [builder.phi(e.floats) for _ in range(chains)]
         for total in sums:
             total.add_incoming(e.constant(0.0), entry)
             total.add_incoming((e.multiply_add if alone else dot)(factor, factor, total), loop)
-        following = builder.add(i, E._index(1))
+        following = builder.add(i, int64(1))
         i.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, done)
         builder.position_at_end(done)
         for c, total in enumerate(sums):
-            e.store(total.incomings[1][0], data, E._index(c * vector.count))
+            e.store(total.incomings[1][0], data, int64(c * vector.count))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -115,15 +116,16 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     values = {
         E.KIND: E.PRODUCT, E.STEPS: rows, E.DEPTH: depth // parts(path), E.WIDTH: width, E.SOURCE: 0, E.TARGET: rows,
         E.WEIGHTS: 0, E.BIAS: 0, E.NOISE: 0, E.NOISE_STRIDE: 0, E.ACTIVATION: activation, E.EXTERNAL: 0,
-        E.POINTS: 1, E.DISTINCT: 1, E.OUTPUTS: 1, E.GROUP: path.rows, E.BLOCK: planning.block_rows(rows, depth, path),
+        E.POINTS: 1, E.DISTINCT: 0, E.KERNEL: 0, E.TAPS: 1, E.OUTPUTS: 1, E.BLOCK: planning.block_rows(rows, depth, path),
+        E.PIECE: planning.piece(path), E.PARTS: parts(path), E.SOURCE_STRIDE: 0,
     }  # fmt: skip
     step[list(values)] = list(values.values())
     vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
     noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
-    tile = planning.aligned(2 * path.rows * path.lanes * planning.PANEL, np.float32)
+    tile = planning.aligned((path.rows + step[E.BLOCK]) * path.lanes * path.vectors, np.float32)
     every_kind = True if path.precision == "float32" else None
     return lambda: E.run(
-        vector, height, step[None], 1, out, arena, out, packed, constants, tables, noise, tile, every_kind
+        vector, height, *planning.panels(path), step[None], 1, out, arena, out, packed, constants, tables, noise, tile, every_kind
     )  # fmt: skip
 
 

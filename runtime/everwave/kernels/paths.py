@@ -12,12 +12,17 @@ ENVIRONMENT = "EVERWAVE_PATH"  # forces a path, for tests and for doubting users
 
 @dataclass(frozen=True)
 class Path:
-    """One way to compute: float32 numbers per vector, rows per register tile, and the type products read."""
+    """One way to compute: float32 numbers per vector, the register tile in rows and vectors, and what products read.
+
+    A product's accumulators, a row of weights and one input must fit into the registers: 6 x 2 in 16, 8 x 3 in 32.
+    """
 
     name: str
     lanes: int
     rows: int
     precision: str
+    vectors: int = 3
+    halves: bool = False  # the CPU reads float16
 
 
 def cpu_features() -> frozenset[str]:
@@ -40,10 +45,11 @@ def available() -> tuple[Path, ...]:
     if {"avx512f", "avx512bf16"} <= features and _llvm_version() >= 17:  # older ones spell the intrinsic otherwise
         paths.append(Path("avx512_bf16", 16, 8, "bfloat16"))
     if "avx512f" in features:
-        paths.append(Path("avx512", 16, 8, "float32"))
+        paths.append(Path("avx512", 16, 8, "float32", halves=True))
     if {"avx2", "fma"} <= features:
-        paths.append(Path("avx2", 8, 4, "float32"))
-    paths.append(Path("generic", 4, 8 if wide_file else 4, "float32"))
+        paths.append(Path("avx2", 8, 6, "float32", 2, "f16c" in features))
+    rows, vectors = (8, 3) if wide_file else (6, 2)
+    paths.append(Path("generic", 4, rows, "float32", vectors, not _is_x86() or "f16c" in features))
     return tuple(paths)
 
 

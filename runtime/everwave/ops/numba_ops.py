@@ -32,7 +32,7 @@ class NumbaNetwork:
         self.name, self.path = name, path
         self.plan = planning.compile(graph, parameters, path, capacity)
         self._vector = (np.float32(0),) * path.lanes
-        self._rows = (0,) * path.rows
+        self._rows, self._panels = (0,) * path.rows, planning.panels(path)
         self._every_kind = self.plan.every_kind
         self._threads = threading.local()
 
@@ -55,7 +55,7 @@ class NumbaNetwork:
         for layer, start, steps in plan.noise:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
-            self._vector, self._rows, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
+            self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
             space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._every_kind,
         )  # fmt: skip
         return tuple(

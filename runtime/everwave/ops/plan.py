@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,11 +23,10 @@ from .trace import Graph, Node
 Array = np.ndarray
 ACTIVATIONS = {None: E.NONE, "swish": E.SWISH, "tanh": E.TANH, "clip": E.CLIP}
 SLACK = 64  # elements past the end of every array, for whole-vector reads at its edge
-PANEL = 3  # vectors side by side in a tile
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
 FILTER_OUTPUTS = 4
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
-GROUP = 64  # rows of a minimal filter whose products wait for each other
+PIECE_BYTES = 16 * 1024  # of a panel that rows pass by while it stays in the first-level cache
 BLOCK_BYTES = 768 * 1024  # of input rows that one pass over the panels reads
 
 
@@ -59,8 +59,10 @@ class Plan:
     def tile_size(self) -> int:
         """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
-        tiles = self.path.rows + (self.steps[:, E.POINTS] * self.steps[:, E.GROUP]).max()
-        return max(int(tiles) * self.path.lanes * PANEL, 2 * int(widest))
+        products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
+        rows = products[:, E.POINTS] * products[:, E.BLOCK] + products[:, E.DISTINCT] * products[:, E.DEPTH]
+        rows = self.path.rows + int(rows.max(initial=0))
+        return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
 
     @property
     def noise_size(self) -> int:
@@ -111,6 +113,7 @@ class Planner:
         self.graph, self.parameters, self.path, self.capacity = graph, parameters, path, capacity
         self.lanes = path.lanes
         self.parts = 2 if path.precision == "bfloat16" else 1  # numbers in a lane of a product
+        self.stored = stored_as(parameters, path)
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
         self.weights: list[Array] = []
@@ -190,28 +193,27 @@ class Planner:
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
         vectors[1, :width] = gain
         first, stride = every
-        starts, taps, scheme = np.array(starts), kernel, self._filter(kernel, starts)
-        fields = {E.POINTS: 1, E.OUTPUTS: 1, E.SOURCE_STRIDE: source.stride, E.GROUP: self.path.rows}
+        starts, taps, scheme = np.array(starts), np.asarray(kernel, np.float32), self._filter(kernel, starts)
+        fields = {E.POINTS: 1, E.OUTPUTS: 1, E.SOURCE_STRIDE: source.stride}
         if scheme:
             advance = int(starts[1] - starts[0]) * scheme.outputs
             source = self._transformed(source, scheme, int(starts[0]), advance, len(starts) // scheme.outputs)
-            taps = np.tensordot(scheme.kernel, kernel, 1).astype(np.float32)
             starts = np.arange(0, source.steps, scheme.products)
-            fields |= {
-                E.POINTS: scheme.products,
-                E.OUTPUTS: scheme.outputs,
-                E.MIX: self._matrix(scheme.mix),
-                E.GROUP: GROUP,
-            }
+            fields |= {E.POINTS: scheme.products, E.OUTPUTS: scheme.outputs, E.MIX: self._matrix(scheme.mix)}
         taps = np.pad(taps, ((0, 0), (0, source.stride - source.channels), (0, 0)))
         panels = taps if scheme else taps.reshape(1, -1, width)
+        factors = scheme.kernel if scheme else np.ones((1, 1))
+        expanded = scheme is not None or self.stored == np.float16
         reach = source.stride * int(np.diff(starts).max(initial=1))
         fields |= {
-            E.STEPS: len(starts), E.DEPTH: panels.shape[1] // self.parts, E.WIDTH: width, E.DISTINCT: len(panels),
-            E.WEIGHTS: _append(self.weights, pack(panels, self.path)),
+            E.STEPS: len(starts), E.DEPTH: panels.shape[1] // self.parts, E.WIDTH: width, E.TAPS: len(panels),
+            E.DISTINCT: len(factors) if expanded else 0,
+            E.KERNEL: self._matrix(np.pad(factors, ((0, 0), (0, 3 - factors.shape[1])))) if expanded else 0,
+            E.WEIGHTS: _append(self.weights, pack(panels, self.path, self.stored)),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation, E.BLOCK: block_rows(len(starts) * self.capacity, reach, self.path),
+            E.PIECE: piece(self.path), E.PARTS: self.parts,
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -382,10 +384,31 @@ def block_rows(rows: int, channels: int, path: Path) -> int:
     return -(-rows // (blocks * path.rows)) * path.rows
 
 
-def pack(kernels: Array, path: Path) -> Array:
-    """(P, K, N) as panels of 3 or 2 vectors of columns, each (P, K, columns), in the order `engine._product` reads.
+def piece(path: Path) -> int:
+    """Lanes of depth that tiles take in one go."""
+    return PIECE_BYTES // (4 * path.lanes * path.vectors)
+
+
+def stored_as(parameters: Mapping[str, Array], path: Path) -> type:
+    """How weights are kept: float16 where the CPU reads it and nothing is lost, else float32, or pairs of bfloat16."""
+    if path.precision == "bfloat16":
+        return np.uint32
+    kernels = (values for name, values in parameters.items() if name.endswith("kernel"))
+    exact = path.halves and all(values.dtype == np.float16 or is_half(values) for values in kernels)
+    return np.float16 if exact else np.float32
+
+
+def is_half(values: Array) -> bool:
+    """Whether float16 holds these float32 numbers exactly."""
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16), values))
+
+
+def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
+    """(P, K, N) as panels of `path.vectors` vectors of columns or, at the end, of one fewer (never of one), each (P, K, columns), in the order `engine._product` reads.
 
     bfloat16 (K even): panels are (P, K / 2, columns) of uint32, so that a lane holds two neighbours in K.
+    `stored` float16: their bits in int16.
     """
     (count, depth, width), lanes = kernels.shape, path.lanes
     vectors = -(-width // lanes)
@@ -393,13 +416,22 @@ def pack(kernels: Array, path: Path) -> Array:
     padded[:, :, :width] = kernels
     panels, column = [], 0
     while column < vectors:
-        size = PANEL if vectors - column == PANEL or vectors - column > PANEL + 1 else PANEL - 1
+        left, size = vectors - column, path.vectors
+        if path.vectors > 2 and left != size and left <= size + 1:
+            size -= 1
         panel = padded[:, :, column * lanes : (column + size) * lanes]
         if path.precision == "bfloat16":
             panel = to_bfloat16(panel.reshape(count, depth // 2, 2, -1).swapaxes(2, 3)).view(np.uint32)
+        elif stored == np.float16:
+            panel = panel.astype(np.float16).view(np.int16)
         panels.append(panel.ravel())
         column += size
     return np.concatenate(panels)
+
+
+def panels(path: Path) -> tuple[Any, Any]:
+    """What the kernels take for the widths of panels: wide and narrow ones. Panels of one vector do not pay."""
+    return (0,) * path.vectors, (0,) * (path.vectors - 1) if path.vectors > 2 else None
 
 
 def to_bfloat16(x: Array) -> Array:

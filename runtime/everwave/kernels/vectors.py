@@ -1,0 +1,360 @@
+"""Vector arithmetic for the engine's kernels: LLVM instructions spelled out, the same on AVX-512, AVX2, SSE and NEON.
+
+`Emitter` writes the instructions; the intrinsics below are what kernels call. A kernel's cache notices edits of its
+own file only, so `engine.SOURCES` holds a digest of this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+NONE, SWISH, TANH, CLIP = range(4)  # activations
+
+F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
+EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
+EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 2e-9 before rounding (minimax, highest power first)
+    1.535336196e-04, 1.339887441e-03, 9.618437357e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
+)  # fmt: skip
+LOG2_E = 1.4426950408889634
+
+
+class BFloat16(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for: the upper half of a float32."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(BFloat16)
+
+
+BF16 = BFloat16()
+
+
+class Emitter:
+    """Vector arithmetic spelled as LLVM instructions; `lanes` float32 numbers per vector."""
+
+    def __init__(self, builder: Any, lanes: int) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.floats, self.integers = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.floats, [ir.Constant(F32, value)] * self.lanes)
+
+    def integer(self, value: int) -> Any:
+        return ir.Constant(self.integers, [ir.Constant(I32, value)] * self.lanes)
+
+    def call(self, name: str, result: Any, *arguments: Any) -> Any:
+        signature = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, fused where the CPU can."""
+        return self.call(f"llvm.fmuladd.v{self.lanes}f32", self.floats, a, b, c)
+
+    def clip(self, x: Any, low: float, high: float) -> Any:
+        """`x` within [low, high]; NaN stays NaN."""
+        b = self.builder
+        low, high = self.constant(low), self.constant(high)
+        x = b.select(b.fcmp_ordered("<", x, low), low, x)
+        return b.select(b.fcmp_ordered(">", x, high), high, x)
+
+    def exp(self, x: Any) -> Any:
+        """exp(x) to 2 units in the last place for |x| < 87, as 2**n * 2**f with |f| <= 1/2; held within 2**+-126."""
+        b, whole = self.builder, self.constant(EXP2_ROUND)
+        x = self.clip(x, -87.0, 87.0)
+        shifted = self.multiply_add(x, self.constant(LOG2_E), whole)
+        n = b.fsub(shifted, whole)
+        # f = x log2(e) - n, with log2(e) in two parts so that nothing is lost for large |x|
+        high = float(np.float32(LOG2_E))
+        f = self.multiply_add(x, self.constant(high), b.fneg(n))
+        f = self.multiply_add(x, self.constant(LOG2_E - high), f)
+        power = self.constant(EXP2_POLYNOMIAL[0])
+        for coefficient in EXP2_POLYNOMIAL[1:]:
+            power = self.multiply_add(power, f, self.constant(coefficient))
+        exponent = b.shl(b.bitcast(shifted, self.integers), self.integer(23))  # the rest of `shifted` falls off the top
+        return b.bitcast(b.add(b.bitcast(power, self.integers), exponent), self.floats)
+
+    def swish(self, x: Any) -> Any:
+        return self.builder.fdiv(x, self.builder.fadd(self.constant(1.0), self.exp(self.builder.fneg(x))))
+
+    def tanh(self, x: Any) -> Any:
+        b, one = self.builder, self.constant(1.0)
+        return b.fsub(one, b.fdiv(self.constant(2.0), b.fadd(self.exp(b.fadd(x, x)), one)))
+
+    def broadcast(self, scalar: Any) -> Any:
+        vector = ir.VectorType(scalar.type, self.lanes)
+        first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [ir.Constant(I32, 0)] * self.lanes)
+        return self.builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+    def bits(self, array: Any, index: Any, kind: Any) -> Any:
+        """What lies at element `index`, read as `kind`; nothing is known of its alignment but the element's."""
+        pointer = self.builder.bitcast(self.builder.gep(array, [index]), kind.as_pointer())
+        return self.builder.load(pointer, align=2 if array.type.pointee == I16 else 4)
+
+    def load(self, array: Any, index: Any) -> Any:
+        """A vector of float32 numbers from elements that are float32 or bfloat16."""
+        if array.type.pointee == I16:
+            halves = self.bits(array, index, ir.VectorType(I16, self.lanes))
+            return self.widen(halves, self.integers, self.integer(16), self.floats)
+        return self.bits(array, index, self.floats)
+
+    def load_half(self, array: Any, index: Any) -> Any:
+        """A vector of float32 numbers from elements that are float16."""
+        halves = ir.VectorType(ir.HalfType(), self.lanes)
+        return self.builder.fpext(self.bits(array, index, halves), self.floats)
+
+    def store(self, value: Any, array: Any, index: Any) -> None:
+        """A vector of float32 numbers to elements that are float32, or bfloat16 (rounded to nearest even)."""
+        align = 4
+        if array.type.pointee == I16:
+            value, align = self.narrow(value, BF16, I16), 2
+        pointer = self.builder.bitcast(self.builder.gep(array, [index]), value.type.as_pointer())
+        self.builder.store(value, pointer, align=align)
+
+    def widen(self, halves: Any, integer: Any, sixteen: Any, number: Any) -> Any:
+        return self.builder.bitcast(self.builder.shl(self.builder.zext(halves, integer), sixteen), number)
+
+    def narrow(self, value: Any, number: Any, integer: Any) -> Any:
+        vector = isinstance(value.type, ir.VectorType)
+        wrap = (lambda kind: ir.VectorType(kind, self.lanes)) if vector else (lambda kind: kind)
+        return self.builder.bitcast(self.builder.fptrunc(value, wrap(number)), wrap(integer))
+
+    def dot(self, sums: Any, value: Any, columns: Any) -> Any:
+        """sums + the products of two bfloat16 per lane, in float32 (vectors of pairs)."""
+        pairs = ir.VectorType(BF16, 2 * self.lanes)
+        value, columns = self.builder.bitcast(value, pairs), self.builder.bitcast(columns, pairs)
+        return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.floats, sums, value, columns)
+
+
+@intrinsic
+def pointer(typing: Any, array: Any) -> Any:
+    """Where an array's data starts. Kernels pass pointers on: arrays would be counted at every call."""
+    signature = types.CPointer(array.dtype)(array)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
+
+    return signature, codegen
+
+
+@intrinsic
+def skip(typing: Any, pointer: Any, count: Any) -> Any:
+    """The pointer `count` elements on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.int64), codegen
+
+
+@intrinsic
+def read(typing: Any, source: Any, index: Any) -> Any:
+    """Element `index` as float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(builder.gep(args[0], [args[1]]))
+        if source.dtype == types.uint16:
+            value = Emitter(builder, 1).widen(value, I32, ir.Constant(I32, 16), F32)
+        return value
+
+    return types.float32(source, types.int64), codegen
+
+
+@intrinsic
+def write(typing: Any, target: Any, index: Any, value: Any) -> Any:
+    """Element `index` = a float32 number, rounded where elements are bfloat16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = args[2] if target.dtype == types.float32 else Emitter(builder, 1).narrow(args[2], BF16, I16)
+        builder.store(value, builder.gep(args[0], [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, types.float32), codegen
+
+
+def int64(value: int) -> Any:
+    return ir.Constant(I64, value)
+
+
+@intrinsic
+def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, starts: Any, valid: Any, weights: Any, depth: Any, fresh: Any, tile: Any) -> Any:  # fmt: skip
+    """tile (rows, width, lanes) = source[starts[r] + k] * weights[k] summed over k < depth, plus tile unless `fresh`.
+
+    bfloat16: k counts pairs of neighbours, which one lane multiplies and adds at once.
+    Rows from `valid` on repeat the last valid one. The accumulators stay in registers over the whole depth.
+    """
+    height, count = rows.count, width.count
+    signature = types.void(vector, rows, width, source, starts, types.int64, weights, types.int64, types.boolean, tile)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, _, a, table, valid, b, depth, fresh, out = args
+        parts = 1 if weights.dtype == types.float32 else 2  # a lane holds a number, or a pair of bfloat16
+        lane = e.floats if parts == 1 else e.integers
+        last = builder.sub(valid, int64(1))
+        inputs, begin = [], []
+        for r in range(height):
+            row = builder.select(builder.icmp_signed("<", int64(r), valid), int64(r), last)
+            inputs.append(builder.gep(a, [builder.load(builder.gep(table, [row]))]))
+            places = [int64((r * count + v) * vector.count) for v in range(count)]
+            begin.append([builder.select(fresh, e.constant(0.0), e.load(out, place)) for place in places])
+
+        entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(I64)
+        k.add_incoming(int64(0), entry)
+        sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
+        row, at = builder.mul(k, int64(parts)), builder.mul(k, int64(count * vector.count))
+        columns = [e.bits(b, builder.add(at, int64(v * vector.count)), lane) for v in range(count)]
+        for r in range(height):
+            value = e.broadcast(e.bits(inputs[r], row, lane.element))
+            for v in range(count):
+                total = sums[r][v]
+                total.add_incoming(begin[r][v], entry)
+                total.add_incoming(
+                    e.multiply_add(value, columns[v], total) if parts == 1 else e.dot(total, value, columns[v]), loop
+                )
+        following = builder.add(k, int64(1))
+        k.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
+        builder.position_at_end(done)
+        for r in range(height):
+            for v in range(count):
+                e.store(sums[r][v].incomings[1][0], out, int64((r * count + v) * vector.count))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, points: Any, depth: Any) -> Any:  # fmt: skip
+    """The panel that products read: `panel` itself, or float32 numbers at `target` made from it.
+
+    panel: uint32 pairs of bfloat16, which are left alone; float32, left alone if `points` is 0; or float16 in int16.
+    target (points, depth, columns) = sums over taps of factors (points, 3) * panel (taps, depth, columns).
+    """
+    pairs = panel.dtype == types.uint32
+    signature = (panel if pairs else target)(vector, width, target, panel, types.int64, factors, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, out, stored, taps, factors, points, depth = args
+        if pairs:
+            return stored
+        e, span = Emitter(builder, vector.count), int64(width.count * vector.count)
+        load, size = e.load_half if panel.dtype == types.int16 else e.load, builder.mul(depth, span)
+        places = [int64(0)]
+        for tap in (1, 2):  # one that is not there is read as the first, times 0
+            places.append(builder.select(builder.icmp_signed(">", taps, int64(tap)), builder.mul(size, int64(tap)), places[0]))
+        with builder.if_then(builder.icmp_signed(">", points, int64(0))), cgutils.for_range(builder, depth) as row:
+            at = builder.mul(row.index, span)
+            lines = [[int64(v * vector.count) for v in range(width.count)] for _ in places]
+            values = [[load(stored, builder.add(builder.add(at, place), v)) for v in line] for place, line in zip(places, lines, strict=True)]
+            with cgutils.for_range(builder, points) as point:
+                scale = [builder.load(builder.gep(factors, [builder.add(builder.mul(point.index, int64(3)), int64(t))])) for t in range(3)]
+                scale = [e.broadcast(factor) for factor in scale]
+                to = builder.add(at, builder.mul(point.index, size))
+                for v, place in enumerate(lines[0]):
+                    total = builder.fmul(scale[0], values[0][v])
+                    total = e.multiply_add(scale[1], values[1][v], total)
+                    e.store(e.multiply_add(scale[2], values[2][v], total), out, builder.add(to, place))
+        if panel.dtype == types.int16:
+            return out
+        return builder.select(builder.icmp_signed(">", points, int64(0)), out, stored)
+
+    return signature, codegen
+
+
+@intrinsic
+def prefetch(typing: Any, pointer: Any, first: Any, count: Any) -> Any:
+    """Ask for elements first..first + count to be brought into the second-level cache."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, first, count = args
+        size = pointer.dtype.bitwidth // 8
+        start = builder.bitcast(builder.gep(array, [first]), ir.IntType(8).as_pointer())
+        lines = builder.udiv(builder.add(builder.mul(count, int64(size)), int64(63)), int64(64))
+        hint = [ir.Constant(I32, value) for value in (0, 2, 1)]  # to read, keep in the second level, data
+        kinds = [start.type, *(value.type for value in hint)]
+        function = builder.module.declare_intrinsic("llvm.prefetch", [start.type], ir.FunctionType(ir.VoidType(), kinds))
+        with cgutils.for_range(builder, lines) as line:
+            builder.call(function, [builder.gep(start, [builder.mul(line.index, int64(64))]), *hint])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def activate(typing: Any, vector: Any, width: Any, tile: Any, constants: Any, gain: Any, noise: Any, activation: Any) -> Any:  # fmt: skip
+    """tile = activation(tile + constants + noise * constants[gain:]) for `width` vectors, in place."""
+    signature = types.void(vector, width, tile, constants, types.int64, types.float32, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, table, gain, noise, activation = args
+        noise = e.broadcast(noise)
+        offsets = [int64(v * vector.count) for v in range(width.count)]
+        values = []
+        for offset in offsets:
+            value = builder.fadd(e.load(data, offset), e.load(table, offset))
+            values.append(e.multiply_add(noise, e.load(table, builder.add(gain, offset)), value))
+        done = builder.append_basic_block("activated")
+        results = [(values, builder.block)]
+        choice = builder.switch(activation, done)
+        for code, function in ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0))):
+            block = builder.append_basic_block("activation")
+            choice.add_case(int64(code), block)
+            builder.position_at_end(block)
+            results.append(([function(value) for value in values], builder.block))
+            builder.branch(done)
+        builder.position_at_end(done)
+        merged = [builder.phi(e.floats) for _ in offsets]
+        for v, phi in enumerate(merged):
+            for result, block in results:
+                phi.add_incoming(result[v], block)
+        for phi, offset in zip(merged, offsets, strict=True):
+            e.store(phi, data, offset)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add(typing: Any, vector: Any, width: Any, tile: Any, source: Any) -> Any:
+    """tile += source for `width` vectors (arrays have slack at their end for the last one)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, other = args
+        for v in range(width.count):
+            offset = int64(v * vector.count)
+            e.store(builder.fadd(e.load(data, offset), e.load(other, offset)), data, offset)
+        return context.get_dummy_value()
+
+    return types.void(vector, width, tile, source), codegen
+
+
+@intrinsic
+def copy(typing: Any, vector: Any, width: Any, tile: Any, target: Any) -> Any:
+    """target = tile for `width` vectors."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, data, out = args
+        for v in range(width.count):
+            offset = int64(v * vector.count)
+            e.store(e.load(data, offset), out, offset)
+        return context.get_dummy_value()
+
+    return types.void(vector, width, tile, target), codegen
