@@ -116,16 +116,17 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     values = {
         E.KIND: E.PRODUCT, E.STEPS: rows, E.DEPTH: depth // parts(path), E.WIDTH: width, E.SOURCE: 0, E.TARGET: rows,
         E.WEIGHTS: 0, E.BIAS: 0, E.NOISE: 0, E.NOISE_STRIDE: 0, E.ACTIVATION: activation, E.EXTERNAL: 0,
-        E.POINTS: 1, E.DISTINCT: 0, E.KERNEL: 0, E.TAPS: 1, E.OUTPUTS: 1, E.BLOCK: planning.block_rows(rows, depth, path),
-        E.PIECE: planning.piece(path), E.PARTS: parts(path), E.SOURCE_STRIDE: 0,
+        E.POINTS: 1, E.DISTINCT: 1, E.KERNEL: -1, E.TAPS: 1, E.OUTPUTS: 1, E.BLOCK: planning.block_rows(rows, depth, path),
+        E.PARTS: parts(path), E.LENGTH: depth, E.SOURCE_STRIDE: 0, E.SPAN: 0, E.INPUTS: 0,
     }  # fmt: skip
     step[list(values)] = list(values.values())
     vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
     noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    lines = planning.aligned(step[E.BLOCK] * depth, planning.element(path))
     tile = planning.aligned((path.rows + step[E.BLOCK]) * path.lanes * path.vectors, np.float32)
     every_kind = True if path.precision == "float32" else None
     return lambda: E.run(
-        vector, height, *planning.panels(path), step[None], 1, out, arena, out, packed, constants, tables, noise, tile, every_kind
+        vector, height, *planning.panels(path), step[None], 1, out, arena, lines, out, packed, constants, tables, noise, tile, every_kind
     )  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from everwave.kernels import engine
+from everwave.kernels import engine, vectors
 from everwave.kernels.paths import Path, available
 from everwave.ops import plan as planning
 from everwave.ops.filters import minimal_filter
@@ -74,12 +76,16 @@ def agree(
     path: Path,
     tolerance: float = 3e-6,
     capacity: int = 4,
+    parameters_of: Callable[[Graph, np.random.Generator], dict[str, Array]] | None = None,
 ) -> None:
     """The engine and the NumPy twin on the same numbers, within `tolerance` of the largest."""
     rng = np.random.default_rng([batch, steps, channels])
     graph = graph_of(build, steps, channels)
-    parameters = random_parameters(graph, rng)
+    parameters = (parameters_of or random_parameters)(graph, rng)
     x = rng.standard_normal((batch, steps, channels)).astype(np.float32)
+    if parameters_of:
+        assert planning.stored_as(parameters, path) == np.float16
+        parameters = {name: value.astype(np.float32) for name, value in parameters.items()}
     expected = build((NumpyOps if path.precision == "float32" else RoundedOps)(parameters, noise), x)
     network = NumbaNetwork(graph, parameters, path, capacity)
     for mine, twin in zip(network(x, noise), expected if isinstance(expected, tuple) else (expected,), strict=True):
@@ -179,6 +185,28 @@ def test_bfloat16_chains(path: Path, batch: int, steps: int, channels: int, widt
 @paths
 @few
 @given(
+    batch=st.integers(1, 5), steps=st.integers(1, 35), channels=st.integers(1, 37), width=st.integers(1, 110),
+    kernel=st.sampled_from([1, 3, 4]),
+)  # fmt: skip
+def test_weights_kept_as_float16(path: Path, batch: int, steps: int, channels: int, width: int, kernel: int) -> None:
+    """Weights that float16 holds exactly are kept in it, and expanded beside the products."""
+    if not path.halves:
+        pytest.skip("this path reads no float16")
+
+    def halves(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
+        return {name: value.astype(np.float16) for name, value in random_parameters(graph, rng).items()}
+
+    def build(nn: Any, x: Any) -> Any:
+        return nn.conv_block("b", nn.block("a", x, width, kernel=kernel, noise=True), width, kernel=3)
+
+    agree(build, batch, steps, channels, path, parameters_of=halves)
+    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+        agree(build, batch, 4 * steps, channels, path, tolerance=2e-5, parameters_of=halves)
+
+
+@paths
+@few
+@given(
     batch=st.integers(1, 5), tiles=st.integers(1, 9), channels=st.integers(1, 37), width=st.integers(1, 110),
     layer=st.sampled_from(["three taps", "three taps, stride 2", "transposed"]),
 )  # fmt: skip
@@ -192,7 +220,7 @@ def test_minimal_filters(path: Path, batch: int, tiles: int, channels: int, widt
         return nn.conv_block("a", x, width, stride=2 if layer == "three taps, stride 2" else 1, noise=True)
 
     with mock.patch.object(planning, "FILTER_CHANNELS", 1):
-        assert engine.TRANSFORM in compiled(build, steps, channels, path).steps[:, engine.KIND]
+        assert compiled(build, steps, channels, path).steps[:, engine.SPAN].max() > 0
         agree(build, batch, steps, channels, path, tolerance=2e-5)
 
 
@@ -277,6 +305,11 @@ def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     kernel = np.arange(1, 4 * 48 + 1, dtype=np.float32).reshape(4, 48)
     packed = planning.pack(kernel[None], Path("any", 16, 8, "bfloat16"))
     assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], planning.to_bfloat16(kernel[2:, 5]))
+
+
+def test_caches_notice_edits_of_the_intrinsics() -> None:
+    digest = hashlib.sha256(inspect.getsource(vectors).encode()).hexdigest()[:12]
+    assert digest == engine.SOURCES, f"vectors.py has changed: set engine.SOURCES to {digest!r}"
 
 
 def test_jit_policy() -> None:

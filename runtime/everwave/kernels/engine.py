@@ -19,7 +19,29 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .vectors import CLIP, NONE, SWISH, TANH, activate, add, copy, expand, multiply, pointer, prefetch, read, skip, write
+from .vectors import (
+    CLIP,
+    LINE,
+    NONE,
+    SWISH,
+    TANH,
+    activate,
+    add,
+    copy,
+    expand,
+    mix,
+    mix_lines,
+    multiply,
+    pointer,
+    prefetch,
+    put_lines,
+    read,
+    skip,
+    write,
+)  # fmt: skip
+
+# sha256 of vectors.py: a cached kernel is compiled again when this file changes, not that one
+SOURCES = "8d25ed25a072"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -29,12 +51,11 @@ GUARD = 2  # zero rows before, between and after the windows of a buffer; what a
 # A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
 KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
 WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
-POINTS, DISTINCT, OUTPUTS, MIX, SPAN, FIRST, ADVANCE = range(19, 26)  # minimal filtering: see ops/filters.py
-PIECE, PARTS = range(26, 28)  # depth in one go, and numbers in a lane
-TAPS, KERNEL = range(28, 30)  # what a panel is expanded from: see vectors.expand
-FIELDS = 30
-PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE, TRANSFORM = range(8)  # kinds of step
-__all__ = ["CLIP", "NONE", "SWISH", "TANH"]  # activations, for those who write plans
+POINTS, DISTINCT, OUTPUTS, MIX, SPAN, INPUTS, TAPS, KERNEL = range(19, 27)  # minimal filtering: see ops/filters.py
+PARTS, LENGTH = range(27, 29)  # numbers in a lane, and in a row before lines are filled up
+FIELDS = 29
+PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
+__all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
 
 
 @njit(**INNER)
@@ -83,42 +104,65 @@ def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-u
 
 
 @njit(**INNER)
-def _tiles(vector, rows, width, step, first, end, column, arena, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
-    """The register tiles of rows first..end of one panel: for every point their products, then their epilogues.
+def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ignore[no-untyped-def]
+    """Rows first..end in the order that tiles read them: (tiles, points, lines, rows of a tile, LINE).
 
-    Rows come inside of depth and points: the piece of the panel that they share stays in the first-level cache.
+    A minimal filter's inputs are made here, sums of SPAN rows; else rows are copied. The last tile repeats its last row.
     """
-    points, depth, height = step[POINTS], step[DEPTH], len(rows)
-    span = len(width) * len(vector)
-    size, count = height * span, -(-(end - first) // height)
+    height, line = len(rows), LINE * step[PARTS]
+    points, length, lines = step[POINTS], step[LENGTH], step[DEPTH] // LINE
+    distance, whole = height * line, step[LENGTH] // line
+    for tile in range(-(-(end - first) // height)):
+        for r in range(height):
+            source = skip(arena, tables[step[SOURCE] + min(first + tile * height + r, end - 1)])
+            for p in range(points):
+                target = skip(packed, (tile * points + p) * lines * distance + r * line)
+                factors = skip(constants, step[INPUTS] + p * step[SPAN])
+                if step[SPAN] > 0:
+                    mix_lines(target, distance, source, step[SOURCE_STRIDE], factors, step[SPAN], whole)
+                else:
+                    put_lines(target, distance, source, whole)
+                if whole < lines:  # a depth that is no multiple of a line ends in zeros
+                    rest, left = skip(source, whole * line), length - whole * line
+                    edge = skip(target, whole * distance)
+                    for i in range(line):
+                        edge[i] = 0
+                    if step[SPAN] > 0:
+                        _weigh(edge, rest, factors, step[SPAN], step[SOURCE_STRIDE], left)
+                    else:
+                        for i in range(left):
+                            edge[i] = rest[i]
+
+
+@njit(**INNER)
+def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The register tiles of rows first..end of one panel: for every point their products, then their epilogues."""
+    points, depth, height, span = step[POINTS], step[DEPTH], len(rows), len(width) * len(vector)
+    size, count, source = height * span, -(-(end - first) // height), height * depth * step[PARTS]
     products = skip(tile, size)
     expanded = skip(products, count * points * size)
     stored = step[TAPS] * depth * span
     share = -(-stored // (points * count))  # of the next panel, to be fetched beside one tile
-    kernel = expand(vector, width, expanded, panel, step[TAPS], skip(constants, step[KERNEL]), step[DISTINCT], depth)
+    taps = step[TAPS] if step[KERNEL] >= 0 else 0
     for p in range(points):
-        inputs, weights = skip(arena, p * step[SOURCE_STRIDE]), skip(kernel, max(min(p, step[DISTINCT] - 1), 0) * depth * span)
-        for k in range(0, depth, step[PIECE]):
-            part, lines = skip(inputs, k * step[PARTS]), skip(weights, k * span)
-            deep = min(step[PIECE], depth - k)
-            for m in range(first, end, height):
-                if k == 0:
-                    prefetch(panel, stored + (p * count + (m - first) // height) * share, share)
-                result = skip(products, ((m - first) * points + p * height) * span)
-                starts = skip(tables, step[SOURCE] + m)
-                multiply(vector, rows, width, part, starts, min(height, end - m), lines, deep, k == 0, result)
-    for m in range(first, end, height):
-        result = skip(products, (m - first) * points * span)
+        if p < step[DISTINCT]:
+            weights = expand(vector, width, expanded, panel, taps, skip(constants, step[KERNEL] + p * taps), depth)
+        for t in range(count):
+            prefetch(panel, stored + (p * count + t) * share, share)
+            at = t * points + p
+            multiply(vector, rows, width, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))
+    for t in range(count):
+        result, m = skip(products, t * points * size), first + t * height
         for output in range(step[OUTPUTS]):
             here = result
             if points > 1:
                 here = tile
-                _weigh(tile, result, skip(constants, step[MIX] + output * points), points, size, size)
+                mix(vector, rows, width, tile, result, skip(constants, step[MIX] + output * points), points)
             _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
 @njit(**INNER)
-def _product(vector, rows, wide, narrow, step, batch, arena, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
     wide, narrow: tuples as long as a panel has vectors. Panels are wide; narrow ones end a width that wide ones do not
@@ -129,14 +173,31 @@ def _product(vector, rows, wide, narrow, step, batch, arena, out, weights, const
     for block in range(0, count, step[BLOCK]):
         last = min(block + step[BLOCK], count)
         panel, left = skip(weights, step[WEIGHTS]), vectors
+        _pack(rows, step, block, last, arena, constants, tables, packed)
         while left > 0:
             column, taken = (vectors - left) * lanes, size
-            if narrow is not None:
+            if narrow is not None:  # noqa: SIM102 - Numba drops a branch whose test is this alone
                 if left != size and left <= size + 1:
                     taken -= 1
-                    _tiles(vector, rows, narrow, step, block, last, column, arena, panel, out, constants, tables, noise, tile)  # fmt: skip
+                    _tiles(vector, rows, narrow, step, block, last, column, arena, packed, panel, out, constants, tables, noise, tile)  # fmt: skip
             if taken == size:
-                _tiles(vector, rows, wide, step, block, last, column, arena, panel, out, constants, tables, noise, tile)
+                _tiles(
+                    vector,
+                    rows,
+                    wide,
+                    step,
+                    block,
+                    last,
+                    column,
+                    arena,
+                    packed,
+                    panel,
+                    out,
+                    constants,
+                    tables,
+                    noise,
+                    tile,
+                )
             left -= taken
             panel = skip(panel, step[TAPS] * step[DEPTH] * taken * lanes)
 
@@ -235,37 +296,31 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
             write(arena, target + i, factor * read(arena, source + i) + share * read(arena, other + i))
 
 
-@njit(**INNER)
-def _transform(step, batch, arena, constants):  # type: ignore[no-untyped-def]
-    """The inputs of a minimal filter: for every tile of outputs, the weighted sums of the rows it spans."""
-    steps, stride, points, span = step[STEPS], step[STRIDE], step[POINTS], step[SPAN]
-    tiles = steps // points
-    for window in range(batch):
-        for tile in range(tiles):
-            source = _row(step[SOURCE], step[OUTPUTS], stride, window, step[FIRST] + tile * step[ADVANCE])
-            target = _row(step[TARGET], steps, stride, window, tile * points)
-            for p in range(points):
-                factors = skip(constants, step[MIX] + p * span)
-                _weigh(skip(arena, target + p * stride), skip(arena, source), factors, span, stride, stride)
-
-
 @njit(**POLICY)
-def run(vector, rows, wide, narrow, steps, batch, x, arena, out, weights, constants, tables, noise, tile, every_kind):  # type: ignore[no-untyped-def]  # fmt: skip
+def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile, every_kind):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
     vector, rows: tuples as long as a vector has lanes and a tile has rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
-    weights: float32, or uint16 and uint32 that hold bfloat16 and pairs of them. constants: float32, starting with
+    packed: float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with
     two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
     per point of a filter, or twice the widest styled row. every_kind: None for plans of products alone, for which
     the other kinds of step are not even compiled, else True.
     """
     program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
-    constants, tables, noise, tile = pointer(constants), pointer(tables), pointer(noise), pointer(tile)
+    packed, constants, tables, noise, tile = (
+        pointer(packed),
+        pointer(constants),
+        pointer(tables),
+        pointer(noise),
+        pointer(tile),
+    )
     for i in range(len(steps)):
         step = skip(program, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
-            _product(vector, rows, wide, narrow, step, batch, arena, out, weights, constants, tables, noise, tile)
+            _product(
+                vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile
+            )
         elif kind == LOAD:
             _load(step, batch, x, arena)
         elif kind == CLEAR:
@@ -279,5 +334,3 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, out, weights, consta
                 _shuffle(step, batch, arena)
             elif kind == COMBINE:
                 _combine(step, batch, arena, constants)
-            elif kind == TRANSFORM:
-                _transform(step, batch, arena, constants)

@@ -15,6 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 NONE, SWISH, TANH, CLIP = range(4)  # activations
+LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
+TOGETHER = 12  # vectors that are mixed at once
 
 F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
 EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
@@ -188,92 +190,171 @@ def int64(value: int) -> Any:
 
 
 @intrinsic
-def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, starts: Any, valid: Any, weights: Any, depth: Any, fresh: Any, tile: Any) -> Any:  # fmt: skip
-    """tile (rows, width, lanes) = source[starts[r] + k] * weights[k] summed over k < depth, plus tile unless `fresh`.
+def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:
+    """tile (rows, width, lanes) = the products of packed rows, source (lines, rows, LINE), with weights (lines * LINE, columns).
 
-    bfloat16: k counts pairs of neighbours, which one lane multiplies and adds at once.
-    Rows from `valid` on repeat the last valid one. The accumulators stay in registers over the whole depth.
+    bfloat16: a number of a line is a pair of neighbours, which one lane multiplies and adds at once.
+    The accumulators stay in registers over the whole depth.
     """
     height, count = rows.count, width.count
-    signature = types.void(vector, rows, width, source, starts, types.int64, weights, types.int64, types.boolean, tile)
+    signature = types.void(vector, rows, width, source, weights, types.int64, tile)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, _, a, table, valid, b, depth, fresh, out = args
+        _, _, _, a, b, lines, out = args
         parts = 1 if weights.dtype == types.float32 else 2  # a lane holds a number, or a pair of bfloat16
         lane = e.floats if parts == 1 else e.integers
-        last = builder.sub(valid, int64(1))
-        inputs, begin = [], []
-        for r in range(height):
-            row = builder.select(builder.icmp_signed("<", int64(r), valid), int64(r), last)
-            inputs.append(builder.gep(a, [builder.load(builder.gep(table, [row]))]))
-            places = [int64((r * count + v) * vector.count) for v in range(count)]
-            begin.append([builder.select(fresh, e.constant(0.0), e.load(out, place)) for place in places])
-
         entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(I64)
         k.add_incoming(int64(0), entry)
         sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
-        row, at = builder.mul(k, int64(parts)), builder.mul(k, int64(count * vector.count))
-        columns = [e.bits(b, builder.add(at, int64(v * vector.count)), lane) for v in range(count)]
-        for r in range(height):
-            value = e.broadcast(e.bits(inputs[r], row, lane.element))
-            for v in range(count):
-                total = sums[r][v]
-                total.add_incoming(begin[r][v], entry)
-                total.add_incoming(
-                    e.multiply_add(value, columns[v], total) if parts == 1 else e.dot(total, value, columns[v]), loop
-                )
+        totals = [list(line) for line in sums]
+        base, at = builder.mul(k, int64(height * LINE * parts)), builder.mul(k, int64(LINE * count * vector.count))
+        for u in range(LINE):
+            places = [int64((u * count + v) * vector.count) for v in range(count)]
+            columns = [e.bits(b, builder.add(at, place), lane) for place in places]
+            for r in range(height):
+                value = e.broadcast(e.bits(a, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
+                for v in range(count):
+                    function = e.multiply_add if parts == 1 else lambda x, y, z: e.dot(z, x, y)
+                    totals[r][v] = function(value, columns[v], totals[r][v])
         following = builder.add(k, int64(1))
         k.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
+        for r in range(height):
+            for v in range(count):
+                sums[r][v].add_incoming(e.constant(0.0), entry)
+                sums[r][v].add_incoming(totals[r][v], loop)
+        builder.cbranch(builder.icmp_signed("<", following, lines), loop, done)
         builder.position_at_end(done)
         for r in range(height):
             for v in range(count):
-                e.store(sums[r][v].incomings[1][0], out, int64((r * count + v) * vector.count))
+                e.store(totals[r][v], out, int64((r * count + v) * vector.count))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, points: Any, depth: Any) -> Any:  # fmt: skip
-    """The panel that products read: `panel` itself, or float32 numbers at `target` made from it.
-
-    panel: uint32 pairs of bfloat16, which are left alone; float32, left alone if `points` is 0; or float16 in int16.
-    target (points, depth, columns) = sums over taps of factors (points, 3) * panel (taps, depth, columns).
-    """
-    pairs = panel.dtype == types.uint32
-    signature = (panel if pairs else target)(vector, width, target, panel, types.int64, factors, types.int64, types.int64)
+def put_lines(typing: Any, target: Any, distance: Any, source: Any, count: Any) -> Any:
+    """`count` lines of `source`, one after the other, to places `distance` elements apart at `target`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, out, stored, taps, factors, points, depth = args
+        to, distance, start, count = args
+        e, step = Emitter(builder, LINE), int64(LINE * (1 if source.dtype == types.float32 else 2))
+        with cgutils.for_range(builder, count) as line:
+            numbers = e.bits(start, builder.mul(line.index, step), e.integers)
+            place = builder.gep(to, [builder.mul(line.index, distance)])
+            builder.store(numbers, builder.bitcast(place, e.integers.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64), codegen
+
+
+@intrinsic
+def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any, factors: Any, rows: Any, count: Any) -> Any:  # fmt: skip
+    """As `put_lines`, of a sum: `rows` rows of `source`, `stride` apart, each times its factor. Float32 only."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, distance, start, stride, factors, rows, count = args
+        e = Emitter(builder, LINE)
+        with cgutils.for_range(builder, count) as line:
+            at = builder.mul(line.index, int64(LINE))
+            entry, loop, done = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("mixed")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            n, total = builder.phi(I64), builder.phi(e.floats)
+            factor = e.broadcast(builder.load(builder.gep(factors, [n])))
+            following = builder.add(n, int64(1))
+            more = e.multiply_add(factor, e.bits(start, builder.add(at, builder.mul(n, stride)), e.floats), total)
+            n.add_incoming(int64(0), entry)
+            n.add_incoming(following, loop)
+            total.add_incoming(e.constant(0.0), entry)
+            total.add_incoming(more, loop)
+            builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
+            builder.position_at_end(done)
+            place = builder.gep(to, [builder.mul(line.index, distance)])
+            builder.store(more, builder.bitcast(place, e.floats.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    signature = types.void(target, types.int64, source, types.int64, factors, types.int64, types.int64)
+    return signature, codegen
+
+
+@intrinsic
+def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, depth: Any) -> Any:
+    """target (depth, columns) = the sum over taps of factors (taps,) * panel (taps, depth, columns); the result is `target`.
+
+    panel: float16 in int16, or float32; with `taps` 0 the result is `panel`, as it always is for uint32, pairs of bfloat16.
+    """
+    pairs = panel.dtype == types.uint32
+    signature = (panel if pairs else target)(vector, width, target, panel, types.int64, factors, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, out, stored, taps, factors, depth = args
         if pairs:
             return stored
         e, span = Emitter(builder, vector.count), int64(width.count * vector.count)
         load, size = e.load_half if panel.dtype == types.int16 else e.load, builder.mul(depth, span)
-        places = [int64(0)]
-        for tap in (1, 2):  # one that is not there is read as the first, times 0
-            places.append(builder.select(builder.icmp_signed(">", taps, int64(tap)), builder.mul(size, int64(tap)), places[0]))
-        with builder.if_then(builder.icmp_signed(">", points, int64(0))), cgutils.for_range(builder, depth) as row:
-            at = builder.mul(row.index, span)
-            lines = [[int64(v * vector.count) for v in range(width.count)] for _ in places]
-            values = [[load(stored, builder.add(builder.add(at, place), v)) for v in line] for place, line in zip(places, lines, strict=True)]
-            with cgutils.for_range(builder, points) as point:
-                scale = [builder.load(builder.gep(factors, [builder.add(builder.mul(point.index, int64(3)), int64(t))])) for t in range(3)]
-                scale = [e.broadcast(factor) for factor in scale]
-                to = builder.add(at, builder.mul(point.index, size))
-                for v, place in enumerate(lines[0]):
-                    total = builder.fmul(scale[0], values[0][v])
-                    total = e.multiply_add(scale[1], values[1][v], total)
-                    e.store(e.multiply_add(scale[2], values[2][v], total), out, builder.add(to, place))
+        done = builder.append_basic_block("expanded")
+        choice = builder.switch(taps, done)
+        for count in (1, 2, 3):
+            block = builder.append_basic_block("taps")
+            choice.add_case(int64(count), block)
+            builder.position_at_end(block)
+            scale = [e.broadcast(builder.load(builder.gep(factors, [int64(tap)]))) for tap in range(count)]
+            with cgutils.for_range(builder, depth) as row:
+                for v in range(width.count):
+                    place = builder.add(builder.mul(row.index, span), int64(v * vector.count))
+                    total = builder.fmul(scale[0], load(stored, place))
+                    for tap in range(1, count):
+                        value = load(stored, builder.add(place, builder.mul(size, int64(tap))))
+                        total = e.multiply_add(scale[tap], value, total)
+                    e.store(total, out, place)
+            builder.branch(done)
+        builder.position_at_end(done)
         if panel.dtype == types.int16:
             return out
-        return builder.select(builder.icmp_signed(">", points, int64(0)), out, stored)
+        return builder.select(builder.icmp_signed(">", taps, int64(0)), out, stored)
 
     return signature, codegen
+
+
+@intrinsic
+def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any, factors: Any, count: Any) -> Any:
+    """The tile `target` = the sum of `count` tiles, one after the other at `tiles`, each times its factor."""
+    size = rows.count * width.count
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        _, _, _, out, tiles, factors, count = args
+        for first in range(0, size, TOGETHER):
+            places = [int64(v * vector.count) for v in range(first, min(first + TOGETHER, size))]
+            entry, loop, done = builder.block, builder.append_basic_block("mix"), builder.append_basic_block("mixed")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in places]
+            factor, at = (
+                e.broadcast(builder.load(builder.gep(factors, [n]))),
+                builder.mul(n, int64(size * vector.count)),
+            )
+            values = [e.load(tiles, builder.add(at, place)) for place in places]
+            sums = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
+            following = builder.add(n, int64(1))
+            for phi, begin, then in (
+                (n, int64(0), following),
+                *((t, e.constant(0.0), s) for t, s in zip(totals, sums, strict=True)),
+            ):
+                phi.add_incoming(begin, entry)
+                phi.add_incoming(then, loop)
+            builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+            builder.position_at_end(done)
+            for total, place in zip(sums, places, strict=True):
+                e.store(total, out, place)
+        return context.get_dummy_value()
+
+    return types.void(vector, rows, width, target, tiles, factors, types.int64), codegen
 
 
 @intrinsic
@@ -287,7 +368,9 @@ def prefetch(typing: Any, pointer: Any, first: Any, count: Any) -> Any:
         lines = builder.udiv(builder.add(builder.mul(count, int64(size)), int64(63)), int64(64))
         hint = [ir.Constant(I32, value) for value in (0, 2, 1)]  # to read, keep in the second level, data
         kinds = [start.type, *(value.type for value in hint)]
-        function = builder.module.declare_intrinsic("llvm.prefetch", [start.type], ir.FunctionType(ir.VoidType(), kinds))
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [start.type], ir.FunctionType(ir.VoidType(), kinds)
+        )
         with cgutils.for_range(builder, lines) as line:
             builder.call(function, [builder.gep(start, [builder.mul(line.index, int64(64))]), *hint])
         return context.get_dummy_value()

@@ -56,7 +56,7 @@ class NumbaNetwork:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
             self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
-            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._every_kind,
+            space.packed, space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._every_kind,
         )  # fmt: skip
         return tuple(
             space.out[start : start + batch * steps * width].reshape(batch, steps, width)
@@ -75,6 +75,7 @@ class Workspace:
 
     def __init__(self, plan: planning.Plan) -> None:
         self.arena = planning.aligned(plan.arena_size, planning.element(plan.path))
+        self.packed = planning.aligned(plan.packed_size, planning.element(plan.path))
         self.out = planning.aligned(plan.out_size, np.float32)
         self.noise = np.zeros(plan.noise_size, np.float32)
         self.tile = planning.aligned(plan.tile_size, np.float32)
@@ -86,7 +87,7 @@ BFLOAT16_NETWORKS = ("chunk_decoder", "frame_decoder")
 
 def preferred_batch(name: str, config: Config) -> int:
     """Windows per call that run fastest: enough rows to use a weight often while it is in cache, few enough for it."""
-    return {"generator": 4}.get(name, 8)
+    return {"generator": 4}.get(name, 12)
 
 
 def numba_network(

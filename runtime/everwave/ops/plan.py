@@ -26,8 +26,7 @@ SLACK = 64  # elements past the end of every array, for whole-vector reads at it
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
 FILTER_OUTPUTS = 4
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
-PIECE_BYTES = 16 * 1024  # of a panel that rows pass by while it stays in the first-level cache
-BLOCK_BYTES = 768 * 1024  # of input rows that one pass over the panels reads
+BLOCK_BYTES = 1536 * 1024  # of packed rows that one pass over the panels reads
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,16 @@ class Plan:
         """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
-        rows = products[:, E.POINTS] * products[:, E.BLOCK] + products[:, E.DISTINCT] * products[:, E.DEPTH]
+        rows = products[:, E.POINTS] * products[:, E.BLOCK] + products[:, E.DEPTH]
         rows = self.path.rows + int(rows.max(initial=0))
         return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
+
+    @property
+    def packed_size(self) -> int:
+        """Elements of scratch for the packed rows of a block."""
+        products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
+        sizes = products[:, E.BLOCK] * products[:, E.POINTS] * products[:, E.DEPTH] * products[:, E.PARTS]
+        return int(sizes.max(initial=0))
 
     @property
     def noise_size(self) -> int:
@@ -193,27 +199,30 @@ class Planner:
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
         vectors[1, :width] = gain
         first, stride = every
-        starts, taps, scheme = np.array(starts), np.asarray(kernel, np.float32), self._filter(kernel, starts)
-        fields = {E.POINTS: 1, E.OUTPUTS: 1, E.SOURCE_STRIDE: source.stride}
-        if scheme:
-            advance = int(starts[1] - starts[0]) * scheme.outputs
-            source = self._transformed(source, scheme, int(starts[0]), advance, len(starts) // scheme.outputs)
-            starts = np.arange(0, source.steps, scheme.products)
-            fields |= {E.POINTS: scheme.products, E.OUTPUTS: scheme.outputs, E.MIX: self._matrix(scheme.mix)}
+        taps, scheme = np.asarray(kernel, np.float32), self._filter(kernel, starts)
         taps = np.pad(taps, ((0, 0), (0, source.stride - source.channels), (0, 0)))
-        panels = taps if scheme else taps.reshape(1, -1, width)
-        factors = scheme.kernel if scheme else np.ones((1, 1))
+        factors, fields = np.ones((1, 1)), {E.POINTS: 1, E.OUTPUTS: 1, E.SPAN: 0, E.INPUTS: 0}
+        if scheme:
+            starts, factors = starts[:: scheme.outputs], scheme.kernel
+            fields = {
+                E.POINTS: scheme.products, E.OUTPUTS: scheme.outputs, E.MIX: self._matrix(scheme.mix),
+                E.SPAN: scheme.transform.shape[1], E.INPUTS: self._matrix(scheme.transform),
+            }  # fmt: skip
+        else:
+            taps = taps.reshape(1, -1, width)
+        length = taps.shape[1]
+        line = E.LINE * self.parts
+        taps = np.pad(taps, ((0, 0), (0, -length % line), (0, 0)))
         expanded = scheme is not None or self.stored == np.float16
-        reach = source.stride * int(np.diff(starts).max(initial=1))
         fields |= {
-            E.STEPS: len(starts), E.DEPTH: panels.shape[1] // self.parts, E.WIDTH: width, E.TAPS: len(panels),
-            E.DISTINCT: len(factors) if expanded else 0,
-            E.KERNEL: self._matrix(np.pad(factors, ((0, 0), (0, 3 - factors.shape[1])))) if expanded else 0,
-            E.WEIGHTS: _append(self.weights, pack(panels, self.path, self.stored)),
+            E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
+            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps), E.DISTINCT: len(factors),
+            E.KERNEL: self._matrix(factors) if expanded else -1,
+            E.WEIGHTS: _append(self.weights, pack(taps, self.path, self.stored)),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
-            E.ACTIVATION: activation, E.BLOCK: block_rows(len(starts) * self.capacity, reach, self.path),
-            E.PIECE: piece(self.path), E.PARTS: self.parts,
+            E.ACTIVATION: activation,
+            E.BLOCK: block_rows(len(starts) * self.capacity, taps.shape[1] * fields[E.POINTS], self.path),
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -238,16 +247,6 @@ class Planner:
             return None
         stride = int(starts[1] - starts[0])
         return minimal_filter(FILTER_OUTPUTS, taps, stride) if (taps, stride) in FILTERED else None
-
-    def _transformed(self, source: Tensor, scheme: Filter, first: int, advance: int, tiles: int) -> Tensor:
-        """A step that makes the inputs of a minimal filter, and the tensor it makes."""
-        target = Tensor(tiles * scheme.products, source.channels, source.stride)
-        fields = {
-            E.POINTS: scheme.products, E.SPAN: scheme.transform.shape[1], E.FIRST: first, E.ADVANCE: advance,
-            E.OUTPUTS: source.steps, E.MIX: self._matrix(scheme.transform),
-        }  # fmt: skip
-        self.steps.append(Step(E.TRANSFORM, [source], [target], fields, source=source, target=target))
-        return target
 
     def _matrix(self, matrix: Array) -> int:
         return _append(self.constants, matrix.astype(np.float32).ravel())
@@ -366,7 +365,7 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
                 line[column] = tensor.base
     for column, value in step.fields.items():
         line[column] = value
-    clears = [_clear(t) for t in step.writes if first == 0 and step.kind not in (E.STYLE, E.TRANSFORM)]
+    clears = [_clear(t) for t in step.writes if first == 0 and step.kind != E.STYLE]
     return [*clears, line]
 
 
@@ -378,15 +377,10 @@ def _clear(tensor: Tensor) -> Array:
 
 
 def block_rows(rows: int, channels: int, path: Path) -> int:
-    """Rows that one pass over the panels reads, so that they and one panel stay in the second-level cache."""
+    """Rows of `channels` numbers that one pass over the panels reads."""
     fitting = max(BLOCK_BYTES // (np.dtype(element(path)).itemsize * channels), 8 * path.rows)
     blocks = -(-rows // fitting)
     return -(-rows // (blocks * path.rows)) * path.rows
-
-
-def piece(path: Path) -> int:
-    """Lanes of depth that tiles take in one go."""
-    return PIECE_BYTES // (4 * path.lanes * path.vectors)
 
 
 def stored_as(parameters: Mapping[str, Array], path: Path) -> type:
