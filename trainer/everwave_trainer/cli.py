@@ -1,4 +1,4 @@
-"""`everwave-train`: corpus | autoencoder | encode | gan | export | evaluate."""
+"""`everwave-train`: corpus | label | autoencoder | encode | gan | export | evaluate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    from . import corpora
+    from . import corpora, labels
 
     top = argparse.ArgumentParser(prog="everwave-train", description="Train the models that everwave plays.")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     corpus = commands.add_parser("corpus", help="prepare music for training")
     corpora.add_arguments(corpus)
     corpus.set_defaults(run=corpora.run)
+
+    label = commands.add_parser("label", help="estimate or read the tempo and the onsets of a corpus")
+    labels.add_arguments(label)
+    label.set_defaults(run=labels.run)
 
     auto = commands.add_parser("autoencoder", help="train the spectrogram autoencoders on a corpus")
     _add_training_arguments(auto, steps=20000, learning_rate=3e-4, batch_size=16)
@@ -48,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     auto.set_defaults(run=_autoencoder)
 
     encode = commands.add_parser("encode", help="turn a corpus into latents for the GAN")
-    encode.add_argument("corpus", type=Path)
+    encode.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
     encode.add_argument("--autoencoder", required=True, help="weights file with the four autoencoder networks")
     encode.add_argument("--styles", nargs="+", help="only tracks of these styles")
     encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the latents")
@@ -135,7 +139,7 @@ def _autoencoder(a: argparse.Namespace) -> None:
 def _encode(a: argparse.Namespace) -> None:
     from .latents import encode_corpus
 
-    encode_corpus(a.corpus, a.autoencoder, a.output, styles=a.styles)
+    encode_corpus(a.corpora, a.autoencoder, a.output, styles=a.styles)
 
 
 def _gan(a: argparse.Namespace) -> None:

@@ -21,7 +21,9 @@ from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
 from tqdm import tqdm
 
-from .corpora.store import Corpus, sources
+from .corpora.store import Corpus, Track, sources
+from .labels import store as labels_store
+from .labels.curves import density
 
 VERSION = 2
 SHIFTS = 4
@@ -167,13 +169,26 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
     return np.stack([model.network("chunk_encoder")(c)[0].reshape(count, -1).copy() for c in chunks])
 
 
-def encode_corpus(
-    corpus: Path, autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
-    labels: Mapping[str, Mapping[str, Label]] | None = None, split: str = "train",
-) -> None:  # fmt: skip
-    """Encode the tracks of a corpus with the runtime into `folder`; tracks that are there already are kept.
+def track_labels(corpus: Path, track: Track, steps: int, latent_rate: float) -> dict[str, Label]:
+    """What is known of a track: `bpm` a constant, `beats` times, `density` a curve over its latent steps."""
+    known = labels_store.read(corpus, track.id)
+    found: dict[str, Label] = {}
+    if known.bpm is not None:
+        found["bpm"] = known.bpm
+    if known.beats is not None:
+        found[BEATS] = list(known.beats)
+    if known.onsets is not None:
+        found["density"] = density(known.onsets, steps, latent_rate, track.seconds).round(2).tolist()
+    return found
 
-    `labels` maps track ids to condition values. Tracks of one second or less are left out.
+
+def encode_corpus(
+    corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
+    split: str = "train",
+) -> None:  # fmt: skip
+    """Encode the tracks of corpora with the runtime into `folder`, with their labels; tracks already there are kept.
+
+    Tracks of one second or less are left out.
     """
     import everwave
     from everwave import weights
@@ -181,13 +196,14 @@ def encode_corpus(
     path = weights.find(autoencoder)
     model = everwave.load(path)
     folder.mkdir(parents=True, exist_ok=True)
-    tracks = [t for t in Corpus.open(corpus).select(split, styles=styles) if t.seconds > 1]
-    if any(t.sample_rate != model.sample_rate for t in tracks):
-        raise UsageError(
-            f"{corpus}: {tracks[0].sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
-        )
+    chosen = [(c, t) for c in corpora for t in Corpus.open(c).select(split, styles=styles) if t.seconds > 1]
+    for corpus, track in chosen:
+        if track.sample_rate != model.sample_rate:
+            raise UsageError(
+                f"{corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
+            )
     pieces = []
-    for track in tqdm(tracks, unit="track", disable=None):
+    for corpus, track in tqdm(chosen, unit="track", disable=None):
         file = folder / f"{track.id}.npy"
         if not file.exists():
             temporary = file.with_suffix(".part")
@@ -195,14 +211,15 @@ def encode_corpus(
                 np.save(out, encode_at_shifts(model, track.samples).astype(np.float16))
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
-        pieces.append(Piece(file.name, track.title, track.package, steps, dict((labels or {}).get(track.id, {}))))
+        labels = track_labels(corpus, track, steps, model.config.signal.latent_rate)
+        pieces.append(Piece(file.name, track.title, track.package, steps, labels))
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     shutil.copyfile(path, copy)
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),
-        "sources": sources(tracks),
+        "sources": sources([track for _, track in chosen]),
         "latent_rate": model.config.signal.latent_rate,
         "pieces": [asdict(p) for p in pieces],
     }

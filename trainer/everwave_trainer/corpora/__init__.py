@@ -35,8 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio", type=Path, nargs="+", default=[], metavar="PATH", help="your own audio files or folders"
     )
     parser.add_argument(
-        "--packages", nargs="*", metavar="NAME", help="Debian packages (default: all of --list, none with --audio)"
+        "--packages",
+        nargs="*",
+        metavar="NAME",
+        help="Debian packages (default: all of --list, none with --audio or --composed)",
     )
+    parser.add_argument(
+        "--composed", type=float, metavar="HOURS", help="techno composed by program, with exact tempo, beats and onsets"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --composed (default: 0)")
     parser.add_argument("--list", action="store_true", help="list the known Debian packages and stop")
     parser.add_argument(
         "--cache", type=Path, metavar="FOLDER", help="where .deb files lie or go (default: FOLDER/debs)"
@@ -63,11 +70,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-o FOLDER: required, the corpus is built there")
     if not 0 <= args.hold_out <= 1:
         raise UsageError(f"--hold-out {args.hold_out}: must be between 0 and 1")
-    packages = [] if args.packages is None and args.audio else find_packages(args.packages or [])
+    made = bool(args.audio) or args.composed is not None
+    packages = [] if args.packages is None and made else find_packages(args.packages or [])
     own = list(_own_sources(args))
     builder = Builder(args.output, args.sample_rate, args.jobs)
+    cache = args.cache or args.output / "debs"
     builder.add(own)
-    _add_packages(builder, packages, args.cache or args.output / "debs")
+    if args.composed is not None:
+        from .techno.build import add_composed
+
+        add_composed(builder, args.composed, args.seed, cache)
+    _add_packages(builder, packages, cache)
     return _report(builder)
 
 
@@ -87,7 +100,7 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
     for package in packages:
         print(f"{package.name}: unpacking", file=sys.stderr)
         try:
-            with unpacked(package, obtain(package, cache), builder.folder / ".unpacked") as sources:
+            with unpacked(package, obtain(package.name, cache), builder.folder / ".unpacked") as sources:
                 builder.forget(package.name, keep={source.id for source in sources})
                 builder.add(sources)
         except PackageError as error:

@@ -8,9 +8,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,9 +104,13 @@ class Builder:
     def add(self, sources: Iterable[Source]) -> None:
         """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
         missing = [source for source in sources if not self._refresh(source)]
+        self.make(partial(store, source, self.folder, self.sample_rate) for source in missing)
+
+    def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
+        """Run tasks that each store one track, up to `jobs` at a time."""
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                self._collect({pool.submit(store, source, self.folder, self.sample_rate) for source in missing})
+                self._collect({pool.submit(task) for task in tasks})
             except OSError as error:
                 pool.shutdown(cancel_futures=True)
                 raise CorpusError(
@@ -154,6 +159,7 @@ class Builder:
         for track in [track for track in self.tracks.values() if track.package == package and track.id not in keep]:
             del self.tracks[track.id]
             track.path.unlink(missing_ok=True)
+            (self.folder / "labels" / f"{track.id}.json").unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the manifest and the attribution list."""
@@ -184,7 +190,7 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
         first, last = _sounding(decoded, gain)
         if last - first < source.minimum_seconds * sample_rate:
             return None
-        _write_track(path, decoded[first:last], gain)
+        write_samples(path, decoded[first:last], gain)
     return source.describe(last - first, gain, size, sha256, sample_rate, path)
 
 
@@ -225,16 +231,16 @@ def _sounding(decoded: np.ndarray, gain: float) -> tuple[int, int]:
     return first, last
 
 
-def _write_track(path: Path, decoded: np.ndarray, gain: float) -> None:
-    """Write the samples as an int16 .npy file, in one step."""
+def write_samples(path: Path, samples: np.ndarray, gain: float = 1.0) -> None:
+    """Write float32 samples (frames, 2), times `gain`, as an int16 .npy file, in one step."""
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(
-                file, {"descr": "<i2", "fortran_order": False, "shape": (len(decoded), 2)}
+                file, {"descr": "<i2", "fortran_order": False, "shape": (len(samples), 2)}
             )
-            for start in range(0, len(decoded), BLOCK_FRAMES):
-                file.write(quantise(decoded[start : start + BLOCK_FRAMES], gain).data)
+            for start in range(0, len(samples), BLOCK_FRAMES):
+                file.write(quantise(samples[start : start + BLOCK_FRAMES], gain).data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -271,32 +271,37 @@ def find_packages(names: list[str]) -> list[Package]:
     return [known[name] for name in names] or list(PACKAGES)
 
 
-def obtain(package: Package, cache: Path) -> Path:
-    """The package's .deb in the folder `cache`, downloaded with apt-get if it is not there."""
-    found = sorted(cache.glob(f"{package.name}_*.deb"))
+def obtain(package: str, cache: Path) -> Path:
+    """The .deb of the package of this name in the folder `cache`, downloaded with apt-get if it is not there."""
+    found = sorted(cache.glob(f"{package}_*.deb"))
     if found:
         return found[-1]
     if shutil.which("apt-get") is None:
         raise PackageError(
-            f"{package.name}: apt-get is needed to download it; on another system put {package.name}_*.deb from "
-            f"https://packages.debian.org/bookworm/{package.name} into {cache}"
+            f"{package}: apt-get is needed to download it; on another system put {package}_*.deb from "
+            f"https://packages.debian.org/bookworm/{package} into {cache}"
         )
     cache.mkdir(parents=True, exist_ok=True)
     # apt-get writes the file in place: a broken-off download must not look like a whole one
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _command(["apt-get", "-q", "download", package.name], package, Path(folder))
+        _command(["apt-get", "-q", "download", package], package, Path(folder))
         downloaded = next(Path(folder).glob("*.deb"))
         return downloaded.rename(cache / downloaded.name)
 
 
-def _command(command: list[str], package: Package, folder: Path) -> None:
+def unpack(deb: Path, folder: Path) -> None:
+    """Unpack the files of a .deb into `folder`, without installing anything."""
+    _command(["dpkg-deb", "-x", str(deb.resolve()), "."], deb.name.partition("_")[0], folder)
+
+
+def _command(command: list[str], package: str, folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise PackageError(f"{package.name}: {command[0]} is not installed; it comes with Debian's dpkg") from None
+        raise PackageError(f"{package}: {command[0]} is not installed; it comes with Debian's dpkg") from None
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise PackageError(f"{package.name}: `{' '.join(command)}` failed: {reason}") from None
+        raise PackageError(f"{package}: `{' '.join(command)}` failed: {reason}") from None
 
 
 @contextmanager
@@ -305,7 +310,7 @@ def unpacked(package: Package, deb: Path, scratch: Path) -> Iterator[list[Source
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir()
     try:
-        _command(["dpkg-deb", "-x", str(deb.resolve()), "."], package, scratch)
+        unpack(deb, scratch)
         music = scratch / "usr/share" / package.folder
         if package.archive:
             music = _unzip(package, music / package.archive, scratch / "archive")

@@ -1,0 +1,76 @@
+"""Labels beside a corpus: one small JSON file per track, `labels/<track id>.json`, whoever made them.
+
+{"bpm": 128.0, "onsets": [0.0, 0.117, ...], "beats": [0.0, 0.46875, ...], "sources": {"bpm": "composed", ...}}
+
+Only `sources` must be there. Times are in seconds from the start of the stored track, rising.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everwave.errors import EverwaveError
+
+from ..corpora.store import write_text
+
+EXACT = ("composed", "MIDI")  # sources that no estimate replaces
+
+
+@dataclass(frozen=True)
+class TrackLabels:
+    """What is known of one track: beats per minute, onsets and beats in seconds; None where unknown.
+
+    `sources` says for each of these names who says so: "composed", "MIDI", "librosa 0.11.0", a labels file.
+    """
+
+    bpm: float | None = None
+    onsets: tuple[float, ...] | None = None
+    beats: tuple[float, ...] | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def updated(self, other: TrackLabels) -> TrackLabels:
+        """These labels with what `other` knows; what is exact stays."""
+        names = ("bpm", "onsets", "beats")
+        new = {
+            name: getattr(other, name)
+            for name in names
+            if getattr(other, name) is not None and self.sources.get(name) not in EXACT
+        }
+        old = {name: getattr(self, name) for name in names}
+        return TrackLabels(**{**old, **new}, sources=self.sources | {name: other.sources[name] for name in new})
+
+
+def read(corpus: Path, track: str) -> TrackLabels:
+    """The labels of the track of this id, empty if it has none. EverwaveError if the file is damaged."""
+    path = corpus / "labels" / f"{track}.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return TrackLabels(
+            None if data.get("bpm") is None else float(data["bpm"]),
+            _times(data.get("onsets")),
+            _times(data.get("beats")),
+            {str(name): str(source) for name, source in data["sources"].items()},
+        )
+    except FileNotFoundError:
+        return TrackLabels()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EverwaveError(f"{path}: damaged ({error!r}); delete it and label the track again") from None
+
+
+def _times(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
+
+
+def write(corpus: Path, track: str, labels: TrackLabels) -> None:
+    """Write a track's labels in one step; times are kept to a tenth of a millisecond."""
+    data: dict[str, Any] = {}
+    if labels.bpm is not None:
+        data["bpm"] = round(labels.bpm, 3)
+    for name in ("onsets", "beats"):
+        if (times := getattr(labels, name)) is not None:
+            data[name] = [round(time, 4) for time in times]
+    (corpus / "labels").mkdir(exist_ok=True)
+    write_text(corpus / "labels" / f"{track}.json", json.dumps({**data, "sources": labels.sources}) + "\n")
