@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from .command import label
 
     low, high = args.bpm_range
-    if not (0 < low and 2 * low <= high <= 1000):
+    if not (low > 0 and 2 * low <= high <= 1000):
         raise UsageError(f"--bpm-range {low:g} {high:g}: must span an octave at least, as 80 160")
     return label(args.corpus, args.tool, args.python, args.styles, (low, high))

@@ -44,7 +44,8 @@ def run(
 
     problems = []
     with tempfile.TemporaryDirectory() as folder, _started(tool, python) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         for track in tracks:
             wav = Path(folder) / "track.wav"
             soundfile.write(wav, track.samples, track.sample_rate, subtype="PCM_16")

@@ -11,6 +11,7 @@ from madmom.features.onsets import OnsetPeakPickingProcessor, RNNOnsetProcessor 
 
 strength, pick = RNNOnsetProcessor(), OnsetPeakPickingProcessor(fps=100)
 for line in sys.stdin:
+    answer: dict = {}
     try:
         answer = {"onsets": [round(float(time), 3) for time in pick(strength(line.rstrip("\n")))]}
     except Exception as error:  # whatever it is, the next track may do

@@ -12,6 +12,7 @@ from tempocnn.feature import read_features  # noqa: E402
 
 classifier = TempoClassifier("cnn")
 for line in sys.stdin:
+    answer: dict = {}
     try:
         features = read_features(line.rstrip("\n"))
         answer = {"bpm": float(classifier.estimate_tempo(features, interpolate=True))}
