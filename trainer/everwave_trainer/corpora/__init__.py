@@ -38,22 +38,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--packages",
         nargs="*",
         metavar="NAME",
-        help="Debian packages (default: all of --list, none with --audio or --composed)",
+        help="Debian packages (default: all of --list, none with --audio, --midi or --composed)",
     )
     parser.add_argument(
         "--composed", type=float, metavar="HOURS", help="techno composed by program, with exact tempo, beats and onsets"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --composed (default: 0)")
+    parser.add_argument(
+        "--midi", type=Path, metavar="FOLDER", help="MIDI files to play on the piano, with exact onsets"
+    )
+    parser.add_argument(
+        "--soundfont", type=Path, metavar="FILE", help="the piano of --midi (default: Debian's MuseScore General)"
+    )
     parser.add_argument("--list", action="store_true", help="list the known Debian packages and stop")
     parser.add_argument(
         "--cache", type=Path, metavar="FOLDER", help="where .deb files lie or go (default: FOLDER/debs)"
     )
     parser.add_argument(
-        "--hold-out", type=float, default=0.1, metavar="FRACTION", help="share of --audio kept from training"
+        "--hold-out",
+        type=float,
+        default=0.1,
+        metavar="FRACTION",
+        help="share of --audio kept from training; of --midi half by folders, half by pieces",
     )
-    parser.add_argument("--style", default="other", help="style of the --audio files (default: other)")
+    parser.add_argument("--style", help="style of the --audio or --midi files (default: other, piano)")
     parser.add_argument(
-        "--licence", default="not stated", help="licence of the --audio files, for the attribution list"
+        "--licence", default="not stated", help="licence of the --audio or --midi files, for the attribution list"
     )
     parser.add_argument("--sample-rate", type=int, default=44100, metavar="HZ", help="default: 44100")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="tracks decoded at a time (default: 2)")
@@ -70,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-o FOLDER: required, the corpus is built there")
     if not 0 <= args.hold_out <= 1:
         raise UsageError(f"--hold-out {args.hold_out}: must be between 0 and 1")
-    made = bool(args.audio) or args.composed is not None
+    made = bool(args.audio or args.midi) or args.composed is not None
     packages = [] if args.packages is None and made else find_packages(args.packages or [])
     own = list(_own_sources(args))
     builder = Builder(args.output, args.sample_rate, args.jobs)
@@ -80,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
         from .techno.build import add_composed
 
         add_composed(builder, args.composed, args.seed, cache)
+    if args.midi:
+        from .piano.build import add_piano
+
+        add_piano(builder, list(_midi_sources(args)), args.soundfont, cache)
     _add_packages(builder, packages, cache)
     return _report(builder)
 
@@ -118,7 +132,22 @@ def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
         for path in _audio_files(given):
             name = path.relative_to(root).as_posix()
             split = "held-out" if held_out(path.name, args.hold_out) else "train"
-            yield Source(path, name, root.resolve().name, args.style, args.licence, "not stated", split)
+            yield Source(path, name, root.resolve().name, args.style or "other", args.licence, "not stated", split)
+
+
+def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
+    """The MIDI files below --midi: by whole folders (of composers) and by pieces, some are held out."""
+    from .build import Source
+
+    files = sorted(path for path in args.midi.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
+    if not files:
+        raise UsageError(f"--midi {args.midi}: no .mid or .midi files in this folder or below it")
+    for path in files:
+        name = path.relative_to(args.midi)
+        kept = held_out(name.parent.as_posix(), args.hold_out / 2) or held_out(path.name, args.hold_out / 2)
+        split = "held-out" if kept else "train"
+        package, style = args.midi.resolve().name, args.style or "piano"
+        yield Source(path, name.as_posix(), package, style, args.licence, "not stated", split)
 
 
 def _audio_files(given: Path) -> list[Path]:

@@ -103,7 +103,7 @@ class Builder:
 
     def add(self, sources: Iterable[Source]) -> None:
         """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
-        missing = [source for source in sources if not self._refresh(source)]
+        missing = [source for source in sources if not self.refresh(source)]
         self.make(partial(store, source, self.folder, self.sample_rate) for source in missing)
 
     def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
@@ -144,7 +144,7 @@ class Builder:
         if track is not None:
             self.tracks[track.id] = track
 
-    def _refresh(self, source: Source) -> bool:
+    def refresh(self, source: Source) -> bool:
         """Whether the track is there already; its description follows the source's, as tables may have changed."""
         track = self.tracks.get(source.id)
         if track is None or not track.path.exists() or track.source_size != source.path.stat().st_size:
