@@ -182,6 +182,24 @@ def track_labels(corpus: Path, track: Track, steps: int, latent_rate: float) -> 
     return found
 
 
+def _chosen(corpora: Sequence[Path], styles: Sequence[str] | None, split: str) -> list[tuple[Path, Track]]:
+    """The tracks to encode, with the folders they are in; UsageError for a style that none of the corpora has."""
+    opened = {folder: Corpus.open(folder) for folder in corpora}
+    known = {track.style for corpus in opened.values() for track in corpus.tracks}
+    for style in styles or ():
+        if style not in known:
+            raise UsageError(f"--styles {style}: {', '.join(map(str, corpora))} have only {', '.join(sorted(known))}")
+    chosen = [
+        (folder, track)
+        for folder, corpus in opened.items()
+        for track in corpus.tracks
+        if track.split == split and (styles is None or track.style in styles) and track.seconds > 1
+    ]
+    if not chosen:
+        raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
+    return chosen
+
+
 def encode_corpus(
     corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
     split: str = "train",
@@ -196,7 +214,7 @@ def encode_corpus(
     path = weights.find(autoencoder)
     model = everwave.load(path)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [(c, t) for c in corpora for t in Corpus.open(c).select(split, styles=styles) if t.seconds > 1]
+    chosen = _chosen(corpora, styles, split)
     for corpus, track in chosen:
         if track.sample_rate != model.sample_rate:
             raise UsageError(

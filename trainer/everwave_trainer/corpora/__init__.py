@@ -138,6 +138,8 @@ def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
 def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
     """The MIDI files below --midi: by whole folders (of composers) and by pieces, some are held out."""
     from .build import Source
+    from .piano import midi
+    from .piano.build import SOUNDFONT
 
     files = sorted(path for path in args.midi.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
     if not files:
@@ -147,7 +149,9 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         kept = held_out(name.parent.as_posix(), args.hold_out / 2) or held_out(path.name, args.hold_out / 2)
         split = "held-out" if kept else "train"
         package, style = args.midi.resolve().name, args.style or "piano"
-        yield Source(path, name.as_posix(), package, style, args.licence, "not stated", split)
+        title, copyright = midi.texts(path)
+        author = f"{copyright or 'not stated'}; played on {args.soundfont.name if args.soundfont else SOUNDFONT}"
+        yield Source(path, name.as_posix(), package, style, args.licence, author, split, title)
 
 
 def _audio_files(given: Path) -> list[Path]:

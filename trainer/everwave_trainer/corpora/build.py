@@ -38,6 +38,7 @@ class Source:
     licence: str
     author: str
     split: str
+    title: str = ""  # where the file's own tags have none; else its name
     minimum_seconds: float = 0.0  # shorter files are no music; left out without a complaint
 
     @property
@@ -57,7 +58,7 @@ class Source:
         title, artist = tags(self.path)
         return Track(
             id=self.id,
-            title=title or Path(self.name).stem.replace("_", " "),
+            title=title or self.title or Path(self.name).stem.replace("_", " "),
             package=self.package,
             source=self.name,
             style=self.style,

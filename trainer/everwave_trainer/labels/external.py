@@ -64,7 +64,7 @@ def run(
 
 
 def _started(tool: Tool, python: Path) -> subprocess.Popen:
-    program = Path(__file__).with_name(tool.script)
+    program = Path(__file__).parent / tool.script
     try:
         return subprocess.Popen([python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:

@@ -19,6 +19,7 @@ from ..store import Track
 from .midi import MidiError, read_notes
 from .render import Piano
 
+SOUNDFONT = "MuseScore General (MIT)"
 SOUNDFONT_PACKAGE = "musescore-general-soundfont"
 SOUNDFONT_FOLDER = "usr/share/sounds/sf3"
 
@@ -38,7 +39,7 @@ def add_piano(builder: Builder, sources: list[Source], soundfont: Path | None, c
             raise UsageError(f"--soundfont {path}: no such file")
         piano = Piano(path, builder.sample_rate)
         missing.sort(key=lambda source: hashlib.sha256(source.name.encode()).digest())
-        builder.make(_tasks(missing, piano, path.name, builder.folder))
+        builder.make(_tasks(missing, piano, builder.folder))
 
 
 def _debian_soundfont(cache: Path, scratch: Path) -> Path:
@@ -49,12 +50,12 @@ def _debian_soundfont(cache: Path, scratch: Path) -> Path:
     return found[0]
 
 
-def _tasks(sources: list[Source], piano: Piano, soundfont: str, folder: Path) -> Iterator[Callable[[], Track]]:
+def _tasks(sources: list[Source], piano: Piano, folder: Path) -> Iterator[Callable[[], Track]]:
     for source in sources:
-        yield partial(_make, source, piano, soundfont, folder)
+        yield partial(_make, source, piano, folder)
 
 
-def _make(source: Source, piano: Piano, soundfont: str, folder: Path) -> Track:
+def _make(source: Source, piano: Piano, folder: Path) -> Track:
     """Play one file, write it and its onsets."""
     try:
         notes = read_notes(source.path)
@@ -69,5 +70,4 @@ def _make(source: Source, piano: Piano, soundfont: str, folder: Path) -> Track:
     onsets = tuple(sorted({note.start for note in notes}))
     write_labels(folder, source.id, TrackLabels(onsets=onsets, sources={"onsets": "MIDI"}))
     size, sha256 = source.path.stat().st_size, file_sha256(source.path)
-    track = source.describe(len(samples), 1.0, size, sha256, piano.sample_rate, path)
-    return replace(track, author=f"{source.author}; played on {soundfont}")
+    return source.describe(len(samples), 1.0, size, sha256, piano.sample_rate, path)

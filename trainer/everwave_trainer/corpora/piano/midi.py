@@ -51,6 +51,29 @@ def read_notes(path: Path) -> list[Note]:
     return notes
 
 
+def texts(path: Path) -> tuple[str, str]:
+    """Title (the first track's name) and copyright that the file states, each empty if it does not."""
+    try:
+        data = path.read_bytes()
+        found = list(_texts(data[8 + int.from_bytes(data[4:8], "big") + 8 :]))
+    except (OSError, IndexError):
+        return "", ""
+    title = next((text for kind, text in found if kind == 0x03), "")
+    return title, next((text for kind, text in found if kind == 0x02), "")
+
+
+def _texts(track: bytes) -> Iterator[tuple[int, str]]:
+    """(kind, text) of the meta events at the beginning of a track."""
+    at = 0
+    while True:
+        _, at = _variable(track, at)
+        if track[at] != 0xFF:
+            return
+        length, start = _variable(track, at + 2)
+        yield track[at + 1], " ".join(track[start : start + length].decode("latin-1").split())
+        at = start + length
+
+
 def _parse(data: bytes) -> tuple[int, list[_Event]]:
     """Ticks per quarter note, and the events of all tracks in order of time."""
     if data[:4] != b"MThd":

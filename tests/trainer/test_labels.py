@@ -1,0 +1,182 @@
+"""Labels: what is read, what is kept, and what the GAN is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from everwave.errors import EverwaveError, UsageError
+from everwave_trainer import cli
+from everwave_trainer.corpora.store import Corpus
+from everwave_trainer.labels import curves, estimate, external, files, store
+from everwave_trainer.labels.store import TrackLabels
+from everwave_trainer.latents import track_labels
+
+RATE = 44100
+LATENT_RATE = RATE / 4096
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """Two tracks of 20 s with a click every 0.45 s (133.33 beats per minute) under noise."""
+    (tmp_path / "music").mkdir()
+    for name in ("one", "two"):
+        samples = 0.001 * np.random.default_rng(len(name)).standard_normal((20 * RATE, 2))
+        for beat in np.arange(0.1, 19.9, 0.45):
+            at = round(beat * RATE)
+            samples[at : at + 400] += np.hanning(400)[:, None] * np.sin(np.arange(400) / 5)[:, None]
+        soundfile.write(tmp_path / "music" / f"{name}.wav", 0.5 * samples, RATE)
+    command = ["corpus", "--audio", tmp_path / "music", "-o", tmp_path / "corpus", "--hold-out", 0]
+    assert cli.main([str(word) for word in command]) == 0
+    return Corpus.open(tmp_path / "corpus")
+
+
+def label(corpus: Corpus, *words: object) -> int:
+    return cli.main(["label", str(corpus.folder), *map(str, words)])
+
+
+# -- density
+
+
+@pytest.mark.parametrize("rate", [0.5, 4.0, 12.0])
+def test_density_of_an_even_pulse_is_its_rate_up_to_the_ends(rate: float) -> None:
+    onsets = (np.arange(60 * rate) + 0.5) / rate
+    steps = int(60 * LATENT_RATE)
+    curve = curves.density(onsets, steps, LATENT_RATE, 60.0)
+    tolerance = 0.05 if rate > 1 else 0.4  # a window of 3 s holds hardly more than one of the slow ones
+    np.testing.assert_allclose(curve[20:-20], rate, rtol=tolerance)
+    np.testing.assert_allclose(curve, rate, rtol=2 * tolerance)
+
+
+def test_density_counts_every_onset_once_and_a_chord_as_one() -> None:
+    onsets = [20.0, 20.004, 20.02, 30.0, 31.0]
+    curve = curves.density(onsets, 600, LATENT_RATE, 600 / LATENT_RATE)
+    assert curve.sum() / LATENT_RATE == pytest.approx(3, abs=0.01)
+    assert curve[: int(18 * LATENT_RATE)].max() == 0
+    assert curve.argmax() in range(int(30 * LATENT_RATE) - 1, int(31 * LATENT_RATE) + 2)
+
+
+def test_density_of_silence_is_zero() -> None:
+    np.testing.assert_array_equal(curves.density([], 10, LATENT_RATE, 1.0), np.zeros(10))
+
+
+# -- store
+
+
+def test_labels_come_back_and_exact_ones_stay(tmp_path: Path) -> None:
+    exact = TrackLabels(onsets=(0.1, 0.5), sources={"onsets": "MIDI"})
+    store.write(tmp_path, "a", exact)
+    assert store.read(tmp_path, "a") == exact
+    assert store.read(tmp_path, "b") == TrackLabels()
+    guess = TrackLabels(bpm=120.0, onsets=(9.0,), sources={"bpm": "librosa 1", "onsets": "librosa 1"})
+    both = exact.updated(guess)
+    assert (both.bpm, both.onsets) == (120.0, (0.1, 0.5))
+    assert both.sources == {"bpm": "librosa 1", "onsets": "MIDI"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"bpm": "fast", "sources": {}}', '{"onsets": 3, "sources": {}}'])
+def test_damaged_labels_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.json").write_text(text)
+    with pytest.raises(EverwaveError, match=r"a\.json: damaged"):
+        store.read(tmp_path, "a")
+
+
+# -- files
+
+
+def test_csv_and_json_files_label_tracks_by_any_of_their_names(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "tempo.csv").write_text("file,bpm\nsomewhere/one.wav,133.3\n")
+    assert label(corpus, "--with", tmp_path / "tempo.csv") == 0
+    (tmp_path / "both.json").write_text(json.dumps({"two": {"bpm": 90, "onsets": [0.5, 0.1]}, "three": {"bpm": 1}}))
+    assert label(corpus, "--with", tmp_path / "both.json") == 1  # `three` fits no track
+    one, two = (store.read(corpus.folder, track.id) for track in sorted(corpus.tracks, key=lambda t: t.title))
+    assert (one.bpm, one.onsets) == (133.3, None)
+    assert (two.bpm, two.onsets) == (90.0, (0.1, 0.5))
+    track = min(corpus.tracks, key=lambda t: t.title)
+    assert track_labels(corpus.folder, track, 10, LATENT_RATE) == {"bpm": 133.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "name,bpm\nx,1\n", "needs `file`"),
+        ("a.csv", "file,bpm\nx,fast\n", "line 2"),
+        ("a.csv", "file,bpm\nx,-3\n", "greater than 0"),
+        ("a.csv", "file,onset\nx,nan\n", "finite"),
+        ("a.json", "[1]", "not of the form"),
+        ("a.json", '{"x": {"tempo": 3}}', "tempo is no label"),
+        ("a.json", '{"x": {"onsets": 3}}', "list of seconds"),
+        ("a.json", "{", "Expecting"),
+    ],
+)
+def test_labels_files_that_cannot_be_meant(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        files.read_file(tmp_path / name)
+
+
+# -- estimates
+
+
+@pytest.mark.parametrize("bpm", [118.37, 133.3, 161.8])
+@pytest.mark.parametrize("wrong", [0.97, 1.0, 1.03])
+def test_a_coarse_tempo_is_refined(bpm: float, wrong: float) -> None:
+    strength = 0.1 * np.random.default_rng(0).random(int(60 * estimate.FRAME_RATE))
+    beats = np.arange(0, 59, 60 / bpm) * estimate.FRAME_RATE
+    for beat in beats:
+        strength[int(beat)] += 1 - beat % 1
+        strength[int(beat) + 1] += beat % 1
+    assert estimate.refined(strength, bpm * wrong) == pytest.approx(bpm, rel=0.001)
+
+
+def test_tempi_are_folded_into_the_range() -> None:
+    assert [estimate.folded(bpm, (80, 180)) for bpm in (65, 80, 170, 300)] == [130, 80, 170, 150]
+
+
+def test_librosa_hears_the_clicks(corpus: Corpus) -> None:
+    pytest.importorskip("librosa", reason="the extra `label` is not installed")
+    assert label(corpus) == 0
+    found = store.read(corpus.folder, corpus.tracks[0].id)
+    assert found.bpm == pytest.approx(60 / 0.45, rel=0.002)
+    assert found.onsets is not None
+    assert len(found.onsets) == pytest.approx(44, abs=2)
+    np.testing.assert_allclose(np.diff(found.onsets)[1:], 0.45, atol=0.03)  # the noise begins: one more
+
+
+PROGRAM = """
+import json, sys
+print("loading", file=sys.stderr)
+for number, line in enumerate(sys.stdin):
+    open(line.strip(), "rb").read(4) == b"RIFF" or sys.exit(1)
+    print(json.dumps({"bpm": 66.5} if number else {"error": "too odd"}), flush=True)
+"""
+
+
+def test_external_programs_are_asked_track_by_track(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    tool = external.Tool("tempocnn", str(tmp_path / "program.py"), ("bpm",))
+    monkeypatch.setitem(external.TOOLS, "tempocnn", tool)
+    assert label(corpus, "--with", "tempocnn", "--python", sys.executable) == 1
+    assert "too odd" in capsys.readouterr().err
+    first, second = (store.read(corpus.folder, track.id) for track in corpus.tracks)
+    assert (first.bpm, second.bpm) == (None, 133.0)
+    assert second.sources == {"bpm": "tempocnn"}
+
+
+def test_bad_use_is_explained(corpus: Corpus, capsys: pytest.CaptureFixture) -> None:
+    for words, message in (
+        (("--with", "magic"), "neither librosa"),
+        (("--with", "madmom"), "needs --python"),
+        (("--with", "madmom", "--python", "/no/python"), "cannot be run"),
+        (("--with", "madmom", "--python", sys.executable), "its program ended"),
+        (("--bpm-range", 100, 150), "octave"),
+    ):
+        assert label(corpus, *words) in (1, 2)
+        assert message in capsys.readouterr().err
