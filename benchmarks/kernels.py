@@ -120,7 +120,7 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
         E.PARTS: parts(path), E.LENGTH: depth, E.SOURCE_STRIDE: 0, E.SPAN: 0, E.INPUTS: 0,
     }  # fmt: skip
     step[list(values)] = list(values.values())
-    vector, height = (np.float32(0),) * path.lanes, (0,) * path.rows
+    vector, height = (np.float32(0),) * path.lanes, planning.rows(path)
     noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
     lines = planning.aligned(step[E.BLOCK] * depth, planning.element(path))
     tile = planning.aligned((path.rows + step[E.BLOCK]) * path.lanes * path.vectors, np.float32)

@@ -10,8 +10,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from everwave.kernels import engine, vectors
-from everwave.kernels.paths import Path, available
+from everwave.kernels import engine, tiles, vectors
+from everwave.kernels.paths import AMX_TWIN, Path, available
 from everwave.ops import plan as planning
 from everwave.ops.filters import minimal_filter
 from everwave.ops.numba_ops import NumbaNetwork
@@ -22,13 +22,9 @@ from hypothesis import strategies as st
 
 Array = np.ndarray
 FLOAT32 = [path for path in available() if path.precision == "float32"]
-BFLOAT16 = [path for path in available() if path.precision == "bfloat16"]
+BFLOAT16 = [path for path in (*available(), AMX_TWIN) if path.precision == "bfloat16"]
 paths = pytest.mark.parametrize("path", FLOAT32, ids=lambda path: path.name)
-bfloat16_paths = pytest.mark.parametrize(
-    "path",
-    BFLOAT16 or [pytest.param(None, marks=pytest.mark.skip(reason="this CPU multiplies no bfloat16"))],
-    ids=lambda path: getattr(path, "name", "none"),
-)
+bfloat16_paths = pytest.mark.parametrize("path", BFLOAT16, ids=lambda path: path.name)
 few = settings(max_examples=40, deadline=None)
 
 
@@ -242,7 +238,7 @@ def test_minimal_filter_schemes_are_exact(outputs: int, taps: int, stride: int) 
     assert np.allclose(y, [kernel @ x[stride * i : stride * i + taps] for i in range(outputs)], atol=1e-12)
 
 
-@pytest.mark.parametrize("path", available(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*available(), AMX_TWIN], ids=lambda path: path.name)
 def test_a_window_does_not_depend_on_its_batch(path: Path) -> None:
     def build(nn: Any, x: Any) -> Any:
         return nn.conv("out", nn.up_block("u", nn.conv_block("a", x, 70), 50), 33)
@@ -308,8 +304,9 @@ def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
 
 
 def test_caches_notice_edits_of_the_intrinsics() -> None:
-    digest = hashlib.sha256(inspect.getsource(vectors).encode()).hexdigest()[:12]
-    assert digest == engine.SOURCES, f"vectors.py has changed: set engine.SOURCES to {digest!r}"
+    sources = inspect.getsource(vectors) + inspect.getsource(tiles)
+    digest = hashlib.sha256(sources.encode()).hexdigest()[:12]
+    assert digest == engine.SOURCES, f"vectors.py or tiles.py has changed: set engine.SOURCES to {digest!r}"
 
 
 def test_jit_policy() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from .tiles import configure, multiply, release
 from .vectors import (
     CLIP,
     LINE,
@@ -31,7 +32,6 @@ from .vectors import (
     expand,
     mix,
     mix_lines,
-    multiply,
     pointer,
     prefetch,
     put_lines,
@@ -40,8 +40,8 @@ from .vectors import (
     write,
 )  # fmt: skip
 
-# sha256 of vectors.py: a cached kernel is compiled again when this file changes, not that one
-SOURCES = "8d25ed25a072"
+# sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
+SOURCES = "4130e5e6b54d"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -300,7 +300,7 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
 def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile, every_kind):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
-    vector, rows: tuples as long as a vector has lanes and a tile has rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
+    vector, rows: tuples as long as a vector has lanes and a tile has rows, which are int64, or see tiles.py; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
     packed: float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with
     two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
     per point of a filter, or twice the widest styled row. every_kind: None for plans of products alone, for which
@@ -314,6 +314,7 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights
         pointer(noise),
         pointer(tile),
     )
+    configure(rows)
     for i in range(len(steps)):
         step = skip(program, i * FIELDS)
         kind = step[KIND]
@@ -334,3 +335,4 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights
                 _shuffle(step, batch, arena)
             elif kind == COMBINE:
                 _combine(step, batch, arena, constants)
+    release(rows)

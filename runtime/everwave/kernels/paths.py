@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from dataclasses import dataclass
+from functools import cache
 
 from ..errors import UsageError
 
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # a system call of x86-64, and what is asked of it
 ENVIRONMENT = "EVERWAVE_PATH"  # forces a path, for tests and for doubting users
 
 
@@ -23,6 +27,10 @@ class Path:
     precision: str
     vectors: int = 3
     halves: bool = False  # the CPU reads float16
+    unit: str = "int64"  # what multiplies, as kernels/tiles.py tells it: vectors, int8 for AMX, int16 for its twin
+
+
+AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, unit="int16")  # for tests; never chosen
 
 
 def cpu_features() -> frozenset[str]:
@@ -42,6 +50,8 @@ def available() -> tuple[Path, ...]:
     features = cpu_features()
     wide_file = "avx512f" in features or not _is_x86()  # 32 vector registers, else 16
     paths = []
+    if {"avx512f", "amx-tile", "amx-bf16"} <= features and _llvm_version() >= 17 and _may_use_amx():
+        paths.append(Path("amx_bf16", 16, 32, "bfloat16", 2, unit="int8"))
     if {"avx512f", "avx512bf16"} <= features and _llvm_version() >= 17:  # older ones spell the intrinsic otherwise
         paths.append(Path("avx512_bf16", 16, 8, "bfloat16"))
     if "avx512f" in features:
@@ -74,6 +84,19 @@ def choose(precision: str = "auto", name: str | None = None) -> Path:
     raise UsageError(f"precision={precision!r} is not available on this CPU or path; use float32 or auto")
 
 
+@cache
+def _may_use_amx() -> bool:
+    """Ask Linux for the tile registers, which a process has only once it asked; all its threads have them then."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
+    except (OSError, AttributeError):
+        return False
+
+
 def _llvm_version() -> int:
     from llvmlite import binding
 
@@ -81,6 +104,4 @@ def _llvm_version() -> int:
 
 
 def _is_x86() -> bool:
-    import platform
-
     return platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")

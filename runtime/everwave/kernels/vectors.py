@@ -14,6 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .paths import cpu_features
+
 NONE, SWISH, TANH, CLIP = range(4)  # activations
 LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
 TOGETHER = 12  # vectors that are mixed at once
@@ -120,17 +122,29 @@ class Emitter:
         """A vector of float32 numbers to elements that are float32, or bfloat16 (rounded to nearest even)."""
         align = 4
         if array.type.pointee == I16:
-            value, align = self.narrow(value, BF16, I16), 2
+            value, align = self.narrow(value), 2
         pointer = self.builder.bitcast(self.builder.gep(array, [index]), value.type.as_pointer())
         self.builder.store(value, pointer, align=align)
 
     def widen(self, halves: Any, integer: Any, sixteen: Any, number: Any) -> Any:
         return self.builder.bitcast(self.builder.shl(self.builder.zext(halves, integer), sixteen), number)
 
-    def narrow(self, value: Any, number: Any, integer: Any) -> Any:
-        vector = isinstance(value.type, ir.VectorType)
-        wrap = (lambda kind: ir.VectorType(kind, self.lanes)) if vector else (lambda kind: kind)
-        return self.builder.bitcast(self.builder.fptrunc(value, wrap(number)), wrap(integer))
+    def narrow(self, value: Any) -> Any:
+        """The bits of float32 numbers, or of one, rounded to bfloat16: to nearest, ties to even."""
+        b, vector = self.builder, isinstance(value.type, ir.VectorType)
+
+        def wrap(kind: Any) -> Any:
+            return ir.VectorType(kind, self.lanes) if vector else kind
+
+        if "avx512bf16" in cpu_features():
+            return b.bitcast(b.fptrunc(value, wrap(BF16)), wrap(I16))
+        bits, one, half = (b.bitcast(value, wrap(I32)), *(self._integer(n, vector) for n in (1, 0x7FFF)))
+        sixteen = self._integer(16, vector)
+        odd = b.and_(b.lshr(bits, sixteen), one)
+        return b.trunc(b.lshr(b.add(bits, b.add(odd, half)), sixteen), wrap(I16))
+
+    def _integer(self, value: int, vector: bool) -> Any:
+        return self.integer(value) if vector else ir.Constant(I32, value)
 
     def dot(self, sums: Any, value: Any, columns: Any) -> Any:
         """sums + the products of two bfloat16 per lane, in float32 (vectors of pairs)."""
@@ -178,7 +192,7 @@ def write(typing: Any, target: Any, index: Any, value: Any) -> Any:
     """Element `index` = a float32 number, rounded where elements are bfloat16."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = args[2] if target.dtype == types.float32 else Emitter(builder, 1).narrow(args[2], BF16, I16)
+        value = args[2] if target.dtype == types.float32 else Emitter(builder, 1).narrow(args[2])
         builder.store(value, builder.gep(args[0], [args[1]]))
         return context.get_dummy_value()
 
@@ -189,51 +203,40 @@ def int64(value: int) -> Any:
     return ir.Constant(I64, value)
 
 
-@intrinsic
-def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:
-    """tile (rows, width, lanes) = the products of packed rows, source (lines, rows, LINE), with weights (lines * LINE, columns).
+def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: Any, weights: Any, lines: Any, out: Any) -> None:  # fmt: skip
+    """out (rows, vectors, lanes) = source (lines, rows, LINE) times weights (lines * LINE, columns); tile: (rows, vectors).
 
-    bfloat16: a number of a line is a pair of neighbours, which one lane multiplies and adds at once.
+    parts: 1 for float32; 2 for pairs of bfloat16, neighbours in depth that one lane multiplies and adds at once.
     The accumulators stay in registers over the whole depth.
     """
-    height, count = rows.count, width.count
-    signature = types.void(vector, rows, width, source, weights, types.int64, tile)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder, vector.count)
-        _, _, _, a, b, lines, out = args
-        parts = 1 if weights.dtype == types.float32 else 2  # a lane holds a number, or a pair of bfloat16
-        lane = e.floats if parts == 1 else e.integers
-        entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(I64)
-        k.add_incoming(int64(0), entry)
-        sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
-        totals = [list(line) for line in sums]
-        base, at = builder.mul(k, int64(height * LINE * parts)), builder.mul(k, int64(LINE * count * vector.count))
-        for u in range(LINE):
-            places = [int64((u * count + v) * vector.count) for v in range(count)]
-            columns = [e.bits(b, builder.add(at, place), lane) for place in places]
-            for r in range(height):
-                value = e.broadcast(e.bits(a, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
-                for v in range(count):
-                    function = e.multiply_add if parts == 1 else lambda x, y, z: e.dot(z, x, y)
-                    totals[r][v] = function(value, columns[v], totals[r][v])
-        following = builder.add(k, int64(1))
-        k.add_incoming(following, loop)
+    builder, (height, count), lanes = e.builder, tile, e.lanes
+    lane = e.floats if parts == 1 else e.integers
+    entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(int64(0), entry)
+    sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
+    totals = [list(line) for line in sums]
+    base, at = builder.mul(k, int64(height * LINE * parts)), builder.mul(k, int64(LINE * count * lanes))
+    for u in range(LINE):
+        columns = [e.bits(weights, builder.add(at, int64((u * count + v) * lanes)), lane) for v in range(count)]
         for r in range(height):
+            value = e.broadcast(e.bits(source, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
             for v in range(count):
-                sums[r][v].add_incoming(e.constant(0.0), entry)
-                sums[r][v].add_incoming(totals[r][v], loop)
-        builder.cbranch(builder.icmp_signed("<", following, lines), loop, done)
-        builder.position_at_end(done)
-        for r in range(height):
-            for v in range(count):
-                e.store(totals[r][v], out, int64((r * count + v) * vector.count))
-        return context.get_dummy_value()
-
-    return signature, codegen
+                total = totals[r][v]
+                totals[r][v] = e.multiply_add(value, columns[v], total) if parts == 1 else e.dot(total, value, columns[v])  # fmt: skip
+    following = builder.add(k, int64(1))
+    k.add_incoming(following, loop)
+    for r in range(height):
+        for v in range(count):
+            sums[r][v].add_incoming(e.constant(0.0), entry)
+            sums[r][v].add_incoming(totals[r][v], loop)
+    builder.cbranch(builder.icmp_signed("<", following, lines), loop, done)
+    builder.position_at_end(done)
+    for r in range(height):
+        for v in range(count):
+            e.store(totals[r][v], out, int64((r * count + v) * lanes))
 
 
 @intrinsic

@@ -32,7 +32,7 @@ class NumbaNetwork:
         self.name, self.path = name, path
         self.plan = planning.compile(graph, parameters, path, capacity)
         self._vector = (np.float32(0),) * path.lanes
-        self._rows, self._panels = (0,) * path.rows, planning.panels(path)
+        self._rows, self._panels = planning.rows(path), planning.panels(path)
         self._every_kind = self.plan.every_kind
         self._threads = threading.local()
 

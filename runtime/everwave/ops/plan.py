@@ -423,6 +423,11 @@ def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
     return np.concatenate(panels)
 
 
+def rows(path: Path) -> tuple[Any, ...]:
+    """What the kernels take for the rows of a tile; their type says what multiplies."""
+    return (np.dtype(path.unit).type(0) if path.unit != "int64" else 0,) * path.rows
+
+
 def panels(path: Path) -> tuple[Any, Any]:
     """What the kernels take for the widths of panels: wide and narrow ones. Panels of one vector do not pay."""
     return (0,) * path.vectors, (0,) * (path.vectors - 1) if path.vectors > 2 else None

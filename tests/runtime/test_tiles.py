@@ -1,0 +1,72 @@
+"""The AMX path where there is no AMX: what its twin on memory cannot show is how it lowers, and when it is chosen."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from everwave.config import PRESETS
+from everwave.kernels import paths, tiles
+from everwave.networks import input_shape
+from everwave.ops.numba_ops import NumbaNetwork
+from everwave.ops.trace import trace
+from everwave.weights import random_parameters
+from llvmlite import binding, ir
+
+AMX = next((path for path in paths.available() if path.name == "amx_bf16"), None)
+FEATURES = frozenset({"avx512f", "avx512bf16", "amx-tile", "amx-bf16", "avx2", "fma", "f16c"})
+
+
+def test_the_product_lowers_to_tile_instructions() -> None:
+    """The code that an AMX machine would run, assembled for one and not run: 4 sums, 4 loads and 4 products a line."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    module = ir.Module()
+    byte = tiles.I8.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, byte, byte, tiles.int64(0).type, byte])
+    function = ir.Function(module, kind, "product")
+    builder = ir.IRBuilder(function.append_basic_block())
+    configuration, source, weights, lines, out = function.args
+    registers = tiles.AmxTiles(builder)
+    registers.configure(configuration)
+    tiles.emit_tile_product(builder, registers, source, weights, lines, out)
+    registers.release()
+    builder.ret_void()
+    target = binding.Target.from_triple("x86_64-unknown-linux-gnu")
+    machine = target.create_target_machine(cpu="sapphirerapids", features="+amx-tile,+amx-bf16", opt=3)
+    text = machine.emit_assembly(binding.parse_assembly(str(module)))
+    counts = {name: text.count(f"\t{name}\t") for name in ("tilezero", "tileloadd", "tdpbf16ps", "tilestored")}
+    assert counts == {"tilezero": 4, "tileloadd": 4, "tdpbf16ps": 4, "tilestored": 4}
+    assert text.count("ldtilecfg") == text.count("tilerelease") == 1
+    assert "call" not in text
+
+
+def test_the_configuration_is_intels_layout() -> None:
+    assert len(tiles.CONFIGURATION) == 64
+    assert tiles.CONFIGURATION[0] == 1
+    assert np.frombuffer(tiles.CONFIGURATION, np.uint16)[8:16].tolist() == [64] * 8
+    assert list(tiles.CONFIGURATION[48:56]) == [16] * 8
+
+
+def test_amx_comes_first_where_the_system_grants_it() -> None:
+    with mock.patch.object(paths, "cpu_features", return_value=FEATURES):
+        with mock.patch.object(paths, "_may_use_amx", return_value=True):
+            assert [path.name for path in paths.available()][:3] == ["amx_bf16", "avx512_bf16", "avx512"]
+        with mock.patch.object(paths, "_may_use_amx", return_value=False):
+            assert paths.available()[0].name == "avx512_bf16"
+
+
+@pytest.mark.skipif(AMX is not None, reason="this machine has AMX")
+def test_a_system_without_amx_does_not_grant_it() -> None:
+    assert not paths._may_use_amx()
+
+
+@pytest.mark.skipif(AMX is None, reason="no AMX here, or the system does not grant it: the real path has not run")
+def test_amx_agrees_with_its_twin() -> None:
+    config, name = PRESETS["tiny"], "frame_decoder"
+    parameters = random_parameters(name, config, 0)
+    x = np.random.default_rng(0).standard_normal((5, *input_shape(name, config)), np.float32)
+    real, twin = (NumbaNetwork(trace(name, config), parameters, path, 4)(x) for path in (AMX, paths.AMX_TWIN))
+    for mine, expected in zip(real, twin, strict=True):
+        assert np.abs(mine - expected).max() < 2e-2 * np.abs(expected).max()
