@@ -1,0 +1,271 @@
+// The page: controls on one side, one session at a time on the other.
+import { Session } from "./player.js";
+import { Spectrogram, marks } from "./spectrogram.js";
+
+const $ = (id) => document.getElementById(id);
+const outputOf = (id) => document.querySelector(`output[for="${id}"]`);
+const CONDITIONS = ["bpm", "density"];
+const DARK = [[5, 5, 18], [34, 18, 78], [86, 26, 118], [148, 37, 112], [206, 64, 80], [240, 114, 48], [249, 178, 70], [252, 244, 196]];
+const LIGHT = [[255, 250, 240], [250, 222, 178], [247, 184, 128], [232, 126, 98], [196, 70, 100], [140, 40, 112], [82, 26, 100], [30, 14, 52]];
+const SETTLE = 250; // ms between two changes that are sent while a slider moves
+
+let models = [];
+let limits = {};
+let session = null;
+let last = null; // the session that a download is of
+let style = null; // a seed, or null for the piece's own
+const picture = new Spectrogram($("spectrogram"));
+
+// -- what the controls say ----------------------------------------------------------------------------------------
+
+const model = () => models.find(({ name }) => name === $("model").value);
+const seed = () => ($("seed").checkValidity() && $("seed").value !== "" ? Number($("seed").value) : 0);
+const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
+function wishes() {
+  const found = { model: model().name, seed: seed(), truncation: Number($("truncation").value), style };
+  for (const name of CONDITIONS) if (!$(name).disabled) found[name] = Number($(name).value);
+  return found;
+}
+
+function showValues() {
+  for (const name of CONDITIONS) {
+    const input = $(name);
+    outputOf(name).value = input.disabled ? "" : `${Number(input.value)} ${input.dataset.unit}`;
+  }
+  outputOf("truncation").value = Number($("truncation").value).toFixed(1);
+  outputOf("style").value = style === null ? "the piece's own" : style;
+  outputOf("glide").value = `${$("glide").value} s`;
+  outputOf("volume").value = `${$("volume").value} %`;
+  $("style-back").disabled = style === null;
+  $("title").textContent = `${model().name} ${seed()}`;
+}
+
+/** Offer what the model has; say why where it lacks something. */
+function fitToModel() {
+  const { name, conditions, lacks, licence, sample_rate } = model();
+  for (const id of CONDITIONS) {
+    const input = $(id);
+    const condition = conditions.find((c) => c.name === id);
+    input.disabled = !condition;
+    input.closest(".card").classList.toggle("lacking", !condition);
+    $(`${id}-why`).textContent = condition ? `${condition.low} to ${condition.high} ${unit(condition)}` : `${lacks[id] ?? `${name} lacks it`}.`;
+    if (!condition) continue;
+    input.dataset.unit = unit(condition);
+    Object.assign(input, { min: condition.low, max: condition.high, step: condition.high - condition.low > 20 ? 1 : 0.1 });
+    input.value = wanted(id) ?? condition.mean;
+  }
+  $("licence").textContent = licence ? `Licence: ${licence}` : "";
+  $("marks").replaceChildren(
+    ...marks(sample_rate).map(([text, y]) => {
+      const mark = document.createElement("span");
+      mark.textContent = text;
+      mark.style.top = `${100 * y}%`;
+      return mark;
+    }),
+  );
+}
+
+const unit = (condition) => (condition.name === "bpm" ? "bpm" : condition.unit);
+
+// -- links: everything after the #, so that it stays in the browser --------------------------------------------------
+
+const link = () => new URLSearchParams(location.hash.slice(1));
+const wanted = (name) => {
+  const value = link().get(name);
+  return value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
+};
+
+function readLink() {
+  if (models.some(({ name }) => name === link().get("model"))) $("model").value = link().get("model");
+  $("seed").value = wanted("seed") ?? random();
+  $("truncation").value = wanted("truncation") ?? 2;
+  style = wanted("style");
+  fitToModel();
+  showValues();
+}
+
+function writeLink() {
+  const query = new URLSearchParams(Object.entries(wishes()).filter(([, value]) => value !== null));
+  return `${location.origin}${location.pathname}#${query}`;
+}
+
+async function share() {
+  const text = writeLink();
+  history.replaceState(null, "", text);
+  $("link").value = text;
+  try {
+    await navigator.clipboard.writeText(text);
+    say("Link copied");
+  } catch {
+    $("link").hidden = false;
+    $("link").select();
+    say("Copy the link from the field");
+  }
+}
+
+// -- playing --------------------------------------------------------------------------------------------------------
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+function play() {
+  stop();
+  $("seed").value = seed();
+  session = last = new Session({ ...wishes(), sample_rate: model().sample_rate }, Number($("volume").value) / 100);
+  const mine = session;
+  document.body.classList.add("playing");
+  $("play").setAttribute("aria-label", "Stop");
+  say("Starting");
+  showValues();
+  picture.clear();
+  picture.start(mine.analyser);
+  mine.addEventListener("progress", () => showProgress(mine));
+  mine.addEventListener("changed", () => say("Coming"));
+  mine.addEventListener("refused", ({ detail }) => say(detail.message));
+  mine.addEventListener("end", ({ detail }) => {
+    if (session === mine) session = null;
+    picture.stop();
+    document.body.classList.remove("playing");
+    $("play").setAttribute("aria-label", "Play");
+    say(detail ?? "Stopped");
+    offerDownload();
+  });
+}
+
+function stop() {
+  session?.stop();
+}
+
+function showProgress(mine) {
+  $("clock").textContent = clock(mine.played / mine.log.sample_rate);
+  const text = mine.pending.length ? "Coming" : "Playing";
+  if (["Starting", "Coming", "Playing"].includes($("status").textContent) && $("status").textContent !== text) say(text);
+  offerDownload();
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const pad = (n) => String(n).padStart(2, "0");
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  return h ? `${h}:${pad(m)}:${pad(s)}` : `${m}:${pad(s)}`;
+}
+
+let due = null;
+const waiting = {};
+
+/** Tell the stream, at most every SETTLE ms. */
+function change(controls, glide = 0) {
+  Object.assign(waiting, controls);
+  if (glide) {
+    flush(glide);
+  } else if (due === null) {
+    due = setTimeout(flush, SETTLE);
+  }
+}
+
+function flush(glide = 0) {
+  clearTimeout(due);
+  due = null;
+  session?.set({ ...waiting }, typeof glide === "number" ? glide : 0);
+  for (const name of Object.keys(waiting)) delete waiting[name];
+}
+
+function changeStyle(to) {
+  style = to;
+  change({ style: to ?? seed() }, Number($("glide").value) || 0.01);
+  showValues();
+}
+
+// -- what was heard ---------------------------------------------------------------------------------------------------
+
+function offerDownload() {
+  const heard = last?.log ? last.played / last.log.sample_rate : 0;
+  $("download").disabled = !heard || heard > limits.generate_seconds;
+  const text = heard ? `Download ${clock(heard)}` : "Download";
+  if ($("download").textContent !== text) $("download").textContent = text;
+}
+
+async function download() {
+  say("Making your file");
+  try {
+    const body = JSON.stringify({ model: last.model, log: last.heard() });
+    const answer = await fetch("api/generate", { method: "POST", headers: { "content-type": "application/json" }, body });
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    const file = document.createElement("a");
+    file.href = URL.createObjectURL(await answer.blob());
+    file.download = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition"))[1];
+    file.click();
+    setTimeout(() => URL.revokeObjectURL(file.href), 60_000);
+    say("Downloaded");
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+// -- begin --------------------------------------------------------------------------------------------------------------
+
+function paint() {
+  picture.recolour(matchMedia("(prefers-color-scheme: light)").matches ? LIGHT : DARK);
+}
+
+function newPiece() {
+  style = null;
+  showValues();
+  if (session) play();
+}
+
+async function begin() {
+  matchMedia("(prefers-color-scheme: light)").addEventListener("change", paint);
+  picture.resize();
+  paint();
+  ({ models, limits } = await (await fetch("api/models")).json());
+  $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  readLink();
+
+  $("play").addEventListener("click", () => (session ? stop() : play()));
+  $("controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const name of [...CONDITIONS, "truncation"]) {
+    $(name).addEventListener("input", () => {
+      change({ [name]: Number($(name).value) });
+      showValues();
+    });
+  }
+  $("volume").addEventListener("input", () => {
+    if (session) session.volume = Number($("volume").value) / 100;
+    showValues();
+  });
+  $("glide").addEventListener("input", showValues);
+  $("style").addEventListener("click", () => changeStyle(random()));
+  $("style-back").addEventListener("click", () => changeStyle(null));
+  $("seed").addEventListener("change", newPiece);
+  $("new-seed").addEventListener("click", () => {
+    $("seed").value = random();
+    newPiece();
+  });
+  $("model").addEventListener("change", () => {
+    fitToModel();
+    newPiece();
+  });
+  $("share").addEventListener("click", share);
+  $("download").addEventListener("click", download);
+  $("link").addEventListener("focus", () => $("link").select());
+  addEventListener("hashchange", () => {
+    readLink();
+    if (session) play();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, button, a")) return;
+    if (event.key === " ") $("play").click();
+    else if (event.key.toLowerCase() === "s") $("style").click();
+    else return;
+    event.preventDefault();
+  });
+  document.body.dataset.ready = "yes";
+}
+
+// for the browser's console, and for tests
+globalThis.everwave = { session: () => session, last: () => last };
+
+begin().catch((error) => say(`The page could not start: ${error.message}`));

@@ -1,0 +1,119 @@
+// One stream: a WebSocket whose samples go to an AudioWorklet, and whose log tells how to make them again.
+const AHEAD = 1.0; // seconds to have ready; doubled when they did not do
+const MOST_AHEAD = 8;
+
+export class Session extends EventTarget {
+  /** `query`: what /api/stream takes. Events: start, progress, changed, refused, end (detail: a message or null). */
+  constructor(query, volume) {
+    super();
+    this.begun = performance.now();
+    this.played = 0; // frames
+    this.ready = 0;
+    this.dry = 0;
+    this.ahead = AHEAD;
+    this.log = null;
+    this.delays = []; // seconds from each change to when it was heard
+    this.firstSound = null; // seconds from play to the first sample
+    this.pending = [];
+    this.asked = [];
+    this.open = true;
+    // made at once, while the browser still knows that someone pressed a button
+    this.context = new AudioContext({ sampleRate: query.sample_rate, latencyHint: "interactive" });
+    this.loudness = new GainNode(this.context, { gain: volume });
+    this.analyser = new AnalyserNode(this.context, { fftSize: 4096, smoothingTimeConstant: 0, minDecibels: -110, maxDecibels: -25 });
+    this.loudness.connect(this.context.destination);
+    this.early = []; // samples that came before the worklet was there
+    this.context.resume();
+    this.context.audioWorklet.addModule("worklet.js").then(() => this.connectPlayer(), () => this.end("This browser cannot play: it lacks audio worklets."));
+
+    const url = new URL("api/stream", location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    for (const [name, value] of Object.entries(query)) {
+      if (name !== "sample_rate" && value !== null) url.searchParams.set(name, value);
+    }
+    this.socket = new WebSocket(url);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.play(data));
+    this.socket.onclose = () => this.end("The connection was lost. Press play to go on.");
+  }
+
+  connectPlayer() {
+    if (!this.open) return;
+    this.node = new AudioWorkletNode(this.context, "everwave", { numberOfInputs: 0, outputChannelCount: [2] });
+    this.node.port.onmessage = ({ data }) => this.progress(data);
+    this.node.connect(this.analyser).connect(this.loudness);
+    for (const samples of this.early) this.play(samples);
+    this.early = [];
+  }
+
+  play(data) {
+    if (!this.node) {
+      this.early.push(data);
+      return;
+    }
+    const samples = new Int16Array(data);
+    this.node.port.postMessage(samples, [samples.buffer]);
+  }
+
+  hear(message) {
+    if (message.type === "start") {
+      this.log = message.log;
+    } else if (message.type === "changed") {
+      this.log.changes = this.log.changes.filter((change) => change.at < message.from).concat(message.changes);
+      const asked = this.asked.shift();
+      const at = Math.max(...message.changes.map((change) => change.at), message.from);
+      this.pending.push({ at, asked });
+    } else if (message.type === "refused") {
+      this.asked.shift();
+    } else if (message.type === "end") {
+      this.end(message.message);
+      return;
+    }
+    this.dispatchEvent(new CustomEvent(message.type, { detail: message }));
+  }
+
+  progress({ played, ready, dry }) {
+    if (!this.open) return;
+    this.played = played;
+    this.ready = ready;
+    if (this.firstSound === null && played) this.firstSound = (performance.now() - this.begun) / 1000;
+    while (this.pending.length && this.pending[0].at <= played) {
+      const { asked } = this.pending.shift();
+      this.delays.push((performance.now() - asked) / 1000);
+    }
+    const report = { played };
+    if (dry > this.dry && this.ahead < MOST_AHEAD) report.ahead = this.ahead = Math.min(2 * this.ahead, MOST_AHEAD);
+    this.dry = dry;
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(report));
+    this.dispatchEvent(new Event("progress"));
+  }
+
+  /** Change controls; a style may glide over some seconds. */
+  set(controls, glide = 0) {
+    if (!this.open || this.socket.readyState !== WebSocket.OPEN) return;
+    this.asked.push(performance.now());
+    this.socket.send(JSON.stringify({ set: controls, glide }));
+  }
+
+  set volume(value) {
+    this.loudness.gain.setTargetAtTime(value, this.context.currentTime, 0.02);
+  }
+
+  /** What was heard so far, for /api/generate. */
+  heard() {
+    return { ...this.log, frames: this.played, changes: this.log.changes.filter((change) => change.at < this.played) };
+  }
+
+  stop() {
+    this.end(null);
+  }
+
+  end(message) {
+    if (!this.open) return;
+    this.open = false;
+    this.socket.close();
+    this.node?.port.postMessage("stop");
+    this.context.close();
+    this.dispatchEvent(new CustomEvent("end", { detail: message }));
+  }
+}

@@ -1,0 +1,336 @@
+"""The web radio as an ASGI application: a page, /api/models, /api/generate, /api/stream.
+
+Models are loaded before it starts, the page's files are read once; a request chooses among them by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..errors import EverwaveError, UsageError
+from ..model import Model, Stream
+from ..wav import Layout
+from . import openapi, page
+from .engine import Engine, Seats
+from .fields import from_json, from_query, only_numbers, parse_json
+from .guard import Guard
+from .limits import Addresses, Limits, Refused, address_of
+from .voices import SUBTYPE, Conversation, Live, Voice, made, paced
+
+CHANNELS = 2
+BUSY, NOT_ALLOWED, FAILED = 1013, 1008, 1011  # WebSocket close codes (RFC 6455, section 7.4.1, and IANA)
+
+
+class Radio:
+    """Everything that requests share. `models`: by the name that requests use; the first one is the default."""
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits, threads: int) -> None:
+        self.models, self.limits = dict(models), limits
+        self.engine = Engine(threads)
+        self.seats = Seats(limits, threads)
+        self.addresses = Addresses(limits.requests_per_minute)
+        self.description = openapi.Description(self.models, limits)
+        self._making = 0
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    async def list_models(self, request: Request) -> Response:
+        return JSONResponse({"models": [self.describe(name) for name in self.models],
+                             "limits": {"generate_seconds": self.limits.generate_seconds,
+                                        "listeners": self.limits.listeners},
+                             "listeners": len(self.seats)})  # fmt: skip
+
+    def describe(self, name: str) -> dict[str, Any]:
+        model = self.models[name]
+        conditions = {"bpm": "tempo", "density": "note density"}
+        known = [c.name for c in model.conditions]
+        return {
+            "name": name,
+            "sample_rate": model.sample_rate,
+            "conditions": [
+                {"name": c.name, "unit": c.unit, "low": c.low, "high": c.high, "mean": c.mean} for c in model.conditions
+            ],
+            "lacks": {c: f"{name} was trained without {text}" for c, text in conditions.items() if c not in known},
+            "licence": model.info()["licence"],
+        }
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(self.description.document())
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> Response:
+        """A piece, or what a stream played according to its log, as a WAV file that is made as it is sent."""
+        content = await self._body(request)
+        self.addresses.check(address_of(request.client))  # type: ignore[arg-type]
+        log = content.pop("log", None)
+        fields = self.description.replay if log is not None else self.description.generate
+        values = from_json(content, fields)
+        name = self._model(values.pop("model", None))
+        model, seconds = self.models[name], values.pop("seconds", openapi.SECONDS)
+        if log is None:
+            seed = values.pop("seed", None)
+            seed = secrets.randbits(32) if seed is None else seed
+            voice = self._voice(lambda workers: model.stream(seed, seconds=seconds, ahead=0, workers=workers, **values))
+        else:
+            seed, seconds = self._check_log(log, model)
+            voice = self._voice(lambda workers: model.replay(log, ahead=0, workers=workers))
+        layout = Layout(model.sample_rate, CHANNELS, SUBTYPE)
+        header = layout.header(frames := round(seconds * model.sample_rate))
+        headers = {
+            "content-length": str(len(header) + frames * layout.frame_bytes),
+            "content-disposition": f'attachment; filename="everwave-{name}-{seed}.wav"',
+            "x-everwave-seed": str(seed),
+        }
+        return Audio(self._counted(made(voice)), header, headers, self.limits.stall_seconds)
+
+    def _check_log(self, log: Any, model: Model) -> tuple[int, float]:
+        """(seed, seconds) of a log, which the model checks in depth; no text in it, no more than may be made at once."""
+        only_numbers(log, "log")
+        if not isinstance(log, dict) or not isinstance(log.get("frames"), int) or not isinstance(log.get("seed"), int):
+            raise Refused(400, "log: expected what /api/stream tells: seed, start, frames, controls, changes")
+        seconds = log["frames"] / model.sample_rate
+        if not 0 < seconds <= self.limits.generate_seconds:
+            raise Refused(400, f"log: {seconds:g} s; it must be up to {self.limits.generate_seconds:g} s")
+        return log["seed"], seconds
+
+    async def _counted(self, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`blocks`, unless too many pieces are being made already."""
+        self._making += 1
+        try:
+            async for data in blocks:
+                yield data
+        finally:
+            self._making -= 1
+            await blocks.aclose()  # type: ignore[attr-defined]
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    async def stream(self, request: Request) -> Response:
+        """An endless WAV in real time, for any player."""
+        if request.method == "HEAD":
+            return Response(headers={"cache-control": "no-store"}, media_type="audio/wav")
+        address = address_of(request.client)  # type: ignore[arg-type]
+        self.addresses.check(address)
+        name, seed, voice = self._asked(request.query_params.multi_items())
+        model = self.models[name]
+        seat = self.seats.take(address, name)
+        live = Live(voice, model, name, self.seats)
+
+        async def blocks() -> AsyncIterator[bytes]:
+            try:
+                async for data in paced(live):
+                    yield data
+            finally:
+                self.seats.leave(seat)
+                voice.close()
+
+        header = Layout(model.sample_rate, CHANNELS, SUBTYPE).header(None)
+        return Audio(blocks(), header, {"x-everwave-seed": str(seed)}, self.limits.stall_seconds)
+
+    async def listen(self, websocket: WebSocket) -> None:
+        """The page's stream: samples down, controls up. What goes wrong is told before the connection is closed."""
+        await websocket.accept()
+        try:
+            await self._listen(websocket)
+        except Refused as refusal:
+            code = BUSY if refusal.status == 503 else NOT_ALLOWED
+            await _end(websocket, code, refusal.message)
+        except TimeoutError:
+            stall = self.limits.stall_seconds
+            await _end(websocket, NOT_ALLOWED, f"nothing was played for {stall:g} s; press play to go on")
+        except EverwaveError as error:
+            await _end(websocket, FAILED, str(error))
+
+    async def _listen(self, websocket: WebSocket) -> None:
+        address = address_of(websocket.client)  # type: ignore[arg-type]
+        self.addresses.check(address)
+        name, seed, voice = self._asked(websocket.query_params.multi_items())
+        model = self.models[name]
+        seat = self.seats.take(address, name)
+        try:
+            live = Live(voice, model, name, self.seats)
+            controls = self.description.controls_of(name)
+            conversation = Conversation(live, voice, controls, self.limits, websocket.send_bytes)
+            start = {"type": "start", "model": name, "channels": CHANNELS, "log": voice.log()}
+            await websocket.send_json(start)
+            await _first_to_end(conversation.speak(), _hear(websocket, conversation))
+        finally:
+            self.seats.leave(seat)
+            voice.close()
+
+    def _asked(self, pairs: list[tuple[str, str]]) -> tuple[str, int, Voice]:
+        """(model, seed, stream) of a query."""
+        values = from_query(pairs, self.description.stream)
+        name = self._model(values.pop("model", None))
+        seed = values.pop("seed", None)
+        seed = secrets.randbits(32) if seed is None else seed
+        model = self.models[name]
+        return name, seed, self._voice(lambda workers: model.stream(seed, ahead=0, workers=workers, **values))
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _model(self, name: str | None) -> str:
+        if name is None:
+            return next(iter(self.models))
+        if name not in self.models:
+            raise Refused(404, f"no such model here; there are {', '.join(self.models)}")
+        return name
+
+    def _voice(self, make: Callable[[Executor], Stream]) -> Voice:
+        try:
+            return Voice(self.engine, make)
+        except UsageError as error:
+            raise Refused(400, str(error)) from None
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        """A JSON object, not too large and not too slow."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise Refused(415, "send JSON, with content-type: application/json")
+        if self._making >= self.limits.generate_jobs:
+            raise Refused(503, f"{self._making} pieces are being made already; try again in 10 s", 10)
+        content = b""
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for part in request.stream():
+                    content += part
+                    if len(content) > self.limits.body_bytes:
+                        raise Refused(413, f"a request has at most {self.limits.body_bytes} bytes")
+        except TimeoutError:
+            raise Refused(408, f"the request did not arrive within {self.limits.body_seconds:g} s") from None
+        parsed = parse_json(content)
+        if not isinstance(parsed, dict):
+            raise Refused(400, "expected a JSON object")
+        return parsed
+
+    async def measure(self) -> None:
+        """Play a little of each model, so that kernels are compiled and costs are known before anyone listens."""
+        for name, model in self.models.items():
+            voice = Voice(self.engine, lambda workers, model=model: model.stream(0, ahead=0, workers=workers))  # type: ignore[misc]
+            live = Live(voice, model, name, self.seats)
+            await voice.block(0.0)
+            while live.sent < 3 * live.rate:
+                await live.block(time.monotonic())
+            voice.close()
+
+
+class Audio(StreamingResponse):
+    """A WAV that ends when its reader leaves, or takes nothing for `stall` seconds."""
+
+    def __init__(self, blocks: AsyncIterator[bytes], header: bytes, headers: dict[str, str], stall: float) -> None:
+        super().__init__(blocks, headers=headers | {"cache-control": "no-store"}, media_type="audio/wav")
+        self._blocks, self._header, self._stall = blocks, header, stall
+
+    async def stream_response(self, send: Send) -> None:
+        async def sent(message: dict[str, Any]) -> None:
+            async with asyncio.timeout(self._stall):
+                await send(message)
+
+        await sent({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await sent({"type": "http.response.body", "body": self._header, "more_body": True})
+        async for data in self._blocks:
+            await sent({"type": "http.response.body", "body": data, "more_body": True})
+        await sent({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with contextlib.suppress(ClientDisconnect, TimeoutError):
+                await super().__call__(scope, receive, send)
+        finally:
+            await self._blocks.aclose()  # type: ignore[attr-defined]
+
+
+def application(radio: Radio, hosts: frozenset[str] | None = None) -> Starlette:
+    """The ASGI application. `hosts`: the names it answers to; None: any."""
+    routes: list[BaseRoute] = [
+        Route("/api/models", radio.list_models),
+        Route("/api/generate", radio.generate, methods=["POST"]),
+        Route("/api/stream", radio.stream),
+        WebSocketRoute("/api/stream", radio.listen),
+        Route("/api/openapi.json", radio.openapi),
+        *[Route(path, respond) for path, respond in page.responses().items()],
+    ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await radio.measure()
+        yield
+        radio.engine.close()
+
+    handlers: dict[Any, Callable[..., Any]] = {Refused: _refused, HTTPException: _http_error, EverwaveError: _failed}
+    return Starlette(
+        routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers, lifespan=lifespan
+    )
+
+
+async def _hear(websocket: WebSocket, conversation: Conversation) -> None:
+    """Answer messages until the listener leaves."""
+    while True:
+        try:
+            text = await websocket.receive_text()
+        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+            return
+        try:
+            answer = await conversation.hear(text)
+        except UsageError as error:
+            answer = {"type": "refused", "message": str(error)}
+        except Refused as refusal:
+            answer = {"type": "refused", "message": refusal.message}
+            if refusal.status != 400:
+                raise
+        if answer:
+            await websocket.send_json(answer)
+
+
+async def _first_to_end(*coroutines: Any) -> None:
+    """Run until one of them ends, cancel the others; its error is raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if not isinstance(error := task.exception(), type(None) | WebSocketDisconnect):
+                raise error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _end(websocket: WebSocket, code: int, message: str) -> None:
+    with contextlib.suppress(Exception):  # the listener may have left
+        async with asyncio.timeout(5):
+            await websocket.send_json({"type": "end", "message": message})
+            await websocket.close(code)
+
+
+def _error(status: int, message: str, retry_after: float | None = None) -> Response:
+    headers = {"retry-after": str(int(retry_after + 1))} if retry_after is not None else None
+    return JSONResponse({"error": message}, status, headers)
+
+
+async def _refused(request: Request, refusal: Refused) -> Response:
+    return _error(refusal.status, refusal.message, refusal.retry_after)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail)
+
+
+async def _failed(request: Request, error: EverwaveError) -> Response:
+    return _error(500, json.dumps(str(error)))

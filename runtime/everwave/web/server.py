@@ -1,0 +1,117 @@
+"""Runs the radio under uvicorn: which address, which models, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .. import checks, weights
+from ..errors import ModelError, UsageError
+from ..model import Model
+from .limits import Limits
+from .radio import Radio, application
+
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+QUIET_SECONDS = 10.0  # for a connection to say something complete
+MESSAGE_BYTES = 1 << 14  # of a listener
+REQUEST_BYTES = 1 << 14  # of a request's line and headers
+OTHER_CONNECTIONS = 200  # besides listeners, before new ones are turned away
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 that hangs up on those who say nothing, or not all of it, for QUIET_SECONDS."""
+
+    _silent_since: Any = None  # the request that was answered last when nobody spoke
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, object())
+
+    def _hang_up_if_silent(self, before: Any) -> None:
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting and before is self.cycle or self.cycle is None:
+            self.transport.close()
+            return
+        self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, self.cycle if waiting else object())
+
+
+def serve(names: Sequence[str], host: str, port: int, threads: int | None, precision: str, listeners: int) -> None:
+    """Serve until interrupted. `names`: shipped names or files; none: every shipped model that generates."""
+    limits = Limits(listeners=int(checks.number("listeners", listeners, 1, 10_000)))
+    count = checks.threads(threads)
+    models = load_models(names, count, precision)
+    with _listening(host, port) as connection:
+        radio = Radio(models, limits, count)
+        address = connection.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        print(f"everwave: {', '.join(models)} at http://{shown}:{address[1]}/", file=sys.stderr, flush=True)
+        server = Server(configuration(radio, host))
+        server.run([connection])
+
+
+def configuration(radio: Radio, host: str) -> uvicorn.Config:
+    """uvicorn with limits on everything that a stranger sends."""
+    local = _is_local(host)
+    return uvicorn.Config(
+        application(radio, LOCAL | {host.lower()} if local else None),
+        http=Protocol, ws="websockets-sansio", ws_max_size=MESSAGE_BYTES, ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=REQUEST_BYTES, limit_concurrency=radio.limits.listeners + OTHER_CONNECTIONS,
+        timeout_graceful_shutdown=2, log_level="warning", access_log=False, server_header=False, lifespan="on",
+    )  # fmt: skip
+
+
+class Server(uvicorn.Server):
+    """Streams have no end of their own, so the first interrupt does not wait for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.force_exit or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+
+def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str, Model]:
+    """By the name that requests use: a shipped model's, or that of the file without its ending."""
+    paths = [weights.find(name) for name in names] or [weights.find(name) for name in weights.available()]
+    models: dict[str, Model] = {}
+    for path in paths:
+        file = weights.read(path)
+        if "generator" not in file.parameters:
+            if names:
+                raise UsageError(f"{path}: a {file.kind} file has no generator; give a model that generates")
+            continue
+        name = Path(path).stem
+        if name in models:
+            raise UsageError(f"two models are called {name}; rename one of the files")
+        models[name] = Model.from_parts(weights.resolve(file, path), threads, precision)
+    if not models:
+        raise ModelError("no model to serve; give one with --model")
+    return models
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port}; choose one from 1 to 65535, or 0 for any that is free")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others with --host, --port") from None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
