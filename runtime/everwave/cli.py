@@ -204,6 +204,15 @@ def import_musika(options: argparse.Namespace) -> None:
         _say(f"warning: a checkpoint does not say its sample rate; {rate} Hz assumed, --sample-rate gives another")
 
 
+def serve(options: argparse.Namespace) -> None:
+    try:
+        from .web.server import serve as serve_web
+    except ModuleNotFoundError as error:
+        raise UsageError(f"serve needs {error.name}; install it with: pip install 'everwave[web]'") from None
+    models = options.model or []
+    serve_web(models, options.host, options.port, options.threads, options.precision, options.listeners)
+
+
 def warmup(options: argparse.Namespace) -> None:
     from .model import warm_up
 
@@ -365,6 +374,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--sample-rate", type=int, help="Hz; the files do not say (default 44100)")
     made.add_argument("-o", "--output", required=True)
 
+    made = command(serve, "a web radio: a page to listen and steer, and an API")
+    made.add_argument("--model", action="append", help="a shipped name or a file, several times for several "
+                      "(default: every shipped model that generates)")  # fmt: skip
+    made.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
+    made.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes one that is free")
+    made.add_argument("--listeners", type=int, default=100, help="at most (default 100; fewer if the machine is busy)")
+    _engine_options(made)
+
     made = command(warmup, "compile all kernels now instead of when they are first used")
     made.add_argument("--threads", type=int)
     return parser
@@ -372,6 +389,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _model_options(parser: argparse.ArgumentParser, default: str = "techno") -> None:
     parser.add_argument("--model", default=default, help=f"a shipped name or a file (default {default})")
+    _engine_options(parser)
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="workers (default EVERWAVE_THREADS, else all cores)")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
 

@@ -41,6 +41,7 @@ class Engine:
         self._numbers = itertools.count()
         self._ready = threading.Condition()
         self._closed = False
+        self.ending = False  # the server stops: streams are to end
         self._workers = [
             threading.Thread(target=self._work, name=f"everwave-web-{i}", daemon=True) for i in range(threads)
         ]

@@ -79,6 +79,8 @@ class Radio:
         """A piece, or what a stream played according to its log, as a WAV file that is made as it is sent."""
         content = await self._body(request)
         self.addresses.check(address_of(request.client))  # type: ignore[arg-type]
+        if self._making >= self.limits.generate_jobs:
+            raise Refused(503, f"{self._making} pieces are being made already; try again in 10 s", 10)
         log = content.pop("log", None)
         fields = self.description.replay if log is not None else self.description.generate
         values = from_json(content, fields)
@@ -98,7 +100,13 @@ class Radio:
             "content-disposition": f'attachment; filename="everwave-{name}-{seed}.wav"',
             "x-everwave-seed": str(seed),
         }
-        return Audio(self._counted(made(voice)), header, headers, self.limits.stall_seconds)
+        self._making += 1
+
+        def done() -> None:
+            self._making -= 1
+            voice.close()
+
+        return Audio(made(voice), header, headers, self.limits.stall_seconds, done)
 
     def _check_log(self, log: Any, model: Model) -> tuple[int, float]:
         """(seed, seconds) of a log, which the model checks in depth; no text in it, no more than may be made at once."""
@@ -109,16 +117,6 @@ class Radio:
         if not 0 < seconds <= self.limits.generate_seconds:
             raise Refused(400, f"log: {seconds:g} s; it must be up to {self.limits.generate_seconds:g} s")
         return log["seed"], seconds
-
-    async def _counted(self, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """`blocks`, unless too many pieces are being made already."""
-        self._making += 1
-        try:
-            async for data in blocks:
-                yield data
-        finally:
-            self._making -= 1
-            await blocks.aclose()  # type: ignore[attr-defined]
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -131,18 +129,14 @@ class Radio:
         name, seed, voice = self._asked(request.query_params.multi_items())
         model = self.models[name]
         seat = self.seats.take(address, name)
-        live = Live(voice, model, name, self.seats)
 
-        async def blocks() -> AsyncIterator[bytes]:
-            try:
-                async for data in paced(live):
-                    yield data
-            finally:
-                self.seats.leave(seat)
-                voice.close()
+        def done() -> None:
+            self.seats.leave(seat)
+            voice.close()
 
+        blocks = paced(Live(voice, model, name, self.seats))
         header = Layout(model.sample_rate, CHANNELS, SUBTYPE).header(None)
-        return Audio(blocks(), header, {"x-everwave-seed": str(seed)}, self.limits.stall_seconds)
+        return Audio(blocks, header, {"x-everwave-seed": str(seed)}, self.limits.stall_seconds, done)
 
     async def listen(self, websocket: WebSocket) -> None:
         """The page's stream: samples down, controls up. What goes wrong is told before the connection is closed."""
@@ -203,8 +197,6 @@ class Radio:
         """A JSON object, not too large and not too slow."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise Refused(415, "send JSON, with content-type: application/json")
-        if self._making >= self.limits.generate_jobs:
-            raise Refused(503, f"{self._making} pieces are being made already; try again in 10 s", 10)
         content = b""
         try:
             async with asyncio.timeout(self.limits.body_seconds):
@@ -233,9 +225,11 @@ class Radio:
 class Audio(StreamingResponse):
     """A WAV that ends when its reader leaves, or takes nothing for `stall` seconds."""
 
-    def __init__(self, blocks: AsyncIterator[bytes], header: bytes, headers: dict[str, str], stall: float) -> None:
+    def __init__(self, blocks: AsyncIterator[bytes], header: bytes, headers: dict[str, str], stall: float,
+                 done: Callable[[], None]) -> None:  # fmt: skip
+        """`done` is called at the end, whatever happens."""
         super().__init__(blocks, headers=headers | {"cache-control": "no-store"}, media_type="audio/wav")
-        self._blocks, self._header, self._stall = blocks, header, stall
+        self._blocks, self._header, self._stall, self._done = blocks, header, stall, done
 
     async def stream_response(self, send: Send) -> None:
         async def sent(message: dict[str, Any]) -> None:
@@ -254,6 +248,7 @@ class Audio(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             await self._blocks.aclose()  # type: ignore[attr-defined]
+            self._done()
 
 
 def application(radio: Radio, hosts: frozenset[str] | None = None) -> Starlette:

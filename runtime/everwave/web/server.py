@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -31,20 +30,22 @@ OTHER_CONNECTIONS = 200  # besides listeners, before new ones are turned away
 class Protocol(H11Protocol):
     """HTTP/1.1 that hangs up on those who say nothing, or not all of it, for QUIET_SECONDS."""
 
-    _silent_since: Any = None  # the request that was answered last when nobody spoke
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, object())
+        self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, None)
 
-    def _hang_up_if_silent(self, before: Any) -> None:
+    def _hang_up_if_silent(self, answered: Any) -> None:
+        """`answered`: the request after which nothing had come when this was called last; None: not even one."""
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        waiting = self.cycle is None or self.cycle.response_complete
-        if waiting and before is self.cycle or self.cycle is None:
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if not busy and self.cycle is answered:
             self.transport.close()
-            return
-        self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, self.cycle if waiting else object())
+        else:
+            self.loop.call_later(QUIET_SECONDS, self._hang_up_if_silent, NEW if busy else self.cycle)
+
+
+NEW = object()  # is no request
 
 
 def serve(names: Sequence[str], host: str, port: int, threads: int | None, precision: str, listeners: int) -> None:
@@ -57,8 +58,7 @@ def serve(names: Sequence[str], host: str, port: int, threads: int | None, preci
         address = connection.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"everwave: {', '.join(models)} at http://{shown}:{address[1]}/", file=sys.stderr, flush=True)
-        server = Server(configuration(radio, host))
-        server.run([connection])
+        Server(radio, host).run([connection])
 
 
 def configuration(radio: Radio, host: str) -> uvicorn.Config:
@@ -73,10 +73,14 @@ def configuration(radio: Radio, host: str) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Streams have no end of their own, so the first interrupt does not wait for them."""
+    """Streams have no end of their own, so they are ended when the server is to stop."""
+
+    def __init__(self, radio: Radio, host: str) -> None:
+        super().__init__(configuration(radio, host))
+        self._radio = radio
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.force_exit or sig == signal.SIGINT
+        self._radio.engine.ending = True
         super().handle_exit(sig, frame)
 
 

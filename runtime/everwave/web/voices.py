@@ -23,7 +23,7 @@ SUBTYPE = "PCM_16"  # what `everwave generate` writes
 LATE = 1.0  # seconds past its deadline that make a block late
 PATIENCE = 5.0  # seconds that a block of a download waits while live streams go first
 FASTER = 1.05  # than real time: what a listener may draw in the long run, so that clocks may differ
-AHEAD, LEAST_AHEAD, MOST_AHEAD = 1.0, 0.4, 10.0  # seconds
+AHEAD, LEAST_AHEAD, MOST_AHEAD = 0.6, 0.3, 10.0  # seconds
 HTTP_AHEAD = 3.0  # seconds that a player without a voice of its own gets at once
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -46,25 +46,25 @@ class Voice:
 
     def __init__(self, engine: Engine, make: Callable[[Executor], Stream]) -> None:
         """`make` gives the stream; it checks what was asked and so may raise UsageError, here."""
-        self._engine = engine
+        self.engine = engine
         self._stream = make(Inline())
         self._one = threading.Lock()  # a job goes on when whoever waits for it is cancelled
         self.seconds = 0.0  # of worker time, for the last block
 
     async def block(self, deadline: float) -> tuple[bytes, int]:
         """The next (bytes, frames); (b"", 0) at the end."""
-        return await self._engine.run(deadline, self._next)
+        return await self.engine.run(deadline, self._next)
 
     async def set(self, controls: Mapping[str, Any], glide: float) -> dict[str, Any]:
         """Change controls as soon as possible; the part of the log that is still open: {"from": frame, "changes"}."""
-        return await self._engine.run(0.0, lambda: self._set(controls, glide))
+        return await self.engine.run(0.0, lambda: self._set(controls, glide))
 
     def log(self) -> dict[str, Any]:
         """What was asked for, as `Stream.log` tells it, before the first block."""
         return self._stream.log
 
     def close(self) -> None:
-        self._engine.submit(0.0, self._close)
+        self.engine.submit(0.0, self._close)
 
     def _next(self) -> tuple[bytes, int]:
         with self._one:
@@ -87,11 +87,8 @@ class Voice:
 
 async def made(voice: Voice) -> AsyncIterator[bytes]:
     """All blocks of a piece, as fast as they are taken; live streams go first."""
-    try:
-        while (block := await voice.block(time.monotonic() + PATIENCE))[1]:
-            yield block[0]
-    finally:
-        voice.close()
+    while (block := await voice.block(time.monotonic() + PATIENCE))[1]:
+        yield block[0]
 
 
 class Live:
@@ -101,6 +98,10 @@ class Live:
         self._voice, self._name, self._seats = voice, name, seats
         self.rate = model.sample_rate
         self.sent = 0  # frames
+
+    @property
+    def ending(self) -> bool:
+        return self._voice.engine.ending
 
     async def block(self, buffered: float) -> bytes:
         """The next block, for a listener who has `buffered` seconds left to play."""
@@ -117,7 +118,7 @@ async def paced(live: Live) -> AsyncIterator[bytes]:
     """Blocks for a plain HTTP reader: some seconds at once, then in real time."""
     pace = Bucket(FASTER, HTTP_AHEAD)
     begin = time.monotonic()
-    while True:
+    while not live.ending:
         before = live.sent
         yield await live.block(max(0.0, live.sent / live.rate - (time.monotonic() - begin)))
         while seconds := pace.wait((live.sent - before) / live.rate):

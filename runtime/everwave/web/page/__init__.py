@@ -16,8 +16,8 @@ FILES = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/player.js": ("player.js", "text/javascript; charset=utf-8"),
+    "/queue.js": ("queue.js", "text/javascript; charset=utf-8"),
     "/spectrogram.js": ("spectrogram.js", "text/javascript; charset=utf-8"),
-    "/worklet.js": ("worklet.js", "text/javascript; charset=utf-8"),
 }
 
 

@@ -1,5 +1,5 @@
 // The page: controls on one side, one session at a time on the other.
-import { Session } from "./player.js";
+import { Session, prepare } from "./player.js";
 import { Spectrogram, marks } from "./spectrogram.js";
 
 const $ = (id) => document.getElementById(id);
@@ -34,7 +34,7 @@ function showValues() {
     outputOf(name).value = input.disabled ? "" : `${Number(input.value)} ${input.dataset.unit}`;
   }
   outputOf("truncation").value = Number($("truncation").value).toFixed(1);
-  outputOf("style").value = style === null ? "the piece's own" : style;
+  outputOf("style").value = style === null ? "its own" : style;
   outputOf("glide").value = `${$("glide").value} s`;
   outputOf("volume").value = `${$("volume").value} %`;
   $("style-back").disabled = style === null;
@@ -115,7 +115,7 @@ function play() {
   $("seed").value = seed();
   session = last = new Session({ ...wishes(), sample_rate: model().sample_rate }, Number($("volume").value) / 100);
   const mine = session;
-  document.body.classList.add("playing");
+  document.body.classList.add("playing", "heard");
   $("play").setAttribute("aria-label", "Stop");
   say("Starting");
   showValues();
@@ -183,8 +183,8 @@ function changeStyle(to) {
 function offerDownload() {
   const heard = last?.log ? last.played / last.log.sample_rate : 0;
   $("download").disabled = !heard || heard > limits.generate_seconds;
-  const text = heard ? `Download ${clock(heard)}` : "Download";
-  if ($("download").textContent !== text) $("download").textContent = text;
+  const text = heard ? `What you heard, ${clock(heard)}, sample for sample` : "What you heard, sample for sample";
+  if ($("keep-why").textContent !== text) $("keep-why").textContent = text;
 }
 
 async function download() {
@@ -262,6 +262,7 @@ async function begin() {
     else return;
     event.preventDefault();
   });
+  await prepare(model().sample_rate);
   document.body.dataset.ready = "yes";
 }
 

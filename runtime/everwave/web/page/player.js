@@ -1,6 +1,15 @@
 // One stream: a WebSocket whose samples go to an AudioWorklet, and whose log tells how to make them again.
-const AHEAD = 1.0; // seconds to have ready; doubled when they did not do
+import { Queue } from "./queue.js";
+
+const AHEAD = 0.6; // seconds to have ready, as the server begins; doubled when they did not do
 const MOST_AHEAD = 8;
+const WORKLET = "queue.js";
+const NO_WORKLET = 2048; // frames at a time
+
+/** Let the browser fetch and compile what play will need. */
+export function prepare(sampleRate) {
+  return new OfflineAudioContext(2, 1, sampleRate).audioWorklet?.addModule(WORKLET);
+}
 
 export class Session extends EventTarget {
   /** `query`: what /api/stream takes. Events: start, progress, changed, refused, end (detail: a message or null). */
@@ -17,15 +26,6 @@ export class Session extends EventTarget {
     this.pending = [];
     this.asked = [];
     this.open = true;
-    // made at once, while the browser still knows that someone pressed a button
-    this.context = new AudioContext({ sampleRate: query.sample_rate, latencyHint: "interactive" });
-    this.loudness = new GainNode(this.context, { gain: volume });
-    this.analyser = new AnalyserNode(this.context, { fftSize: 4096, smoothingTimeConstant: 0, minDecibels: -110, maxDecibels: -25 });
-    this.loudness.connect(this.context.destination);
-    this.early = []; // samples that came before the worklet was there
-    this.context.resume();
-    this.context.audioWorklet.addModule("worklet.js").then(() => this.connectPlayer(), () => this.end("This browser cannot play: it lacks audio worklets."));
-
     const url = new URL("api/stream", location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     for (const [name, value] of Object.entries(query)) {
@@ -35,29 +35,48 @@ export class Session extends EventTarget {
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.play(data));
     this.socket.onclose = () => this.end("The connection was lost. Press play to go on.");
+
+    // made at once, while the browser still knows that someone pressed a button
+    this.context = new AudioContext({ sampleRate: query.sample_rate, latencyHint: "interactive" });
+    this.loudness = new GainNode(this.context, { gain: volume });
+    this.analyser = new AnalyserNode(this.context, { fftSize: 4096, smoothingTimeConstant: 0, minDecibels: -105, maxDecibels: -35 });
+    this.loudness.connect(this.context.destination);
+    this.early = []; // samples that came before the player was there
+    this.push = null; // gives samples to the player
+    this.context.resume();
+    Promise.resolve(this.context.audioWorklet?.addModule(WORKLET)).then(
+      () => this.connectPlayer(),
+      () => this.end("This browser could not load the player."),
+    );
   }
 
   connectPlayer() {
     if (!this.open) return;
-    this.node = new AudioWorkletNode(this.context, "everwave", { numberOfInputs: 0, outputChannelCount: [2] });
-    this.node.port.onmessage = ({ data }) => this.progress(data);
+    if (this.context.audioWorklet) {
+      this.node = new AudioWorkletNode(this.context, "everwave", { numberOfInputs: 0, outputChannelCount: [2] });
+      this.node.port.onmessage = ({ data }) => this.progress(data);
+      this.push = (samples) => this.node.port.postMessage(samples, [samples.buffer]);
+    } else {
+      const queue = new Queue(this.context.sampleRate, (report) => this.progress(report));
+      this.node = this.context.createScriptProcessor(NO_WORKLET, 0, 2);
+      this.node.onaudioprocess = ({ outputBuffer }) => queue.fill(outputBuffer.getChannelData(0), outputBuffer.getChannelData(1));
+      this.push = (samples) => queue.push(samples);
+    }
     this.node.connect(this.analyser).connect(this.loudness);
-    for (const samples of this.early) this.play(samples);
+    this.early.forEach(this.push);
     this.early = [];
   }
 
   play(data) {
-    if (!this.node) {
-      this.early.push(data);
-      return;
-    }
     const samples = new Int16Array(data);
-    this.node.port.postMessage(samples, [samples.buffer]);
+    if (this.push) this.push(samples);
+    else this.early.push(samples);
   }
 
   hear(message) {
     if (message.type === "start") {
       this.log = message.log;
+      this.model = message.model;
     } else if (message.type === "changed") {
       this.log.changes = this.log.changes.filter((change) => change.at < message.from).concat(message.changes);
       const asked = this.asked.shift();
@@ -112,7 +131,8 @@ export class Session extends EventTarget {
     if (!this.open) return;
     this.open = false;
     this.socket.close();
-    this.node?.port.postMessage("stop");
+    this.node?.port?.postMessage("stop");
+    this.node?.disconnect();
     this.context.close();
     this.dispatchEvent(new CustomEvent("end", { detail: message }));
   }

@@ -1,13 +1,13 @@
-// A spectrogram that runs from right to left: low tones at the bottom, evenly spaced in mel, as everwave's pictures.
+// A spectrogram that runs from right to left: low tones at the bottom, linear up to some BEND and then logarithmic.
 const LOWEST = 30; // Hz
+const BEND = 250; // Hz; a mel scale has 700, which leaves little room for a bass line
 const SPEED = 56; // CSS pixels a second
 const MARKS = [100, 300, 1000, 3000, 10000]; // Hz
 
-const mel = (hertz) => 2595 * Math.log10(1 + hertz / 700);
-const hertz = (mels) => 700 * (10 ** (mels / 2595) - 1);
+const pitch = (hertz) => Math.log(1 + hertz / BEND);
+const hertz = (pitch) => BEND * (Math.exp(pitch) - 1);
 
 export class Spectrogram {
-  /** `colours`: [r, g, b] from silence to loud. */
   constructor(canvas) {
     this.canvas = canvas;
     this.view = canvas.getContext("2d", { alpha: false });
@@ -23,14 +23,19 @@ export class Spectrogram {
     const height = Math.max(1, Math.round(this.canvas.clientHeight * scale));
     if (this.canvas.width === width && this.canvas.height === height) return;
     this.scale = scale;
+    const before = document.createElement("canvas");
+    Object.assign(before, { width: this.canvas.width, height: this.canvas.height });
+    before.getContext("2d").drawImage(this.canvas, 0, 0);
     this.canvas.width = this.roll.width = width;
     this.canvas.height = this.roll.height = height;
     this.ink = this.roll.getContext("2d", { alpha: false });
     this.column = this.ink.createImageData(1, height);
-    this.clear();
+    this.at = 0;
+    this.ink.drawImage(before, 0, 0, width, height);
+    this.show();
   }
 
-  /** Take colours anew, from silence to loud, and begin with silence. */
+  /** Take colours anew, from silence to loud ([r, g, b] each), and begin with silence. */
   recolour(colours) {
     this.colours = new Uint8Array(3 * 256);
     for (let i = 0; i < 256; i++) {
@@ -52,7 +57,8 @@ export class Spectrogram {
     this.stop();
     this.analyser = analyser;
     this.levels = new Uint8Array(analyser.frequencyBinCount);
-    const top = mel(analyser.context.sampleRate / 2), bottom = mel(LOWEST);
+    const top = pitch(analyser.context.sampleRate / 2);
+    const bottom = pitch(LOWEST);
     const bin = analyser.context.sampleRate / analyser.fftSize;
     this.bins = (height) => Array.from({ length: height + 1 }, (_, y) => hertz(top + ((bottom - top) * y) / height) / bin);
     this.time = performance.now();
@@ -72,7 +78,8 @@ export class Spectrogram {
   }
 
   draw(pixels) {
-    const height = this.roll.height, data = this.column.data;
+    const height = this.roll.height;
+    const data = this.column.data;
     if (this.edges?.length !== height + 1) this.edges = this.bins(height);
     this.analyser.getByteFrequencyData(this.levels);
     for (let y = 0; y < height; y++) {
@@ -86,16 +93,16 @@ export class Spectrogram {
     }
   }
 
-  /** The loudest of the bins between two fractions of a bin; between bins, a line. */
+  /** The loudest level between two fractions of a bin. */
   level(low, high) {
-    const first = Math.ceil(low), last = Math.floor(high);
-    if (first <= last) {
-      let most = 0;
-      for (let i = first; i <= Math.min(last, this.levels.length - 1); i++) most = Math.max(most, this.levels[i]);
-      return most;
-    }
-    const k = Math.floor(low), part = (low + high) / 2 - k;
-    return Math.round(this.levels[k] * (1 - part) + this.levels[Math.min(k + 1, this.levels.length - 1)] * part);
+    let most = Math.max(this.between(low), this.between(high));
+    for (let i = Math.ceil(low); i <= high && i < this.levels.length; i++) most = Math.max(most, this.levels[i]);
+    return Math.round(most);
+  }
+
+  between(x) {
+    const k = Math.min(Math.floor(x), this.levels.length - 2);
+    return this.levels[k] + (x - k) * (this.levels[k + 1] - this.levels[k]);
   }
 
   show() {
@@ -107,6 +114,7 @@ export class Spectrogram {
 
 /** Where to write which frequency: [text, part of the height from the top]. */
 export function marks(sampleRate) {
-  const top = mel(sampleRate / 2), bottom = mel(LOWEST);
-  return MARKS.map((f) => [f < 1000 ? `${f}` : `${f / 1000}k`, (top - mel(f)) / (top - bottom)]);
+  const top = pitch(sampleRate / 2);
+  const bottom = pitch(LOWEST);
+  return MARKS.map((f) => [f < 1000 ? `${f}` : `${f / 1000}k`, (top - pitch(f)) / (top - bottom)]);
 }
