@@ -18,7 +18,7 @@ test: .venv-test/ready
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet --editable ".[train,test]"
+	.venv-test/bin/python -m pip install --quiet --editable ".[train,web,test]"
 	touch $@
 
 clean:

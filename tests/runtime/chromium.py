@@ -119,10 +119,14 @@ def browser(binary: str) -> Iterator[Page]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             with connect(_tab(Path(profile), process), max_size=None, compression=None) as connection:
-                yield Page(connection)
+                page = Page(connection)
+                yield page
+                page.call("Browser.close")
         finally:
-            process.terminate()
-            process.wait(10)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3)
+            process.kill()
+            process.wait()
 
 
 def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:

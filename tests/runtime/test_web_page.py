@@ -6,47 +6,19 @@ import base64
 import json
 import socket
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import chromium
 import numpy as np
 import pytest
-
-for module in ("starlette", "uvicorn", "websockets"):
-    pytest.importorskip(module, reason="the extra [web] is not installed")
-
-import chromium
 from everwave.model import Model, load
-from everwave.web.limits import Limits
-from everwave.web.radio import Radio
-from everwave.web.server import Server
 from everwave.weights import ModelFile
+from radio_client import FRAME, served
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium here; Debian: apt-get install chromium")
-
-EASY = Limits(requests_per_minute=10_000, utilisation=100)
-FRAME = 4  # bytes
-
-
-@contextmanager
-def served(models: dict[str, Model], host: str = "127.0.0.1") -> Iterator[str]:
-    """Models behind a server of this process; its address."""
-    server = Server(Radio(models, EASY, 2), host)
-    with socket.create_server((host, 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            yield f"http://{host}:{listening.getsockname()[1]}/"
-        finally:
-            server.handle_exit(15, None)
-            thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +34,8 @@ def small(smallest_model: ModelFile) -> Model:
 
 @pytest.fixture(scope="module")
 def address(techno: Model, small: Model) -> Iterator[str]:
-    with served({"techno": techno, "small": small}) as address:
-        yield address
+    with served({"techno": techno, "small": small}) as radio:
+        yield radio.address
 
 
 @pytest.fixture
@@ -98,22 +70,12 @@ def pcm(samples: np.ndarray) -> bytes:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
-def test_what_arrives_and_what_is_played_is_what_generate_writes(page: chromium.Page, address: str, techno: Model) -> None:
+def test_what_arrives_and_what_is_played_is_what_generate_writes(
+    page: chromium.Page, address: str, techno: Model
+) -> None:
+    page.call("Page.setBypassCSP", enabled=True)  # for the recorder, which is no file of the page's
     page.open(address + "#model=techno&seed=7&truncation=1.5")
-    # what reaches the loudspeaker is recorded, from the first sample on: full volume, then a tap behind the last node
-    page.js("""(() => {
-        globalThis.heard = [];
-        const play = document.getElementById("play");
-        document.getElementById("volume").value = 100;
-        play.addEventListener("click", () => {
-            const session = everwave.session();
-            const tap = session.context.createScriptProcessor(4096, 2, 2);
-            tap.onaudioprocess = ({ inputBuffer }) => {
-                heard.push(inputBuffer.getChannelData(0).slice(), inputBuffer.getChannelData(1).slice());
-            };
-            session.loudness.connect(tap).connect(session.context.destination);
-        }, { once: true });
-    })()""")
+    page.js(RECORD)
     play(page, 2.0)
     messages, samples = page.received()
     assert messages[0]["type"] == "start"
@@ -122,21 +84,42 @@ def test_what_arrives_and_what_is_played_is_what_generate_writes(page: chromium.
     assert samples == pcm(expected)
 
     page.click("#play")
-    recorded = page.js("""(() => {
+    sound = np.frombuffer(base64.b64decode(page.js("encoded()")), np.float32).reshape(-1, 2, 128)
+    sound = sound.transpose(0, 2, 1).reshape(-1, 2)
+    wanted = (np.frombuffer(pcm(expected), "<i2").reshape(-1, 2) / 32768).astype(np.float32)
+    sound, wanted = (x[x.any(axis=1)] for x in (sound, wanted))  # a busy machine may put silence in between
+    begin = int(np.flatnonzero((wanted == sound[0]).all(axis=1))[0])  # the recorder may be late by some samples
+    assert begin < 8192
+    count = min(len(sound), len(wanted) - begin)
+    assert count > 44100
+    np.testing.assert_array_equal(sound[:count], wanted[begin : begin + count])
+
+
+# What reaches the loudspeaker, from the first sample on: full volume, and a tap behind the last node
+RECORD = """(() => {
+    const heard = [];
+    globalThis.encoded = () => {
         const bytes = new Uint8Array(new Float32Array(heard.flatMap((block) => [...block])).buffer);
         let text = "";
         for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
         return btoa(text);
-    })()""")
-    blocks = np.frombuffer(base64.b64decode(recorded), np.float32).reshape(-1, 2, 4096)
-    sound = blocks.transpose(0, 2, 1).reshape(-1, 2)
-    first = int(np.flatnonzero(np.abs(sound).max(axis=1))[0])  # silence while it starts
-    sound = sound[first:]
-    wanted = np.frombuffer(pcm(expected), "<i2").reshape(-1, 2) / 32768
-    begin = int(np.flatnonzero(np.abs(wanted).max(axis=1))[0])
-    count = min(len(sound), len(wanted) - begin)
-    assert count > 44100
-    np.testing.assert_array_equal(sound[:count], wanted[begin : begin + count].astype(np.float32))
+    };
+    const code = `registerProcessor("tap", class extends AudioWorkletProcessor {
+        process([input]) {
+            if (input.length === 2) this.port.postMessage(input.map((channel) => channel.slice()));
+            return true;
+        }
+    })`;
+    document.getElementById("volume").value = 100;
+    document.getElementById("play").addEventListener("click", () => {
+        const session = everwave.session();
+        session.context.audioWorklet.addModule(URL.createObjectURL(new Blob([code], { type: "text/javascript" }))).then(() => {
+            const tap = new AudioWorkletNode(session.context, "tap");
+            tap.port.onmessage = ({ data }) => heard.push(...data);
+            session.loudness.connect(tap).connect(session.context.destination);
+        });
+    }, { once: true });
+})()"""
 
 
 def test_a_download_is_what_was_heard_under_changes(page: chromium.Page, address: str, tmp_path: Path) -> None:
@@ -147,6 +130,8 @@ def test_a_download_is_what_was_heard_under_changes(page: chromium.Page, address
     slide(page, "truncation", 0.7)
     slide(page, "glide", 2)
     page.click("#style")
+    page.wait("everwave.session().delays.length && !everwave.session().pending.length")
+    slide(page, "truncation", 3)
     page.wait("everwave.session().delays.length >= 2")
     page.click("#play")
     heard = log(page)
@@ -167,7 +152,9 @@ def test_tempo_where_the_model_has_it_and_the_reason_where_not(page: chromium.Pa
     page.open(address + "#model=techno&seed=1")
     assert page.js("document.getElementById('bpm').disabled")
     assert page.js("document.getElementById('bpm-why').textContent") == "techno was trained without tempo."
-    page.js("(() => { const e = document.getElementById('model'); e.value = 'small'; e.dispatchEvent(new Event('change', {bubbles: true})); })()")
+    page.js(
+        "(() => { const e = document.getElementById('model'); e.value = 'small'; e.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
     assert not page.js("document.getElementById('bpm').disabled")
     assert page.js("document.getElementById('bpm-why').textContent") == "120 to 160 bpm"
     assert page.js("document.getElementById('density').disabled")
@@ -202,14 +189,12 @@ def test_keyboard_link_and_seed(page: chromium.Page, address: str) -> None:
     page.wait("everwave.session() && everwave.session().log && everwave.session().log.seed !== 5")
     assert page.js("everwave.session().log.controls.style") is None
     # every control can be reached by the tab key, in the order in which it is seen
-    page.js("document.activeElement.blur()")
+    page.open(address + "?again#model=small")
     order = []
-    for _ in range(16):
+    for _ in range(11):
         page.press("Tab", 9)
         order.append(page.js("document.activeElement.id"))
-    assert [name for name in order if name][:12] == [
-        "play", "bpm", "truncation", "style", "glide", "seed", "new-seed", "model", "volume", "download", "share", "play",
-    ][: len([name for name in order if name][:12])]  # fmt: skip
+    assert order[:10] == ["play", "bpm", "truncation", "style", "glide", "seed", "new-seed", "model", "volume", "share"]
 
 
 def test_every_control_has_a_name_for_screen_readers(page: chromium.Page, address: str) -> None:
@@ -233,15 +218,23 @@ def test_every_control_has_a_name_for_screen_readers(page: chromium.Page, addres
 def test_it_fits_a_phone_and_can_be_read(page: chromium.Page, address: str, scheme: str) -> None:
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     for width, height in ((320, 640), (390, 844), (844, 390), (1280, 900)):
-        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 900)
+        page.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 900
+        )
         page.open(address + f"?{width}#model=small&seed=4294967295")
         assert page.js("document.documentElement.scrollWidth") <= width
-        for name in page.js("[...document.querySelectorAll('button, select, input:not([hidden], [disabled])')].map((e) => e.id)"):
-            box = page.js(f"(() => {{ const r = document.getElementById('{name}').getBoundingClientRect(); return [r.left, r.right, r.height]; }})()")
+        for name in page.js(
+            "[...document.querySelectorAll('button, select, input:not([hidden], [disabled])')].map((e) => e.id)"
+        ):
+            box = page.js(
+                f"(() => {{ const r = document.getElementById('{name}').getBoundingClientRect(); return [r.left, r.right, r.height]; }})()"
+            )
             assert box[0] >= 0, name
             assert box[1] <= width, name
             assert box[2] >= 24, name  # WCAG 2.2, 2.5.8
-        clipped = page.js("[...document.querySelectorAll('button')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.id)")
+        clipped = page.js(
+            "[...document.querySelectorAll('button')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.id)"
+        )
         assert clipped == []
     assert page.js(CONTRASTS) == []
 
@@ -267,6 +260,7 @@ CONTRASTS = """(() => {
 
 
 def test_the_spectrogram_shows_the_music(page: chromium.Page, address: str) -> None:
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     page.open(address + "#model=techno&seed=7")
     silent = picture(page)
     play(page, 1.5)
@@ -325,14 +319,17 @@ def test_it_plays_where_browsers_offer_no_worklet(page: chromium.Page, small: Mo
     outer = next((address for address in _addresses() if not address.startswith("127.")), None)
     if outer is None:
         pytest.skip("this machine has no address but its own")
-    with served({"small": small}, outer) as address:
-        page.open(address + "#seed=3")
+    with served({"small": small}, host=outer) as radio:
+        page.open(radio.address + "#seed=3")
         assert not page.js("isSecureContext")
         play(page, 1.0)
         _, samples = page.received()
-        assert samples == pcm(small.generate(len(samples) / FRAME / 44100, seed=3))
+        assert samples == pcm(small.generate(len(samples) / FRAME / 44100, seed=3, bpm=140))
         page.click("#share")  # no clipboard there: a field to copy from
         page.wait("!document.getElementById('link').hidden && document.getElementById('link').value.includes('seed=3')")
+        known = ("Cross-Origin-Opener-Policy header has been ignored", "ScriptProcessorNode is deprecated")
+        assert [problem for problem in page.problems() if not any(text in problem for text in known)] == []
+        page.events.clear()
 
 
 def _addresses() -> list[str]:
@@ -345,8 +342,8 @@ def _addresses() -> list[str]:
 
 
 def test_the_page_says_what_went_wrong(page: chromium.Page, small: Model) -> None:
-    with served({"small": small}) as address:
-        page.open(address + "#seed=3")
+    with served({"small": small}) as radio:
+        page.open(radio.address + "#seed=3")
         play(page, 0.2)
     page.wait("document.getElementById('status').textContent.startsWith('The connection was lost')")
     assert page.js("document.getElementById('play').getAttribute('aria-label')") == "Play"

@@ -102,7 +102,9 @@ def only_numbers(value: Any, name: str) -> Any:
 
 def short(value: Any) -> str:
     """For messages: one line, not longer than 40 characters."""
-    text = " ".join(ascii(value)[:200].split()) if not isinstance(value, int) or abs(value) < 2**128 else "a huge number"
+    text = (
+        " ".join(ascii(value)[:200].split()) if not isinstance(value, int) or abs(value) < 2**128 else "a huge number"
+    )
     return text if len(text) <= 40 else text[:37] + "..."
 
 

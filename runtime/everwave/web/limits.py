@@ -67,7 +67,9 @@ class Addresses:
         if len(self._buckets) > self.remembered:
             self._buckets.popitem(last=False)
         if seconds := bucket.wait():
-            raise Refused(429, f"more than {self.per_minute:g} requests a minute; try again in {seconds:.0f} s", seconds)
+            raise Refused(
+                429, f"more than {self.per_minute:g} requests a minute; try again in {seconds:.0f} s", seconds
+            )
 
 
 def address_of(client: tuple[str, int] | None) -> str:

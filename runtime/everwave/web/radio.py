@@ -155,7 +155,7 @@ class Radio:
     async def _listen(self, websocket: WebSocket) -> None:
         address = address_of(websocket.client)  # type: ignore[arg-type]
         self.addresses.check(address)
-        name, seed, voice = self._asked(websocket.query_params.multi_items())
+        name, _, voice = self._asked(websocket.query_params.multi_items())
         model = self.models[name]
         seat = self.seats.take(address, name)
         try:

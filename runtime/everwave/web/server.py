@@ -24,6 +24,7 @@ LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 QUIET_SECONDS = 10.0  # for a connection to say something complete
 MESSAGE_BYTES = 1 << 14  # of a listener
 REQUEST_BYTES = 1 << 14  # of a request's line and headers
+SEND_BYTES = 1 << 18  # on their way to one reader: 1.5 s of music
 OTHER_CONNECTIONS = 200  # besides listeners, before new ones are turned away
 
 
@@ -53,7 +54,7 @@ def serve(names: Sequence[str], host: str, port: int, threads: int | None, preci
     limits = Limits(listeners=int(checks.number("listeners", listeners, 1, 10_000)))
     count = checks.threads(threads)
     models = load_models(names, count, precision)
-    with _listening(host, port) as connection:
+    with listening(host, port) as connection:
         radio = Radio(models, limits, count)
         address = connection.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -103,15 +104,18 @@ def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str,
     return models
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket for connections that keep little in the kernel for readers who do not read."""
     if not 0 <= port <= 65535:
         raise UsageError(f"--port {port}; choose one from 1 to 65535, or 0 for any that is free")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        server = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         reason = error.strerror or error
-        raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others with --host, --port") from None
+        raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others: --host, --port") from None
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+    return server
 
 
 def _is_local(host: str) -> bool:

@@ -190,4 +190,3 @@ REPORTS = {
     "ahead": Field("ahead", "number", "seconds to have ready", LEAST_AHEAD, MOST_AHEAD),
 }
 GLIDE = {"glide": Field("glide", "number", "seconds that the change takes", 0, 3600, 0)}
-

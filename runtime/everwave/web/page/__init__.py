@@ -23,7 +23,9 @@ FILES = {
 
 def responses() -> dict[str, Respond]:
     """What answers a GET of each path."""
-    return {path: _respond(files(__package__).joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+    return {
+        path: _respond(files(__package__).joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()
+    }
 
 
 def _respond(content: bytes, media_type: str) -> Respond:

@@ -157,6 +157,7 @@ const waiting = {};
 
 /** Tell the stream, at most every SETTLE ms. */
 function change(controls, glide = 0) {
+  if (!session) return;
   Object.assign(waiting, controls);
   if (glide) {
     flush(glide);

@@ -1,0 +1,260 @@
+"""The web radio under bad manners: too many, too much, too slow, gone, from elsewhere; and how it shares its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from everwave.model import Model
+from everwave.web import server as web_server
+from everwave.web.engine import Engine, Seats
+from everwave.web.limits import Addresses, Bucket, Refused, address_of
+from everwave.weights import ModelFile
+from radio_client import EASY, Listener, Served, becomes, message, served
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+
+@pytest.fixture(scope="module")
+def small(smallest_model: ModelFile) -> dict[str, Model]:
+    return {"small": Model.from_parts(smallest_model, 1, backend="numpy")}
+
+
+@pytest.fixture(scope="module")
+def radio(small: dict[str, Model]) -> Iterator[Served]:
+    with served(small) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(small: dict[str, Model]) -> Model:
+    return small["small"]
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_listeners_are_counted_and_the_next_is_refused(small: dict[str, Model]) -> None:
+    limits = replace(EASY, listeners=3, listeners_per_address=2)
+    with served(small, limits) as radio, radio.listen() as first, radio.listen() as second:
+        message(first), message(second)
+        status, headers, content = radio.ask("/api/stream")
+        assert (status, headers["retry-after"]) == (429, "61")
+        assert "2 streams play at your address" in json.loads(content)["error"]
+        radio.radio.limits = radio.radio.seats.limits = replace(limits, listeners=2, listeners_per_address=9)
+        status, headers, content = radio.ask("/api/stream")
+        assert (status, headers["retry-after"]) == (503, "61")
+        with radio.listen() as third:
+            assert message(third) == {"type": "end", "message": json.loads(content)["error"]}
+            with pytest.raises(ConnectionClosed):
+                third.recv(timeout=5)
+            assert third.close_code == 1013
+        first.close()
+        assert becomes(lambda: len(radio.radio.seats) == 1)
+        with radio.listen() as again:
+            assert message(again)["type"] == "start"
+
+
+def test_requests_are_counted(small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, requests_per_minute=5)) as radio:
+        for _ in range(5):
+            assert radio.ask("/api/generate", {"seconds": 0.1})[0] == 200
+        status, headers, _ = radio.ask("/api/generate", {"seconds": 0.1})
+        assert status == 429
+        assert int(headers["retry-after"]) <= 13
+        assert radio.error("/api/stream")[0] == 429
+        assert radio.ask("/")[0] == 200  # pages cost nothing
+
+
+def test_requests_that_are_too_large_or_too_slow(small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, body_bytes=1000, body_seconds=0.5)) as radio:
+        assert radio.error("/api/generate", b" " * 1001)[0] == 413
+        with socket.create_connection(("127.0.0.1", radio.port)) as slow:
+            slow.sendall(
+                b"POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+            )
+            slow.settimeout(5)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+        with socket.create_connection(("127.0.0.1", radio.port)) as long:
+            long.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 40_000)
+            long.settimeout(5)
+            assert b" 400 " in long.recv(1000)
+
+
+def test_silent_connections_are_closed(small: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "QUIET_SECONDS", 0.3)
+    with served(small) as radio:
+        for start in (b"", b"GET / HTTP/1.1\r\nhost: local"):
+            with socket.create_connection(("127.0.0.1", radio.port)) as silent:
+                silent.sendall(start)
+                silent.settimeout(5)
+                assert silent.recv(1000) == b""
+        with radio.listen() as connection:  # a stream may go on
+            listener = Listener(connection)
+            end = time.monotonic() + 1
+            listener.play_until(lambda: time.monotonic() > end)
+
+
+def test_only_so_many_pieces_are_made_at_once(small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, generate_jobs=1)) as radio:
+        slow = http.client.HTTPConnection("127.0.0.1", radio.port, timeout=20)
+        with contextlib.closing(slow):
+            slow.request("POST", "/api/generate", json.dumps({"seconds": 3000}), {"content-type": "application/json"})
+            slow.getresponse()  # and nothing of it is read
+            status, error = radio.error("/api/generate", {"seconds": 0.1})
+            assert status == 503
+            assert "1 pieces are being made" in error
+        assert becomes(lambda: radio.ask("/api/generate", {"seconds": 0.1})[0] == 200)
+
+
+def test_listeners_who_do_not_play_are_let_go(small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, stall_seconds=0.5)) as radio:
+        with radio.listen() as connection:
+            assert "nothing was played for 0.5 s" in message(connection, "end")["message"]
+        assert radio.is_idle()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", radio.port, timeout=20)) as deaf:
+            deaf.request("POST", "/api/generate", json.dumps({"seconds": 3000}), {"content-type": "application/json"})
+            deaf.getresponse()  # and nothing of it is read
+            assert radio.radio._making == 1
+            assert becomes(lambda: radio.radio._making == 0, 20)
+
+
+def test_listeners_who_vanish_cost_nothing(radio: Served) -> None:
+    with radio.listen() as connection, socket.create_connection(("127.0.0.1", radio.port)) as plain:
+        message(connection)
+        plain.sendall(b"GET /api/stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert plain.recv(100)
+        assert len(radio.radio.seats) == 2
+        connection.socket.shutdown(socket.SHUT_RDWR)  # no goodbye
+        plain.shutdown(socket.SHUT_RDWR)
+        assert radio.is_idle()
+
+
+def test_changes_are_limited(small: dict[str, Model]) -> None:
+    limits = replace(EASY, changes=3)
+    with served(small, limits) as radio, radio.listen() as connection:
+        for _ in range(4):
+            connection.send(json.dumps({"set": {"truncation": 1}}))
+        assert "more than 3 changes" in message(connection, "end")["message"]
+    with served(small, replace(EASY, changes_per_second=1)) as radio, radio.listen() as connection:
+        for _ in range(5):
+            connection.send(json.dumps({"set": {"truncation": 1}}))
+        assert "more than 1 changes a second" in message(connection, "end")["message"]
+
+
+# -- browsers -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_has_the_headers_that_browsers_heed(radio: Served) -> None:
+    for path, body in (
+        ("/", None),
+        ("/app.js", None),
+        ("/nothing", None),
+        ("/api/models", None),
+        ("/api/generate", {"seconds": 0.1}),
+    ):
+        _, headers, _ = radio.ask(path, body)
+        assert "default-src 'none'; script-src 'self';" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "access-control-allow-origin" not in headers
+        assert "server" not in headers
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"host": "127.0.0.1.evil.example"}, {"host": ""}, {"host": "a b"},
+                                     {"origin": "https://evil.example"}, {"origin": "null"}, {"sec_fetch_site": "cross-site"}])  # fmt: skip
+def test_other_sites_are_not_served(radio: Served, headers: dict[str, str]) -> None:
+    assert radio.error("/api/models", **headers)[0] == 403
+    assert radio.error("/api/generate", {"seconds": 0.1}, **headers)[0] == 403
+    if "host" not in headers:
+        with pytest.raises(InvalidStatus, match="403"):
+            radio.listen(additional_headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+def test_our_own_page_and_links_to_it_are_served(radio: Served) -> None:
+    own = f"http://127.0.0.1:{radio.port}"
+    assert radio.ask("/api/models", origin=own, sec_fetch_site="same-origin")[0] == 200
+    assert radio.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate")[0] == 200
+    assert radio.ask("/api/models", host="localhost:1")[0] == 200
+    with radio.listen(origin=own) as connection:
+        assert message(connection)["type"] == "start"
+
+
+def test_pages_are_cached_by_their_content(radio: Served) -> None:
+    status, headers, content = radio.ask("/")
+    assert status == 200
+    assert b"everwave" in content
+    assert radio.ask("/", if_none_match=headers["etag"])[0] == 304
+
+
+def test_nothing_comes_from_elsewhere(radio: Served) -> None:
+    import re
+
+    from everwave.web.page import FILES
+
+    for path in FILES:
+        text = radio.ask(path)[2].decode()
+        outside = [url for url in re.findall(r"https?://[^\s'\")]*", text) if "www.w3.org/2000/svg" not in url]
+        assert outside == []
+
+
+# -- the engine -----------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_runs_dry_first_is_served_first() -> None:
+    engine, order, gate = Engine(1), [], threading.Event()
+    engine.submit(0.0, gate.wait)
+    futures = [engine.submit(deadline, lambda d=deadline: order.append(d)) for deadline in (5.0, 1.0, 3.0, 1.0)]  # type: ignore[misc]
+    futures[2].cancel()
+    gate.set()
+    for future in (futures[0], futures[1], futures[3]):
+        future.result(5)
+    assert order == [1.0, 1.0, 5.0]
+    with pytest.raises(ZeroDivisionError):
+        engine.submit(0.0, lambda: 1 / 0).result(5)
+    engine.close()
+    with pytest.raises(RuntimeError):
+        engine.submit(0.0, order.clear)
+
+
+def test_seats_go_by_measured_cost() -> None:
+    now = [0.0]
+    seats = Seats(replace(EASY, utilisation=0.5), threads=2, clock=lambda: now[0])  # one worker's worth
+    for _ in range(200):
+        seats.measured("dear", 0.3, 1.0)
+    taken = [seats.take("a", "dear") for _ in range(3)]
+    with pytest.raises(Refused, match="busy with 3 listeners"):
+        seats.take("a", "dear")
+    seats.leave(taken[0])
+    seats.leave(taken[0])
+    seats.take("a", "dear")
+    seats.leave(taken[1])
+    seats.late()
+    with pytest.raises(Refused, match="busy"):
+        seats.take("a", "dear")
+    now[0] += 11
+    seats.take("a", "dear")
+
+
+def test_buckets_and_addresses() -> None:
+    now = [0.0]
+    bucket = Bucket(2.0, 4.0, clock=lambda: now[0])
+    assert [bucket.wait() for _ in range(5)] == [0, 0, 0, 0, 0.5]
+    now[0] += 0.5
+    assert bucket.wait() == 0
+    addresses = Addresses(1, remembered=2)
+    addresses.check("a")
+    with pytest.raises(Refused, match="1 requests a minute"):
+        addresses.check("a")
+    addresses.check("b"), addresses.check("c"), addresses.check("a")  # forgotten in the meantime
+    assert address_of(("2001:db8::1", 1)) == address_of(("2001:db8::ffff:2", 1)) == "2001:db8::/64"
+    assert address_of(("::ffff:1.2.3.4", 1)) == address_of(("1.2.3.4", 9)) == "1.2.3.4"
+    assert address_of(("fe80::1%eth0", 1)) == "fe80::/64"
+    assert address_of(None) == address_of(("unknown", 0)) == "unknown"
