@@ -22,11 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from everwave.kernels import engine as E
 from everwave.kernels.paths import Path, choose
-from everwave.kernels.vectors import I64, Emitter, int64
+from everwave.kernels.peak import peak
 from everwave.ops import plan as planning
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 # (name, rows, depth, width, activation): products of the decoders, 8 windows of `full` at a time
 SHAPES = (
@@ -41,59 +38,6 @@ SHAPES = (
     ("magnitude", 512, 768, 513, E.CLIP),
     ("c1", 64, 1920, 640, E.SWISH),
 )
-ACCUMULATORS = 24
-
-
-@intrinsic
-def _multiply_adds(typing: Any, vector: Any, count: Any, out: Any, pairs: Any) -> Any:
-    """`count` rounds of independent multiply-adds in registers; the sums go to `out` so that none is dropped.
-
-    pairs: None for float32, else products of bfloat16 pairs.
-    """
-    signature = types.void(vector, types.int64, out, pairs)
-    alone = isinstance(pairs, types.NoneType)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder, vector.count)
-        data = cgutils.create_struct_proxy(out)(context, builder, value=args[2]).data
-
-        def dot(a: Any, b: Any, total: Any) -> Any:
-            return e.dot(total, a, b)
-
-        chains = ACCUMULATORS if vector.count == 16 else ACCUMULATORS // 2
-        factor = e.load(data, int64(0))
-        entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i = builder.phi(I64)
-        i.add_incoming(int64(0), entry)
-        sums = [builder.phi(e.floats) for _ in range(chains)]
-        for total in sums:
-            total.add_incoming(e.constant(0.0), entry)
-            total.add_incoming((e.multiply_add if alone else dot)(factor, factor, total), loop)
-        following = builder.add(i, int64(1))
-        i.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, args[1]), loop, done)
-        builder.position_at_end(done)
-        for c, total in enumerate(sums):
-            e.store(total.incomings[1][0], data, int64(c * vector.count))
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _peak(vector, count, out, pairs):  # type: ignore[no-untyped-def]
-    _multiply_adds(vector, count, out, pairs)
-
-
-def peak(path: Path) -> tuple[Callable[[], None], float]:
-    """A call that only multiplies and adds in registers, and its number of operations."""
-    vector = (np.float32(0),) * path.lanes
-    chains = ACCUMULATORS if path.lanes == 16 else ACCUMULATORS // 2
-    out, count = planning.aligned(chains * path.lanes, np.float32), 200_000
-    pairs = None if path.precision == "float32" else True
-    return lambda: _peak(vector, count, out, pairs), 2.0 * chains * path.lanes * count * parts(path)
 
 
 def parts(path: Path) -> int:

@@ -1,21 +1,30 @@
-"""How fast this machine makes music: one warm run, as the object that `everwave bench --json` prints."""
+"""How fast this machine makes music: one warm run, as the object that `everwave bench --json` prints, or a survey of
+every path and number of threads; and the way to the contenders of benchmarks/.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, ops
 from .audio import Writer
-from .model import Model, Stream
+from .config import DECODER_LATENTS
+from .errors import UsageError
+from .model import Model, Stream, random_model
 
 WARM_UP_SECONDS = 4.0  # enough for every segment size to be compiled and every worker's memory to be touched
+PEAK_ROUNDS = 20
 CPU_SECONDS_OF = ("generator", "chunk_decoder", "frame_decoder", "signal", "overlap_add", "write")
 
 
@@ -24,7 +33,11 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
 
     `load()` gives the model and is timed too. Compilation and warm-up are in no figure. `stages` holds thread CPU
     seconds summed over workers, the others are wall seconds; real_time_factor = wall_seconds / audio_seconds.
+    `memory_mb` is the most memory above what a tiny model needs: weights, workspaces, and audio under way.
     """
+    random_model("tiny", 0, 1).prepare()  # so that libraries and kernels count as theirs
+    before = _status_mb("VmRSS")
+    _forget_peak()
     begin = time.perf_counter()
     model = load()
     load_seconds = time.perf_counter() - begin
@@ -42,12 +55,114 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
         "first_audio_seconds": round(first, 4),
         "load_seconds": round(load_seconds, 4),
         "peak_rss_mb": round(peak_rss_mb(), 1),
+        "memory_mb": round(peak_rss_mb() - before, 1),
         "threads": model.threads,
         "precision": model.used_precision,
         "cpu": cpu_name(),
         "stages": {name: round(stream.stages.seconds.get(name, 0.0), 4) for name in CPU_SECONDS_OF},
         "versions": versions(),
     }
+
+
+def survey(load: Callable[[int], Model], seconds: float, threads: int, precision: str, say: Callable[[str], object]) -> None:  # fmt: skip
+    """Every path of this CPU on 1, 2, 4 ... `threads` threads, then the stages of the fastest path; lines go to `say`.
+
+    `load(threads)` gives the model. `precision` "auto" means all. Only the first run on all threads makes all `seconds`.
+    """
+    say(f"{cpu_name()}, {_cores()} cores ({', '.join(_extensions()) or 'extensions unknown'})\n")
+    say("| path | precision | threads | times real time | first audio, s | GFLOP/s per thread | share of peak | MB |")
+    say("|---|---|---|---|---|---|---|---|")
+    counts = sorted({*(1 << k for k in range(threads.bit_length())), threads}, reverse=True)
+    first: dict[str, Any] = {}
+    for name in _paths(precision):
+        for count in counts:
+            with _forced(name):
+                model = load(count)
+                result = run(lambda given=model: given, max(seconds / 4, 1.0) if first else seconds)  # type: ignore[misc]
+                rate, share = _products(result, model, name)
+            first = first or result
+            say(
+                f"| {name} | {result['precision']} | {count} | {result['times_real_time']:.1f} | "
+                f"{result['first_audio_seconds']:.3f} | {rate} | {share} | {result['peak_rss_mb']:.0f} |"
+            )
+    total = sum(first["stages"].values())
+    say("\n| stage | CPU seconds per minute of audio | share |\n|---|---|---|")
+    for stage, spent in first["stages"].items():
+        say(f"| {stage} | {60 * spent / first['audio_seconds']:.3f} | {spent / total:.1%} |")
+    say(
+        "\nOne warm run each. Stages: CPU seconds summed over threads, of the first run. GFLOP/s: products that the "
+        "decoders do, which minimal filters make fewer. Peak: the same instructions in registers only, after each run. "
+        "MB: the most that the process has held.\nversions: "
+        + ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    )
+
+
+def compare(options: list[str]) -> int:
+    """Run benchmarks/compare.py with these options; its exit status. UsageError if it did not come with this package."""
+    places = [Path(__file__).parent / "benchmarks", Path(__file__).parents[2] / "benchmarks"]
+    script = next((place / "compare.py" for place in places if (place / "compare.py").is_file()), None)
+    if script is None:
+        raise UsageError("the contenders are not in this installation; run benchmarks/compare.py of the source tree")
+    return subprocess.run([sys.executable, str(script), *options], check=False).returncode
+
+
+def _paths(precision: str) -> list[str]:
+    """Names of the paths that survey tries; NumPy alone where Numba does not load."""
+    if ops.uses_numpy("auto"):
+        return ["numpy"]
+    from .kernels.paths import available
+
+    return [path.name for path in available() if precision in ("auto", path.precision)]
+
+
+@contextmanager
+def _forced(path: str) -> Iterator[None]:
+    """EVERWAVE_PATH as `path` for a while."""
+    before = os.environ.get("EVERWAVE_PATH")
+    os.environ["EVERWAVE_PATH"] = path
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["EVERWAVE_PATH"]
+        else:
+            os.environ["EVERWAVE_PATH"] = before
+
+
+def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str]:
+    """(GFLOP/s of a thread in the decoders' products, share of the register-only peak just measured); "-" for NumPy."""
+    if name == "numpy":
+        return "-", "-"
+    from .kernels.peak import peak
+
+    networks = {network: model.network(network) for network in ("chunk_decoder", "frame_decoder")}
+    windows = 2 * result["audio_seconds"] * model.config.signal.latent_rate / DECODER_LATENTS
+    work = 2 * windows * sum(network.plan.multiplications for network in networks.values())  # type: ignore[attr-defined]
+    rate = work / sum(result["stages"][network] for network in networks)
+    loop, operations = peak(networks["frame_decoder"].path)  # type: ignore[attr-defined]
+    loop()
+    begin = time.thread_time()
+    for _ in range(PEAK_ROUNDS):
+        loop()
+    top = PEAK_ROUNDS * operations / (time.thread_time() - begin)
+    return f"{rate * 1e-9:.0f}", f"{rate / top:.0%}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _extensions() -> list[str]:
+    """What decides which paths run, as Linux names it."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [
+        name
+        for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
+        if name in words
+    ]
 
 
 def _timed(stream: Stream, path: Path, sample_rate: int) -> tuple[float, float]:
@@ -84,15 +199,28 @@ def cpu_name() -> str:
 
 def peak_rss_mb() -> float:
     """The most memory this process has held, in MB. On Linux ru_maxrss would include the parent's at the fork."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
+    if not math.isnan(found := _status_mb("VmHWM")):
+        return found
     try:
         import resource
     except ImportError:  # Windows
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _status_mb(name: str) -> float:
+    """A size that Linux states of this process, in MB; elsewhere NaN."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return float("nan")
+
+
+def _forget_peak() -> None:
+    """Let Linux count the most memory from here on, where it lets us."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .model import Model, Stream
 
 BAD_USE, FAILURE, INTERRUPTED = 2, 1, 130
+COMPARISON = ("--rounds", "3", "--batches", "16", "64", "--tuning-seconds", "10", "--output", ".")  # of bench --compare
 CONDITIONS = ("bpm", "density")  # options of their own; which of them a model has is checked when it is loaded
 
 
@@ -146,25 +147,31 @@ def decode(options: argparse.Namespace) -> None:
             left -= min(left, len(block))
 
 
-def bench(options: argparse.Namespace) -> None:
+def bench(options: argparse.Namespace) -> int:
     from . import bench as benchmark
+    from . import checks
     from .model import load, random_model
 
     if options.random_weights == (options.preset is None):
         raise UsageError("--preset and --random-weights go together: `everwave bench --preset full --random-weights`")
 
-    def model() -> Model:
+    def model(threads: int | None) -> Model:
         if options.preset:
-            return random_model(options.preset, 0, options.threads, options.precision)
-        return load(options.model, options.threads, options.precision)
+            return random_model(options.preset, 0, threads, options.precision)
+        return load(options.model, threads, options.precision)
 
-    result = benchmark.run(model, options.seconds)
+    if options.compare:
+        if not options.preset:
+            raise UsageError(
+                "--compare needs --preset and --random-weights: the contenders run the same random networks"
+            )
+        given = ["--preset", options.preset, "--seconds", f"{options.seconds:g}", *COMPARISON]
+        return benchmark.compare([*given, *(["--threads", str(options.threads)] if options.threads else [])])
     if options.json:
-        print(json.dumps(result))
-        return
-    for key, value in result.items():
-        print(f"{key:20} {value if not isinstance(value, dict) else json.dumps(value)}")
-    print("one warm run (compilation and warm-up excluded); stages are CPU seconds summed over threads")
+        print(json.dumps(benchmark.run(lambda: model(options.threads), options.seconds)))
+    else:
+        benchmark.survey(model, options.seconds, checks.threads(options.threads), options.precision, print)
+    return 0
 
 
 def info(options: argparse.Namespace) -> None:
@@ -355,7 +362,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
     made.add_argument("--random-weights", action="store_true")
     made.add_argument("--seconds", type=float, default=60.0)
-    made.add_argument("--json", action="store_true", help="print one JSON object")
+    made.add_argument("--json", action="store_true", help="one run only, printed as one JSON object")
+    made.add_argument("--compare", action="store_true",
+                      help="also run the same networks in Keras, ONNX Runtime, OpenVINO and PyTorch, what is installed")  # fmt: skip
 
     made = command(info, "say what is in a model")
     made.add_argument(

@@ -145,7 +145,8 @@ def _sha256(path: Path) -> str:
 def random_parameters(network: str, config: Config, seed: int) -> Parameters:
     """He-uniform kernels; biases and noise scalars are small but not zero, so that a test sees each of them.
 
-    A parameter depends on the seed and its own name only.
+    Float32 numbers that float16 holds exactly, as those of a shipped file are. A parameter depends on the seed and its
+    own name only.
     """
     return {
         name: _random(f"{network}/{name}", shape, seed) for name, shape in trace(network, config).parameters.items()
@@ -156,10 +157,14 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     fan_in = math.prod(shape[:-1])
     limit = math.sqrt(6 / fan_in) if name.endswith("kernel") else 0.1  # He et al. 2015
-    return (rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(limit)
+    values = (rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(limit)
+    return values.astype(np.float16).astype(np.float32)
 
 
 def random_model(config: Config, seed: int = 0) -> ModelFile:
-    """A bundle of random weights, for tests and benchmarks."""
-    parameters = {name: random_parameters(name, config, seed) for name in NETWORKS}
+    """A bundle of random weights, for tests and benchmarks: float16, as those of a shipped file."""
+    parameters = {
+        network: {name: values.astype(np.float16) for name, values in random_parameters(network, config, seed).items()}
+        for network in NETWORKS
+    }
     return ModelFile(config, "bundle", parameters, "CC0-1.0", {"data": "none, random weights", "seed": seed})

@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """What a weights file holds. `parameters[network][layer/what]` are float32 arrays shaped as `trace` says.
+    """What a weights file holds. `parameters[network][layer/what]` are float16 or float32 arrays shaped as `trace` says.
 
     kind           "autoencoder", "domain" (a generator, and a chunk decoder if it has its own) or "bundle" (all)
     provenance     data, steps, metrics, the trainer's version: anything JSON can hold
@@ -65,7 +65,7 @@ class ModelFile:
 
 
 def read(path: str | os.PathLike[str]) -> ModelFile:
-    """The file, its parameters copied to float32; ModelError, one line that names it, if anything is wrong with it."""
+    """The file, its parameters copied as they are stored; ModelError, one line that names it, if anything is wrong with it."""
     import h5py
 
     with named(path, "read"):
@@ -250,7 +250,7 @@ def _numbers(datasets: dict[str, dict[str, Any]], checksum: int | None) -> dict[
             stored = np.empty(dataset.shape, dataset.dtype)
             dataset.read_direct(stored)
             found = zlib.crc32(stored.data, found)
-            parameters[network][name] = _finite(stored.astype(np.float32), f"/{network}/{name}")
+            parameters[network][name] = _finite(stored, f"/{network}/{name}")
     if checksum not in (None, found):
         raise ModelError("its parameters do not match its checksum: it is damaged; get it again")
     return parameters

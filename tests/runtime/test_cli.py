@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from everwave import weights
+from everwave import cli, weights
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
 
@@ -146,15 +146,44 @@ def test_encode_and_decode(tiny: str) -> None:
 def test_bench_prints_the_keys_of_the_contract(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "tiny", "--random-weights", "--seconds", "2", "--threads", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == BENCH_KEYS
+    assert set(result) == BENCH_KEYS | {"memory_mb"}
     assert result["audio_seconds"] == 2
     assert result["threads"] == 2
     assert result["times_real_time"] == pytest.approx(1 / result["real_time_factor"], rel=1e-2)
     assert 0 < result["first_audio_seconds"] <= result["wall_seconds"]
     assert {"generator", "chunk_decoder", "frame_decoder", "signal", "write"} <= set(result["stages"])
     assert all(seconds > 0 for seconds in result["stages"].values())
-    assert main(["bench", "--model", tiny, "--seconds", "1"]) == 0
-    assert "times_real_time" in capsys.readouterr().out
+
+
+def test_bench_surveys_every_path(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from everwave.kernels import paths
+
+    monkeypatch.delenv("EVERWAVE_PATH")
+    fastest = paths.choose("float32")  # one is enough: each is compiled
+    monkeypatch.setattr(paths, "available", lambda: (fastest,))
+    assert main(["bench", "--model", tiny, "--seconds", "1", "--threads", "2", "--precision", "float32"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    runs = [row for row in rows if len(row) == 8][1:]
+    assert [(row[0].strip("| "), row[2]) for row in runs] == [(fastest.name, "2"), (fastest.name, "1")]
+    for row in runs:
+        assert float(row[3]) > 0
+        assert float(row[5]) > 0
+        assert 0 < float(row[6].rstrip("%")) < 130
+    assert {"generator", "frame_decoder", "signal"} <= {row[0].strip("| ") for row in rows if len(row) == 3}
+    assert os.environ.get("EVERWAVE_PATH") is None
+
+
+def test_bench_compare_runs_the_contenders_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "COMPARISON", ("--rounds", "1", "--only", "everwave-float32", "--output", str(tmp_path)))
+    how = ["--preset", "tiny", "--random-weights", "--seconds", "1", "--threads", "1"]
+    assert main(["bench", *how, "--compare"]) == 0
+    assert "everwave, the whole job" in capfd.readouterr().out
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert main(["bench", "--compare"]) == 2
 
 
 def test_info(steered: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,10 @@ def numpy_network(name: str, config: Config, parameters: Mapping[str, np.ndarray
     from ..networks import NETWORKS
     from .numpy_ops import Noise, NumpyOps
 
+    single = {key: np.asarray(values, np.float32) for key, values in parameters.items()}
+
     def run(x: np.ndarray, noise: Noise | None = None) -> tuple[np.ndarray, ...]:
-        result = NETWORKS[name](NumpyOps(parameters, noise), x, config)
+        result = NETWORKS[name](NumpyOps(single, noise), x, config)
         return result if isinstance(result, tuple) else (result,)
 
     return run

@@ -64,6 +64,12 @@ class Plan:
         return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
 
     @property
+    def multiplications(self) -> int:
+        """Multiply-accumulates of the products of one window, as they are done: minimal filters need fewer."""
+        columns = (E.STEPS, E.POINTS, E.DEPTH, E.PARTS, E.WIDTH)
+        return int(self.steps[self.steps[:, E.KIND] == E.PRODUCT][:, columns].prod(axis=1).sum())
+
+    @property
     def packed_size(self) -> int:
         """Elements of scratch for the packed rows of a block."""
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
