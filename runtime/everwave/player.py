@@ -230,7 +230,7 @@ class Player:
         if os.getpid() != self.process:
             raise EverwaveError("this stream was begun before a fork and its workers stayed there; start a new one")
         ahead = sum(segment.end.window - segment.begin.window for segment in self.pending)
-        while not self.closed and (not self.pending or ahead < self.windows_ahead):
+        while not self.closed and (not (self.pending or len(self.ready)) or ahead < self.windows_ahead):
             segment = self._plan()
             if segment is None:
                 return

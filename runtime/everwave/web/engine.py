@@ -93,7 +93,8 @@ class Engine:
 class Seats:
     """Who is listening, what that costs, and whether one more can be served.
 
-    The cost of a model is measured: worker seconds per second of audio, as streams of it are made.
+    The cost of a model is measured: CPU seconds per second of audio, as streams of it are made. That other programs keep
+    the machine busy is not in it; it shows when a stream is late.
     """
 
     def __init__(self, limits: Limits, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,9 +129,9 @@ class Seats:
     def leave(self, number: int) -> None:
         self._taken.pop(number, None)
 
-    def measured(self, model: str, worker_seconds: float, audio_seconds: float) -> None:
+    def measured(self, model: str, cpu_seconds: float, audio_seconds: float) -> None:
         """Learn from one block of a stream."""
-        cost = worker_seconds / audio_seconds
+        cost = cpu_seconds / audio_seconds
         self.cost[model] = self.cost.get(model, cost) * (1 - SMOOTHING) + SMOOTHING * cost
 
     def late(self) -> None:

@@ -20,7 +20,7 @@ from .fields import Field, from_json, parse_json, short
 from .limits import Bucket, Limits, Refused
 
 SUBTYPE = "PCM_16"  # what `everwave generate` writes
-LATE = 1.0  # seconds past its deadline that make a block late
+SETTLED = 0.3  # seconds to play that a listener has when all is well; one who runs dry all the same shows overload
 PATIENCE = 5.0  # seconds that a block of a download waits while live streams go first
 FASTER = 1.05  # than real time: what a listener may draw in the long run, so that clocks may differ
 AHEAD, LEAST_AHEAD, MOST_AHEAD = 0.6, 0.3, 10.0  # seconds
@@ -49,7 +49,7 @@ class Voice:
         self.engine = engine
         self._stream = make(Inline())
         self._one = threading.Lock()  # a job goes on when whoever waits for it is cancelled
-        self.seconds = 0.0  # of worker time, for the last block
+        self.seconds = 0.0  # of CPU, for the last block
 
     async def block(self, deadline: float) -> tuple[bytes, int]:
         """The next (bytes, frames); (b"", 0) at the end."""
@@ -68,10 +68,10 @@ class Voice:
 
     def _next(self) -> tuple[bytes, int]:
         with self._one:
-            begin = time.perf_counter()
+            begin = time.thread_time()
             block = next(self._stream, None)
             result = (b"", 0) if block is None else (ENCODINGS[SUBTYPE](block), len(block))
-            self.seconds = time.perf_counter() - begin
+            self.seconds = time.thread_time() - begin
             return result
 
     def _set(self, controls: Mapping[str, Any], glide: float) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Live:
         deadline = time.monotonic() + buffered
         data, frames = await self._voice.block(deadline)
         self._seats.measured(self._name, self._voice.seconds, frames / self.rate)
-        if time.monotonic() > deadline + LATE:
+        if buffered > SETTLED and time.monotonic() > deadline:
             self._seats.late()
         self.sent += frames
         return data
