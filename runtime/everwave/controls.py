@@ -24,6 +24,7 @@ from .pipeline import Kept, Latents, Pipeline, Stages
 Array = np.ndarray
 
 FADE_LATENTS = 4  # 0.37 s at 44.1 kHz, one decoder window
+LOOP_FADE_LATENTS = 16  # 1.5 s, at most: where the end of a loop turns into its beginning
 KEPT_WINDOWS = 32  # generator windows kept for segments that share them; 64 KB each at full size
 RAMP_SECONDS = 0.05  # of the gain, at least: the slowest tone keeps its shape
 MAX_GAIN = 4.0
@@ -54,7 +55,7 @@ class State:
 
 
 class Piece:
-    """The latents of the piece called `seed`, under changing controls."""
+    """The latents of the piece called `seed`, under changing controls, or of a loop of `period` latents."""
 
     def __init__(self, pipeline: Pipeline, seed: int, period: int | None = None) -> None:
         self.config, self.seed = pipeline.config, seed
@@ -110,6 +111,24 @@ class Piece:
         before = self._latents(state.previous, first, count, stages)
         weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / FADE_LATENTS, 0, 1)
         return _mixed(before, own, weight)
+
+    def looped(self, state: State, first: int, count: int) -> Latents:
+        """`latents` of a loop: the last generator window goes on past the end and fades into the beginning.
+
+        So the seam is inside a window, unless the loop is whole windows: then it is one like those between windows.
+        """
+        return partial(self._looped, state, first, count)
+
+    def _looped(self, state: State, first: int, count: int, stages: Stages) -> Array:
+        assert self._period is not None
+        period, size = self._period, self.config.generator.window
+        rows = np.concatenate([self._latents(state, i % period, 1, stages) for i in range(first, first + count)])
+        fade = min(LOOP_FADE_LATENTS, -period % size, period)
+        for i, n in enumerate(k % period for k in range(first, first + count)):
+            if n < fade:
+                beyond = self._latents(state, period + n, 1, stages)
+                rows[i : i + 1] = _mixed(beyond, rows[i : i + 1], np.array([(n + 0.5) / fade]))
+        return rows
 
     def _window(self, state: State, index: int, stages: Stages) -> Array:
         size = self.config.generator.window

@@ -19,6 +19,7 @@ from .checks import matrix, number
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .controls import Piece, plain
 from .errors import UsageError
+from .looping import Loop
 from .pipeline import Pipeline
 from .player import Player
 from .pooling import pool
@@ -136,25 +137,40 @@ class Model:
     # -- generate ------------------------------------------------------------------------------------------------
 
     def generate(self, seconds: float, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *,
-                 style: Any = None, progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
-                 **conditions: Any) -> Array:  # fmt: skip
+                 style: Any = None, loop: bool = False, progress: Progress | None = None,
+                 cancel: Callable[[], bool] | None = None, **conditions: Any) -> Array:  # fmt: skip
         """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
 
         The piece is endless and fixed by seed, truncation, style and conditions: any part of it is the same samples
         whatever the start and the number of threads. Anchors are normal numbers cut at +-`truncation`: less is
         tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
         `conditions`) is a number, or a curve as in `conditioning`.
+        With `loop`, the end goes on into the start, and the length is what `Loop` says.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
         seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
-        options: dict[str, Any] = {"style": style, "progress": progress, "cancel": cancel}
-        with self.stream(seed, truncation, start, seconds=seconds, **options, **conditions) as stream:
-            result = np.empty((stream.frames or 0, 2), np.float32)
+        options: dict[str, Any] = {"style": style, "progress": progress, "cancel": cancel, **conditions}
+        source: Stream | Loop
+        if loop and start:
+            raise UsageError(f"start={start!r} with loop; a loop has no later part, leave it out")
+        source = self.loop(seconds, seed, truncation, **options) if loop else self.stream(
+            seed, truncation, start, seconds=seconds, **options)  # fmt: skip
+        with source:
+            result = np.empty((source.frames or 0, 2), np.float32)
             done = 0
-            for block in stream:
+            for block in source:
                 result[done : done + len(block)] = block
                 done += len(block)
         return result
+
+    def loop(self, seconds: float, seed: int = 0, truncation: float = 2.0, *, style: Any = None,
+             progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
+             **conditions: Any) -> Loop:  # fmt: skip
+        """A piece whose end goes on into its start, about `seconds` long, as blocks (n, 2); see `Loop`."""
+        self._needs("generator", "chunk_decoder", "frame_decoder")
+        number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS)
+        controls = self._plain({"truncation": truncation, "style": style, **conditions})
+        return Loop(self._pipeline(), checks.seed(seed), controls, float(seconds), progress, cancel)
 
     def stream(self, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *, seconds: float | None = None,
                style: Any = None, gain: float = 1.0, ahead: float | None = None, workers: Executor | None = None,
@@ -166,7 +182,7 @@ class Model:
         `ahead`: seconds that are worked on in the background before they are pulled; default 6, more where `seconds`
         are given and there are many threads. `workers`: threads that several streams share.
         """
-        values = {"truncation": truncation, "style": style, "gain": gain, **conditions}
+        controls = {"truncation": truncation, "style": style, "gain": gain, **conditions}
         frames = None
         if seconds is not None:
             frames = round(number("seconds", seconds, 0, MAX_SECONDS) * self.sample_rate)
@@ -176,7 +192,7 @@ class Model:
             "sample_rate": self.sample_rate,
             "seed": checks.seed(seed),
             "start": round(number("start", start, 0, checks.MAX_START) * self.sample_rate),
-            "controls": {name: plain(name, value, self.config) for name, value in values.items()},
+            "controls": self._plain(controls),
             "changes": [],
         }
         return self._stream(log, frames, ahead, workers, progress, cancel)
@@ -263,6 +279,9 @@ class Model:
 
     def _pipeline(self, workers: Executor | None = None) -> Pipeline:
         return Pipeline(self.config, self.network, self.threads, ops.uses_numpy(self.backend), workers)
+
+    def _plain(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: plain(name, value, self.config) for name, value in controls.items()}
 
     def _needs(self, *networks: str) -> None:
         missing = [name for name in networks if name not in self._sizes]

@@ -115,19 +115,44 @@ class Pipeline:
         if at < stop:
             yield clipped(overlap.flush()[: stop - at])
 
-    def render(self, latents_of: Latents, seed: int, first: int, count: int) -> Array:
-        """Decoder windows first... of both channels -> (count * window_samples + 3 hops, 2), not yet overlapped."""
+    def loop(self, source: Source, seed: int, latents: int) -> Iterator[Array]:
+        """All latents * latent_samples samples of a loop as blocks (n, 2): its last frames overlap with its first.
+
+        Its last window stands for less than four latents where their number is not a multiple of four.
+        """
+        last = -(-latents // DECODER_LATENTS) - 1
+        frames = (latents - last * DECODER_LATENTS) * FRAMES_PER_LATENT
+        with self.pool() as pool:
+            end = pool.submit(
+                self.render, source(last * DECODER_LATENTS, DECODER_LATENTS), seed, last, 1, frames
+            ).result()
+        sizes = segments(0, last, self.threads)
+        jobs = (partial(self.render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
+        overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
+        overlap.push(end)  # what is left of it lies over the beginning
+        for block in self._in_order(jobs):
+            yield clipped(overlap.push(block))
+        yield clipped(overlap.push(end))
+
+    def render(self, latents_of: Latents, seed: int, first: int, count: int, frames: int = DECODER_FRAMES) -> Array:
+        """Decoder windows first... of both channels -> (count * window_samples + 3 hops, 2), not yet overlapped.
+
+        `frames`: how many of the first window's frames are wanted, if that is the only one.
+        """
         size, half = self.config.autoencoder.latents, count
         latents = latents_of(self.stages).reshape(count, DECODER_LATENTS, len(CHANNELS), size)
         x = np.ascontiguousarray(latents.transpose(2, 0, 1, 3).reshape(-1, DECODER_LATENTS, size), np.float32)
         with self.stages("chunk_decoder"):
-            (frames,) = self.networks("chunk_decoder")(x, _stereo_noise(seed, "chunk_decoder", first))
+            (codes,) = self.networks("chunk_decoder")(x, _stereo_noise(seed, "chunk_decoder", first))
         with self.stages("frame_decoder"):
-            log_magnitude, phase = self.networks("frame_decoder")(frames, _stereo_noise(seed, "frame_decoder", first))
+            log_magnitude, phase = self.networks("frame_decoder")(codes, _stereo_noise(seed, "frame_decoder", first))
         with self.stages("signal"):
-            block = np.empty((count * self.window_samples + self.carry, len(CHANNELS)), np.float32)
+            length = count * frames * self.config.signal.hop_length + self.carry
+            block = np.empty((length, len(CHANNELS)), np.float32)
             for channel, rows in enumerate((slice(half), slice(half, None))):
-                block[:, channel] = signal.synthesize(log_magnitude[rows], phase[rows], self.config.signal)
+                block[:, channel] = signal.synthesize(
+                    log_magnitude[rows, :frames], phase[rows, :frames], self.config.signal
+                )
         return block
 
     # -- audio to latents --------------------------------------------------------------------------------------------

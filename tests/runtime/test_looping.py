@@ -1,0 +1,100 @@
+"""Loops: whole latents or bars, every overlap wrapped, and a seam that is like the rest of the piece."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import everwave
+import numpy as np
+import pytest
+from everwave import weights
+from everwave.config import PRESETS, Condition
+from everwave.controls import LOOP_FADE_LATENTS, Piece
+from everwave.model import Model
+from everwave.pipeline import Pipeline
+
+TINY = PRESETS["tiny"]
+BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=60.0, high=240.0, clocks=(1, 4))
+LATENT, RATE = TINY.signal.latent_samples, TINY.signal.sample_rate
+HOP = TINY.signal.hop_length
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model.from_parts(weights.random_model(TINY, seed=1), threads=2, backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def steered() -> Model:
+    config = replace(TINY, generator=replace(TINY.generator, conditions=(BPM,)))
+    return Model.from_parts(weights.random_model(config, seed=1), threads=2, backend="numpy")
+
+
+@pytest.mark.parametrize(("seconds", "latents"), [(0.001, 1), (0.116, 5), (1.0, 43), (2.97, 128), (4.0, 172)])
+def test_a_loop_is_the_nearest_number_of_latents(model: Model, seconds: float, latents: int) -> None:
+    loop = model.generate(seconds, seed=3, loop=True)
+    assert loop.shape == (latents * LATENT, 2)
+    assert loop.dtype == np.float32
+    assert 0 < np.abs(loop).max() <= 1
+
+
+@pytest.mark.parametrize(("seconds", "bpm", "bars"), [(4.0, 120, 2), (0.1, 120, 1), (7.0, 131.3, 4)])
+def test_with_a_tempo_a_loop_is_whole_bars(steered: Model, seconds: float, bpm: float, bars: int) -> None:
+    loop = steered.loop(seconds, seed=3, bpm=bpm)
+    assert loop.bars == bars
+    assert loop.latents == round(bars * 240 / bpm * TINY.signal.latent_rate)
+    assert loop.bpm == pytest.approx(bpm, rel=0.5 / loop.latents)
+    assert sum(map(len, loop)) == loop.frames
+
+
+def test_a_tempo_that_is_drawn_gives_bars_and_a_curve_latents(steered: Model) -> None:
+    assert steered.loop(4.0, seed=3).bars
+    assert steered.loop(4.0, seed=3, bpm=[(0, 120), (4, 140)]).bars is None
+
+
+@pytest.mark.parametrize("latents", [1, 3, 43, 130])
+def test_frames_wrap_around(model: Model, latents: int) -> None:
+    """As if the same latents were decoded twice in a row, each time by the same windows."""
+    run = Pipeline(TINY, model.network, 1)
+    piece = Piece(run, 3, period=latents)
+    state = piece.state({"truncation": 2.0, "style": None})
+    last = -(-latents // 4) - 1
+    frames = (latents - 4 * last) * 16
+    once = np.zeros((latents * LATENT + 3 * HOP, 2))
+    for i in range(last + 1):
+        part = run.render(piece.looped(state, 4 * i, 4), 3, i, 1, frames if i == last else 64)
+        once[4 * i * LATENT :][: len(part)] += part
+    once[: 3 * HOP] += once[latents * LATENT :]
+    loop = model.generate(latents * LATENT / RATE, seed=3, loop=True)
+    np.testing.assert_allclose(loop, np.clip(once[: latents * LATENT], -1, 1), atol=1e-6)
+
+
+def test_the_end_of_the_last_window_becomes_the_beginning(model: Model) -> None:
+    run = Pipeline(TINY, model.network, 1)
+    piece = Piece(run, 3, period=200)
+    state = piece.state({"truncation": 2.0, "style": None})
+    latents = piece.looped(state, 0, 400)(run.stages)
+    np.testing.assert_array_equal(latents[:200], latents[200:])
+    whole = piece.latents(state, 0, 256)(run.stages)
+    np.testing.assert_array_equal(latents[LOOP_FADE_LATENTS:200], whole[LOOP_FADE_LATENTS:200])
+    seam = np.abs(latents[200] - latents[199]).mean()
+    inside = [np.abs(b - a).mean() for a, b in pairwise(whole[130:200])]
+    assert seam < 2 * np.median(inside)
+
+
+def test_threads_change_no_sample(model: Model) -> None:
+    one = Model.from_parts(weights.random_model(TINY, seed=1), threads=1, backend="numpy")
+    np.testing.assert_array_equal(one.generate(5.0, seed=3, loop=True), model.generate(5.0, seed=3, loop=True))
+
+
+def test_progress_cancel_and_bad_use(model: Model) -> None:
+    calls: list[tuple[int, int]] = []
+    model.generate(1.0, loop=True, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (43 * LATENT, 43 * LATENT)
+    with pytest.raises(everwave.Cancelled):
+        model.generate(1.0, loop=True, cancel=lambda: True)
+    with pytest.raises(everwave.UsageError, match="start="):
+        model.generate(1.0, loop=True, start=3.0)
+    with pytest.raises(everwave.UsageError, match="seconds="):
+        model.generate(-1.0, loop=True)
