@@ -10,12 +10,13 @@ Integers by default: 16 bits reach 96 dB, below the noise floor of what the deco
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -23,9 +24,21 @@ import numpy as np
 
 from .errors import AudioError, Cancelled, UsageError
 from .resampling import Resampler, resample
-from .wav import BYTES, UNKNOWN, Layout, RawSink, WavSink, quantise
+from .wav import BYTES, INFO_IDS, UNKNOWN, Layout, RawSink, WavSink, quantise
 
-__all__ = ["SUBTYPES", "FormatError", "Info", "Resampler", "Writer", "blocks", "info", "read", "resample", "to_stereo"]
+__all__ = [
+    "SUBTYPES",
+    "FormatError",
+    "Info",
+    "Resampler",
+    "Writer",
+    "blocks",
+    "info",
+    "read",
+    "resample",
+    "tags",
+    "to_stereo",
+]
 
 Array = np.ndarray
 Source = str | os.PathLike[str] | BinaryIO
@@ -45,6 +58,8 @@ SUBTYPES = {  # by the ending of the file's name; the first is the default
     "aif": ("PCM_16", "PCM_24"),
     "raw": ("FLOAT", "PCM_16", "PCM_24"),  # samples without a header, little-endian
 }
+RESERVE = 1 << 18  # bytes left on a disk that fills up, so that every format can end its file
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 HEADER_ROOM = 4096  # AIFF counts to 4 GiB, header included
 CONTAINERS = {"opus": "OGG", "aif": "AIFF"}  # where libsndfile's name is another one
 
@@ -53,6 +68,10 @@ class FormatError(AudioError, UsageError):
     """A format that cannot be written, or not with these settings: bad use, known before any work."""
 
     exit_code = 2
+
+
+class DiskFull(AudioError):
+    """No room for more; what was written is kept where that is a valid file."""
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -70,6 +89,15 @@ def info(source: Source) -> Info:
     """Header of an audio file. AudioError if it is missing, no audio, cut off or empty."""
     with _opened(source) as file:
         return Info(file.samplerate, file.channels, file.frames)
+
+
+def tags(source: Source) -> dict[str, str]:
+    """What a file says of itself: those of title, comment, software and copyright that it has."""
+    with _opened(source) as file:
+        found = {name: str(getattr(file, name) or "") for name in INFO_IDS}
+        if file.format == "MP3":  # libsndfile writes UTF-8 and takes it for Latin-1
+            found = {name: text.encode("latin-1", "ignore").decode(errors="replace") for name, text in found.items()}
+        return {name: text for name, text in found.items() if text}
 
 
 def read(source: Source) -> tuple[Array, int]:
@@ -176,20 +204,22 @@ class Writer:
     format      a key of SUBTYPES; default: the ending of the name, wav for stdout
     subtype     how samples are stored; default: the first of SUBTYPES[format]
     frames      how many will come, if known: the disk is checked for space, and a piped WAV states its length
+    tags        title, comment, software, copyright: kept by every format but raw
 
     Everything that can be checked is checked before the first block: AudioError, FormatError for unknown formats.
-    Ctrl-C and Cancelled keep what was written so far as a valid file; any other exception leaves nothing. A WAV that
-    passes 4 GiB becomes RF64 and says so in the log. The same samples give the same bytes, except in Ogg, whose
+    Ctrl-C, Cancelled and a full disk keep what was written so far as a valid file; any other exception leaves nothing,
+    and so does a disk that fills without warning (a quota) in formats other than wav and raw. A WAV that passes 4 GiB becomes RF64 and says so in the log. The same samples give the same bytes, except in Ogg, whose
     streams carry random serial numbers. A reader that leaves stdout raises BrokenPipeError.
     """
 
     def __init__(self, path: str | os.PathLike[str], sample_rate: int, channels: int = 2, format: str | None = None,
-                 subtype: str | None = None, *, frames: int | None = None, riff_limit: int = UNKNOWN) -> None:  # fmt: skip
+                 subtype: str | None = None, *, frames: int | None = None, tags: Mapping[str, str] | None = None,
+                 riff_limit: int = UNKNOWN) -> None:  # fmt: skip
         self.name = os.fspath(path)
         self.sample_rate, self.channels = sample_rate, channels
         self.format, self.subtype = _format(self.name, format, subtype)
         self.frames = 0  # written so far
-        self._expected, self._riff_limit = frames, riff_limit
+        self._expected, self._riff_limit, self._tags = frames, riff_limit, dict(tags or {})
         self._target: Path | None = None
         self._part: Path | None = None
         if self.name == "-":
@@ -201,6 +231,7 @@ class Writer:
             self._check_size(self._target.parent, frames or 0)
         self._sink: Sink | None = None
         self._resampler: Resampler | None = None
+        self._closable = False  # the disk is full, but not so full that the file could not be ended
 
     def __enter__(self) -> Writer:
         try:
@@ -218,11 +249,16 @@ class Writer:
             raise UsageError(f"{self.name}: a block of shape {block.shape}; expected (frames, {self.channels})")
         if not np.isfinite(block).all():
             raise AudioError(f"{self.name}: NaN or infinity after frame {self.frames}; the model's weights are damaged")
+        if self._target and shutil.disk_usage(self._target.parent).free < RESERVE + block.nbytes:
+            self._closable = True
+            raise DiskFull(self._full())
         self._put(self._resampler.push(block) if self._resampler else block)
         self.frames += len(block)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         keep = kind is None or (issubclass(kind, KeyboardInterrupt | Cancelled) and self.frames > 0)
+        if kind and issubclass(kind, DiskFull) and self.frames > 0:
+            keep = self._closable or self.format in ("wav", "raw")
         try:
             if keep and self._resampler:
                 self._put(self._resampler.flush())
@@ -254,10 +290,10 @@ class Writer:
         if self.format not in ("wav", "raw"):
             return self._open_libsndfile()
         pipe = self._part is None
-        file = self._part.open("wb") if self._part else sys.stdout.buffer
+        file: Any = self._part.open("wb", buffering=0) if self._part else sys.stdout.buffer
         if self.format == "raw":
             return RawSink(file, self.subtype, pipe)
-        layout = Layout(self.sample_rate, self.channels, self.subtype, self._riff_limit)
+        layout = Layout(self.sample_rate, self.channels, self.subtype, self._riff_limit, self._tags)
         return WavSink(file, layout, self.name, pipe, self._expected)
 
     def _open_libsndfile(self) -> Sink:
@@ -266,7 +302,8 @@ class Writer:
             rate = 48000
             self._resampler = Resampler(self.sample_rate, rate, self.channels)
         container = CONTAINERS.get(self.format, self.format.upper())
-        return LibsndfileSink(str(self._part), rate, self.channels, container, self.subtype, self._riff_limit)
+        limit, tags = self._riff_limit, self._tags
+        return LibsndfileSink(str(self._part), rate, self.channels, container, self.subtype, limit, tags)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -276,10 +313,20 @@ class Writer:
         except (BrokenPipeError, AudioError):
             raise
         except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(self._full()) from None
             raise AudioError(f"{self.name}: cannot be written ({error.strerror or error})") from None
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            if self._sink and "System error" in str(error):  # all that libsndfile says of a write that failed
+                raise DiskFull(self._full()) from None
             settings = f"{self.sample_rate} Hz, {self.channels} channels, {self.subtype}"
             raise FormatError(f"{self.name}: cannot be written as {settings} ({_reason(error)})") from None
+
+    def _full(self) -> str:
+        return (
+            f"{self.name}: cannot be written, the disk is full after {self.frames / self.sample_rate:.1f} s; "
+            "make room and go on with --start, or choose another disk"
+        )
 
     def _check_size(self, folder: Path, frames: int) -> None:
         size = BYTES.get(self.subtype)
@@ -339,12 +386,15 @@ class Sink(Protocol):
 class LibsndfileSink:
     """Everything but WAV. Integers are rounded here, as libsndfile cuts them off."""
 
-    def __init__(self, path: str, rate: int, channels: int, container: str, subtype: str, limit: int) -> None:
+    def __init__(self, path: str, rate: int, channels: int, container: str, subtype: str, limit: int,
+                 tags: Mapping[str, str]) -> None:  # fmt: skip
         import soundfile
 
         self._subtype = subtype
         self._room = limit - HEADER_ROOM if container == "AIFF" else math.inf
         self._file = soundfile.SoundFile(path, "w", rate, channels, subtype, format=container)
+        for name, text in tags.items():
+            setattr(self._file, name, text)
 
     def write(self, samples: Array) -> None:
         self._room -= samples.size * BYTES.get(self._subtype, 0)

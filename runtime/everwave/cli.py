@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import EverwaveError, UsageError
+from .stopping import stopped_by_signals
 
 if TYPE_CHECKING:
-    from .model import Model, Stream
+    from .model import Model
 
-BAD_USE, FAILURE, INTERRUPTED = 2, 1, 130
+BAD_USE, FAILURE, SIGNALLED = 2, 1, 128  # SIGNALLED + the number of the signal, as shells have it
 COMPARISON = ("--rounds", "3", "--batches", "16", "64", "--tuning-seconds", "10", "--output", ".")  # of bench --compare
-CONDITIONS = ("bpm", "density")  # options of their own; which of them a model has is checked when it is loaded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the result is the exit code: 0, 1 failure, 2 bad use, 130 interrupted."""
+    """Run one command; the result is the exit code: 0, 1 failure, 2 bad use, 128 + a signal's number."""
     options = _parser().parse_args(arguments)
+    with stopped_by_signals():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     try:
         return options.run(options) or 0
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        _say("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+        return SIGNALLED + number
     except BrokenPipeError:  # the reader of our output has left; there is no one to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -46,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def generate(options: argparse.Namespace) -> None:
+    from . import pieces
     from .model import load
 
-    outputs = _outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
+    outputs = pieces.outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
     if options.spectrogram:
         from .latent_files import check_writable
 
@@ -57,45 +65,32 @@ def generate(options: argparse.Namespace) -> None:
         check_writable(Path(options.spectrogram))
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
-    _stream(model, options, seed, options.seconds).close()  # checks the options before kernels are compiled
+    pieces.open_piece(model, options, seed).close()  # checks the options before kernels are compiled
     if (seconds := model.prepare()) > 3 and sys.stderr.isatty():
         _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
     for i, output in enumerate(outputs):
-        _generate_one(model, options, output, seed + i)
-
-
-def _generate_one(model: Model, options: argparse.Namespace, output: str, seed: int) -> None:
-    from .audio import Writer
-    from .spectrogram import Spectrogram
-
-    picture = Spectrogram(model.sample_rate) if options.spectrogram else None
-    begin = time.perf_counter()
-    with (
-        _stream(model, options, seed, options.seconds) as stream,
-        Writer(output, model.sample_rate, frames=stream.frames) as writer,
-    ):
-        for block in _with_progress(stream, stream.frames, model.sample_rate):
-            writer.write(block)
-            if picture:
-                picture.push(block)
-    if picture:
-        picture.save(options.spectrogram)
-    seconds, wall = (stream.frames or 0) / model.sample_rate, time.perf_counter() - begin
-    print(
-        f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "
-        f"RTF {wall / seconds:.4f}, seed {seed}",
-        file=sys.stderr if output == "-" else sys.stdout,
-    )
+        pieces.write(model, options, output, seed + i)
 
 
 def stream(options: argparse.Namespace) -> None:
+    from . import pieces
     from .audio import Writer
     from .model import load
 
     model = load(options.model, options.threads, options.precision)
+    seed = _seed(options)
+    if options.play:
+        from .playing import play
+
+        with pieces.stream(model, options, seed, None) as blocks:
+            _say(f"playing {options.model}, seed {seed}; Ctrl-C ends it")
+            play(blocks, model.sample_rate)
+        return
     with (
-        _stream(model, options, _seed(options), None) as blocks,
-        Writer(options.output, model.sample_rate, format=options.format) as writer,
+        pieces.stream(model, options, seed, None) as blocks,
+        Writer(
+            options.output, model.sample_rate, format=options.format, tags=pieces.tags(model, options, seed)
+        ) as writer,
     ):
         for block in blocks:
             writer.write(block)
@@ -130,7 +125,7 @@ def encode(options: argparse.Namespace) -> int:
 
 
 def decode(options: argparse.Namespace) -> None:
-    from . import encoding, latent_files
+    from . import encoding, latent_files, pieces
     from .audio import Writer
     from .model import load
 
@@ -142,7 +137,7 @@ def decode(options: argparse.Namespace) -> None:
     blocks = model.decode_blocks(latents, options.seed or 0)
     left = length
     with Writer(options.output, model.sample_rate, channels, frames=length) as writer:
-        for block in _with_progress(blocks, length, model.sample_rate):
+        for block in pieces.with_progress(blocks, length, model.sample_rate):
             writer.write(block[:left, :channels])
             left -= min(left, len(block))
 
@@ -175,18 +170,28 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> None:
+    from .audio import SUBTYPES
     from .model import load
     from .weights import available
 
     if options.model is None:
         print("shipped models: " + (", ".join(available()) or "none"))
         return
-    facts = load(options.model, 1).info()
+    is_audio = Path(options.model).suffix.lstrip(".").lower() in SUBTYPES
+    facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
         return
     for key, value in facts.items():
         print(f"{key:20} {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def _about_audio(path: str) -> dict[str, Any]:
+    from . import audio
+
+    header = audio.info(path)
+    length = {"sample_rate": header.sample_rate, "channels": header.channels, "frames": header.frames}
+    return length | {"seconds": round(header.frames / header.sample_rate, 3)} | audio.tags(path)
 
 
 def bundle(options: argparse.Namespace) -> None:
@@ -231,26 +236,9 @@ def warmup(options: argparse.Namespace) -> None:
 # -- parts of commands --------------------------------------------------------------------------------------------
 
 
-def _stream(model: Model, options: argparse.Namespace, seed: int, seconds: float | None) -> Stream:
-    values = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
-    return model.stream(seed, options.truncation, options.start, seconds=seconds, **values)
-
-
 def _seed(options: argparse.Namespace) -> int:
     """The one asked for, else a new one; the last line shows it so that a piece can be made again."""
     return options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
-
-
-def _outputs(output: str, count: int) -> list[str]:
-    """The file of each piece: out.wav, or out-01.wav ... so that names sort."""
-    if count < 1:
-        raise UsageError(f"--count {count}; ask for at least one piece")
-    if count == 1:
-        return [output]
-    if output == "-":
-        raise UsageError(f"--count {count} with -o -; only one piece can go to stdout")
-    path = Path(output)
-    return [str(path.with_stem(f"{path.stem}-{i:0{len(str(count))}d}")) for i in range(1, count + 1)]
 
 
 @contextlib.contextmanager
@@ -271,20 +259,6 @@ def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
     bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with tqdm(total=total, bar_format=bar_format, leave=False) as bar:
         yield bar.update
-
-
-def _with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
-    """The blocks themselves, and a bar of seconds on a terminal."""
-    if not sys.stderr.isatty():
-        yield from blocks
-        return
-    from tqdm import tqdm
-
-    bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=(frames or 0) / sample_rate, bar_format=bar_format, leave=False) as bar:
-        for block in blocks:
-            yield block
-            bar.update(len(block) / sample_rate)
 
 
 def _say(message: str) -> None:
@@ -333,6 +307,8 @@ def _parser() -> argparse.ArgumentParser:
     made = command(generate, "generate a piece of music")
     _control_options(made)
     made.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
+    made.add_argument("--loop", action="store_true",
+                      help="the end goes on into the start; whole latents, or whole bars where there is a tempo")  # fmt: skip
     made.add_argument("--count", type=int, default=1, help="how many pieces, with seeds SEED, SEED + 1, ...")
     made.add_argument("--spectrogram", metavar="PNG", help="also draw the spectrogram")
     made.add_argument("-o", "--output", help="WAV, FLAC, OGG or MP3 by its ending, - for stdout (default MODEL.wav)")
@@ -341,6 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     _control_options(made)
     made.add_argument("--format", choices=("wav", "raw"), help="raw: interleaved float32, little-endian")
     made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
+    made.add_argument("--play", action="store_true", help="to the sound card; needs everwave[play]")
 
     made = command(encode, "turn recordings into latents")
     made.add_argument("inputs", nargs="+", metavar="IN", help="audio files, folders, globs, - for stdin")
@@ -366,9 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--compare", action="store_true",
                       help="also run the same networks in Keras, ONNX Runtime, OpenVINO and PyTorch, what is installed")  # fmt: skip
 
-    made = command(info, "say what is in a model")
+    made = command(info, "say what is in a model, or how an audio file was made")
     made.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a shipped name or a file; without it, all shipped names"
+        "model", metavar="FILE", nargs="?", help="a model, its shipped name, or audio; without it, all shipped names"
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -411,5 +388,6 @@ def _control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the same seed gives the same samples (default: a new one)")
     parser.add_argument("--bpm", help="tempo: a number, or a CSV file of time,value")
     parser.add_argument("--density", help="notes per second: a number, or a CSV file of time,value")
+    parser.add_argument("--style", type=int, help="another seed, whose style to take")
     parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8")
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -29,6 +29,7 @@ def quantise(samples: Array, bits: int) -> Array:
     return np.clip(np.rint(samples * scale), -scale, scale - 1).astype(np.int32)
 
 
+INFO_IDS = {"title": b"INAM", "comment": b"ICMT", "software": b"ISFT", "copyright": b"ICOP"}
 ENCODINGS: dict[str, Callable[[Array], bytes]] = {  # little-endian
     "PCM_16": lambda samples: quantise(samples, 16).astype("<i2").tobytes(),
     "PCM_24": lambda samples: quantise(samples, 24).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
@@ -44,6 +45,7 @@ class Layout:
     channels: int
     subtype: str
     limit: int = UNKNOWN
+    tags: Mapping[str, str] = field(default_factory=dict)  # of INFO_IDS
 
     @property
     def frame_bytes(self) -> int:
@@ -68,7 +70,14 @@ class Layout:
         rate, frame = self.sample_rate, self.frame_bytes
         form = _chunk(b"fmt ", struct.pack("<HHIIHH", kind, self.channels, rate, rate * frame, frame, 8 * width))
         fact = _chunk(b"fact", struct.pack("<I", frames)) if floats else b""
-        return struct.pack("<4sI4s", tag, riff, b"WAVE") + sizes + form + fact + struct.pack("<4sI", b"data", data)
+        start = struct.pack("<4sI4s", tag, riff, b"WAVE") + sizes + form + fact + self._info()
+        return start + struct.pack("<4sI", b"data", data)
+
+    def _info(self) -> bytes:
+        """The tags as a LIST chunk of type INFO (RIFF, 1991); every text ends with a zero and has an even length."""
+        texts = {INFO_IDS[name]: text.encode() + b"\0" for name, text in self.tags.items() if text}
+        chunks = b"".join(_chunk(name, text) + bytes(len(text) % 2) for name, text in texts.items())
+        return _chunk(b"LIST", b"INFO" + chunks) if chunks else b""
 
     def _riff_size(self, frames: int) -> int:
         data = frames * self.frame_bytes
@@ -87,11 +96,11 @@ class WavSink:
         self._encode = ENCODINGS[layout.subtype]
         self._frames = 0
         known = frames if pipe and frames is not None and not layout.is_large(frames) else None
-        file.write(layout.header(known))
+        write_all(file, layout.header(known))
 
     def write(self, samples: Array) -> None:
         small = not self._layout.is_large(self._frames)
-        self._file.write(self._encode(samples))
+        write_all(self._file, self._encode(samples))
         self._frames += len(samples)
         if self._pipe:
             self._file.flush()
@@ -105,11 +114,18 @@ class WavSink:
         with self._file as file:
             header = self._layout.header(self._frames)
             data = self._frames * self._layout.frame_bytes
-            file.truncate(len(header) + data)  # an interrupt may have left part of a block
+            file.truncate(len(header) + data)  # an interrupt or a full disk may have left part of a block
             file.seek(0, os.SEEK_END)
             file.write(bytes(data % 2))
             file.seek(0)
             file.write(header)
+
+
+def write_all(file: BinaryIO, content: bytes) -> None:
+    """To a file without a buffer, which may take less than it is given; what it took last can be cut off again."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class RawSink:
@@ -119,7 +135,7 @@ class RawSink:
         self._file, self._encode, self._pipe = file, ENCODINGS[subtype], pipe
 
     def write(self, samples: Array) -> None:
-        self._file.write(self._encode(samples))
+        write_all(self._file, self._encode(samples))
         self._file.flush()
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 def reference(path: str | os.PathLike[str]) -> dict[str, str]:
     """What a domain file says of the autoencoder file at `path` that it was trained with."""
     with named(path, "read"):
-        return {"file": Path(path).name, "sha256": _sha256(Path(path))}
+        return {"file": Path(path).name, "sha256": digest(Path(path))}
 
 
 def resolve(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFile:
@@ -120,7 +120,7 @@ def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFi
         found = [place for place in places if place.is_file()]
         if not found:
             raise ModelError(f"it needs {wanted['file']!r}, which is not beside it and not among the shipped models")
-        matching = [place for place in found if _sha256(place) == wanted["sha256"]]
+        matching = [place for place in found if digest(place) == wanted["sha256"]]
         if not matching:
             raise ModelError(
                 f"it needs the {wanted['file']!r} of SHA-256 {wanted['sha256'][:12]}...; {found[0]} is another version"
@@ -134,7 +134,7 @@ def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFi
     return replace(autoencoder, parameters={name: autoencoder.parameters[name] for name in AUTOENCODER})
 
 
-def _sha256(path: Path) -> str:
+def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -314,11 +314,43 @@ def test_a_full_disk(noise: np.ndarray, ending: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(AudioError, match="cannot be written"):
-            write(f"a.{ending}", np.tile(noise, (40, 1)))
+        with pytest.raises(AudioError, match="cannot be written, the disk is full"):
+            write(f"a.{ending}", np.tile(noise, (40, 1)), block=500)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir() == []
+    if ending == "wav":
+        assert len(audio.read("a.wav")[0]) == 1000  # whole blocks
+    assert os.listdir() == (["a.wav"] if ending == "wav" else [])
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff"])
+def test_a_disk_that_fills_up_keeps_what_was_written(
+    music: np.ndarray, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([10**9, *range(audio.RESERVE + 60_000, 0, -10_000)])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr(Writer, "_check_size", lambda *_: next(free))
+    with pytest.raises(AudioError, match=r"the disk is full after 0\.3"):
+        write(f"a.{ending}", music)
+    samples, rate = audio.read(f"a.{ending}")
+    assert len(samples) / rate == pytest.approx(12_000 / RATE, abs=1e-3)
+    assert os.listdir() == [f"a.{ending}"]
+
+
+TAGS = {"title": "techno 7", "comment": "everwave generate --model 'my café.h5' --seed 7", "software": "everwave 0.1.0"}
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff"])
+def test_tags(noise: np.ndarray, ending: str) -> None:
+    write(f"a.{ending}", noise, tags=TAGS | {"copyright": "CC0-1.0"})
+    found = audio.tags(f"a.{ending}")
+    assert {name: found[name] for name in ("title", "comment")} == {name: TAGS[name] for name in ("title", "comment")}
+    if ending != "mp3":  # whose encoder names itself, and which has no such frame in libsndfile
+        assert found["software"].startswith("everwave 0.1.0")
+        assert found["copyright"] == "CC0-1.0"
+    write(f"b.{ending}", noise)
+    assert "comment" not in audio.tags(f"b.{ending}")
+    np.testing.assert_array_equal(audio.read(f"a.{ending}")[0], audio.read(f"b.{ending}")[0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

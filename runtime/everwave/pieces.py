@@ -1,0 +1,115 @@
+"""What `everwave generate` and `stream` share: pieces from options, into files that say how to make them again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import __version__, weights
+from .audio import Writer
+from .errors import UsageError
+from .looping import Loop
+from .model import Model
+from .spectrogram import Spectrogram
+from .streaming import Stream
+
+CONTROLS = (
+    "bpm",
+    "density",
+    "style",
+)  # options of their own; which conditions a model has is checked when it is loaded
+
+
+def write(model: Model, options: argparse.Namespace, output: str, seed: int) -> None:
+    picture = Spectrogram(model.sample_rate) if options.spectrogram else None
+    begin = time.perf_counter()
+    with (
+        open_piece(model, options, seed) as piece,
+        Writer(output, model.sample_rate, frames=piece.frames, tags=tags(model, options, seed)) as writer,
+    ):
+        for block in with_progress(piece, piece.frames, model.sample_rate):
+            writer.write(block)
+            if picture:
+                picture.push(block)
+    if picture:
+        picture.save(options.spectrogram)
+    seconds, wall = (piece.frames or 0) / model.sample_rate, time.perf_counter() - begin
+    print(
+        f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "
+        f"RTF {wall / seconds:.4f}, seed {seed}{_about_loop(piece)}",
+        file=sys.stderr if output == "-" else sys.stdout,
+    )
+
+
+def controls(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in CONTROLS if getattr(options, name) is not None}
+
+
+def stream(model: Model, options: argparse.Namespace, seed: int, seconds: float | None) -> Stream:
+    return model.stream(seed, options.truncation, options.start, seconds=seconds, **controls(options))
+
+
+def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream | Loop:
+    if not options.loop:
+        return stream(model, options, seed, options.seconds)
+    if options.start:
+        raise UsageError(f"--start {options.start} with --loop; a loop has no later part, leave it out")
+    return model.loop(options.seconds, seed, options.truncation, **controls(options))
+
+
+def _about_loop(piece: Any) -> str:
+    if not hasattr(piece, "bars"):
+        return ""
+    bars = f", {piece.bars} bars of {piece.bpm:.2f} bpm" if piece.bars else ""
+    return f", a loop of {piece.latents} latents{bars}"
+
+
+def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]:
+    """How to make a file again: the command, and the version and weights that its bits depend on."""
+    name = Path(options.model).name  # without folders: they are nobody else's business
+    words = ["everwave", options.run.__name__, "--model", name, "--seed", str(seed)]
+    if options.run.__name__ == "generate":
+        words += ["--seconds", f"{options.seconds:g}", *(["--loop"] if options.loop else [])]
+    given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
+    for option, value in (given | controls(options)).items():
+        words += [f"--{option}", str(value)] if value is not None else []
+    words += ["--precision", model.used_precision]
+    version = f"everwave {__version__}, weights {weights.digest(weights.find(options.model))[:12]}"
+    licence = str(model.info()["licence"] or "")
+    return {
+        "title": f"{Path(name).stem} {seed}",
+        "comment": shlex.join(words),
+        "software": version,
+        "copyright": licence,
+    }
+
+
+def outputs(output: str, count: int) -> list[str]:
+    """The file of each piece: out.wav, or out-01.wav ... so that names sort."""
+    if count < 1:
+        raise UsageError(f"--count {count}; ask for at least one piece")
+    if count == 1:
+        return [output]
+    if output == "-":
+        raise UsageError(f"--count {count} with -o -; only one piece can go to stdout")
+    path = Path(output)
+    return [str(path.with_stem(f"{path.stem}-{i:0{len(str(count))}d}")) for i in range(1, count + 1)]
+
+
+def with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
+    """The blocks themselves, and a bar of seconds on a terminal."""
+    if not sys.stderr.isatty():
+        yield from blocks
+        return
+    from tqdm import tqdm
+
+    bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=(frames or 0) / sample_rate, bar_format=bar_format, leave=False) as bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block) / sample_rate)

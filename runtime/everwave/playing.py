@@ -1,0 +1,28 @@
+"""To the sound card, through the optional package sounddevice (`pip install "everwave[play]"`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .errors import AudioError, UsageError
+
+
+def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
+    """Play float32 blocks (n, 2) until they end; how often the card ran dry. UsageError without sounddevice."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
+        raise UsageError(f'no sound card without sounddevice ({error}); `pip install "everwave[play]"`') from None
+    dry = 0
+    try:
+        with sounddevice.OutputStream(samplerate=sample_rate, channels=2, dtype="float32", latency="high") as card:
+            for block in blocks:
+                dry += bool(card.write(np.ascontiguousarray(block)))
+    except sounddevice.PortAudioError as error:
+        text = " ".join(str(error).split())
+        raise AudioError(
+            f"the sound card cannot play {sample_rate} Hz stereo ({text}); try `everwave stream | aplay`"
+        ) from None
+    return dry
