@@ -146,6 +146,9 @@ def test_librosa_hears_the_clicks(corpus: Corpus) -> None:
     assert found.onsets is not None
     assert len(found.onsets) == pytest.approx(44, abs=2)
     np.testing.assert_allclose(np.diff(found.onsets)[1:], 0.45, atol=0.03)  # the noise begins: one more
+    assert found.beats is not None
+    clicks = np.arange(0.1, 19.9, 0.45)
+    assert np.abs(np.array(found.beats)[:, None] - clicks).min(axis=1)[2:-2].max() < 0.04
 
 
 PROGRAM = """

@@ -178,5 +178,7 @@ def test_real_piano_music_has_the_length_its_collection_states() -> None:
         pytest.skip("the piano MIDI collection is not beside this checkout")
     notes = midi.read_notes(path)
     assert len(notes) == 1207
-    assert max(note.end for note in notes) == pytest.approx(160.4, abs=1)  # its metadata.csv: 160.37 s, to the end of the file
+    assert max(note.end for note in notes) == pytest.approx(
+        160.4, abs=1
+    )  # its metadata.csv: 160.37 s, to the end of the file
     assert midi.texts(path)[1].endswith("by Bernd Krueger")

@@ -11,6 +11,7 @@ import everwave
 import numpy as np
 import pytest
 import soundfile
+from everwave.errors import UsageError
 from everwave_trainer import checkpoint, cli, loop
 from everwave_trainer.latents import Latents
 
@@ -143,6 +144,25 @@ def test_clocks_follow_the_labelled_beats_as_the_runtime_follows_the_tempo(tmp_p
     assert beats_at(np.array([1.0, 1.5, 2.5]), np.array([0.0, 1.0, 1.75, 2.0, 4.5])) == pytest.approx(
         [-2, 0, 1.25, 1.5, 4]
     )
+
+
+def test_pieces_without_the_labels_are_left_out(tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((4, 10, 4), np.float16))
+    labels = [
+        {},
+        {"bpm": 100.0},
+        {"bpm": 120.0, "beats": [0.0, 0.5]},
+        {"bpm": 140.0, "beats": [0.0, 0.5], "density": 3.0},
+    ]
+    pieces = [{"file": "0.npy", "title": "", "package": "", "steps": 10, "labels": x} for x in labels]
+    data = {"version": 2, "autoencoder": {}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+    (tmp_path / "latents.json").write_text(json.dumps(data))
+    latents = Latents.open(tmp_path)
+    assert len(latents.labelled([]).pieces) == 4
+    assert [p.labels["bpm"] for p in latents.labelled(["bpm"]).pieces] == [120, 140]  # those with beats, as some have
+    assert [p.labels["bpm"] for p in latents.labelled(["bpm", "density"]).pieces] == [140]
+    with pytest.raises(UsageError, match="tempo: no piece"):
+        latents.labelled(["tempo"])
 
 
 def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):

@@ -67,7 +67,10 @@ def parser() -> argparse.ArgumentParser:
     gan.add_argument(
         "--init", type=Path, help="model whose generator is trained on, an imported one too; it has the sizes"
     )
-    gan.add_argument("--conditions", nargs="*", default=[], help="labels of the latents to condition on (bpm, density)")
+    gan.add_argument(
+        "--conditions", nargs="*", metavar="LABEL",
+        help="labels of the latents to condition on (bpm, density; default: those of --init); pieces without are left out",
+    )  # fmt: skip
     gan.set_defaults(run=_gan)
 
     export = commands.add_parser("export", help="write a training run's model as a weights file")
@@ -149,10 +152,19 @@ def _gan(a: argparse.Namespace) -> None:
     _prepare(a)
     from .gan import GanTrainer, choose_config
 
+    config = choose_config(a.preset, a.init, latents)
+    names = [c.name for c in config.generator.conditions] if a.conditions is None else a.conditions
     trainer = GanTrainer(
-        choose_config(a.preset, a.init, latents), latents, steps=a.steps, batch_size=a.batch_size, learning_rate=a.learning_rate,
-        seed=a.seed, conditions=a.conditions,
-    )  # fmt: skip
+        config,
+        latents,
+        steps=a.steps,
+        batch_size=a.batch_size,
+        learning_rate=a.learning_rate,
+        seed=a.seed,
+        conditions=names,
+    )
+    if left_out := len(latents.pieces) - len(trainer.latents.pieces):
+        print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
     if a.init:
         trainer.initialise(a.init)
     _train(a, trainer)

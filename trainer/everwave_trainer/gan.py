@@ -18,14 +18,14 @@ from typing import Any
 import keras
 import numpy as np
 from everwave import weights
-from everwave.config import PRESETS, Config
+from everwave.config import PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
 
 from . import backend, losses
 from .critics import latent_critic
 from .export import config_key, save_generator
-from .latents import Latents
+from .latents import BEATS, Latents
 from .layers import build, set_parameters
 
 MAX_R1_WEIGHT = 10.0
@@ -40,7 +40,8 @@ class GanTrainer:
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = ()) -> None:  # fmt: skip
-        generator = dataclasses.replace(config.generator, conditions=latents.conditions(conditions))
+        latents = latents.labelled(conditions)
+        generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, latents, conditions))
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed = latents, batch_size, seed
         self.mean, self.deviation = latents.statistics()
@@ -177,6 +178,17 @@ def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
             " encode the corpus with the autoencoder of the model"
         )
     return file.config
+
+
+def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Condition, ...]:
+    """Those of `config` if they are called `names`, for a generator that is trained on; else as the labels have them."""
+    known = config.generator.conditions
+    chosen = known if [c.name for c in known] == list(names) else latents.conditions(names)
+    if any(c.clocks for c in chosen) and not all(BEATS in piece.labels for piece in latents.pieces):
+        raise UsageError(
+            f"{latents.folder}: no piece says when its beats are, as the model's clocks need; label the corpus"
+        )
+    return chosen
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

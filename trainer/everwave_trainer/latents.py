@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,25 @@ class Latents:
         arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
         return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
 
+    def labelled(self, names: Sequence[str]) -> Latents:
+        """Only the pieces that have all labels called `names`; of a tempo, if any piece says when its beats are, those.
+
+        UsageError if none is left.
+        """
+        needed = set(names) | ({BEATS} if "bpm" in names and any(BEATS in p.labels for p in self.pieces) else set())
+        kept = [i for i, piece in enumerate(self.pieces) if needed <= set(piece.labels)]
+        if not kept:
+            raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
+        return replace(self, pieces=tuple(self.pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
+
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
-        """Normalisation of the labels called `names`: mean and standard deviation over all steps, range as found.
+        """Normalisation of the labels called `names`, which every piece has: mean, standard deviation, range as found.
 
         A tempo gets clocks where every piece says when its beats are.
         """
         conditions = []
         for name in names:
-            values = [np.broadcast_to(p.labels[name], p.steps) for p in self.pieces if name in p.labels]
-            if len(values) < len(self.pieces):
-                raise UsageError(f"--conditions {name}: {len(self.pieces) - len(values)} pieces have no such label")
-            flat = np.concatenate(values)
+            flat = np.concatenate([np.broadcast_to(p.labels[name], p.steps) for p in self.pieces])
             scale = max(float(flat.std()), 1e-3)
             low, high = float(flat.min()), float(flat.max())
             clocks = CLOCKS if name == "bpm" and all(BEATS in p.labels for p in self.pieces) else ()
