@@ -101,7 +101,10 @@ class Session:
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1:] or [""]
             raise Failed(f"exit status {done.returncode}: {said[0]}" if done.returncode < 0 else said[0])
-        return json.loads(done.stdout.splitlines()[-1])
+        result: Row = json.loads(done.stdout.splitlines()[-1])
+        if self.options.clock == "cpu" and "cpu_seconds" in result:
+            result["times_real_time"] = round(result["audio_seconds"] / result["cpu_seconds"], 3)
+        return result
 
 
 def main() -> None:
@@ -113,6 +116,7 @@ def main() -> None:
         tried = list(tune(session))
         runs = list(measure(session, best(tried)))
     results = {
+        "clock": options.clock,
         "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -241,6 +245,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, nargs="+", default=[60.0], help="lengths of the pieces (default 60)")
     parser.add_argument("--preset", nargs="+", choices=("full", "lite", "tiny"), default=["full"])
     parser.add_argument("--threads", type=int, nargs="+", default=[cores], help=f"default {cores}, all cores")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="cpu: audio per second of CPU time, for machines that others use too; with --threads 1")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"beginnings of: {', '.join((*OURS, *CONTENDERS))}")
     parser.add_argument("--python", type=_python, action="append", default=[], metavar="NAME=PATH",
                         help="the interpreter of the contenders that begin with NAME")  # fmt: skip

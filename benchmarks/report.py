@@ -12,6 +12,7 @@ from contenders import CONTENDERS
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 OURS = {"float32": "everwave-float32", "bfloat16": "everwave-bf16"}
 KERAS = "keras-float32"
+WHAT = {"wall": "Times real time", "cpu": "Seconds of audio per second of CPU time"}
 
 Row = dict[str, Any]
 Place = tuple[str, int, float]  # preset, threads, seconds of the piece
@@ -111,13 +112,15 @@ def _lite_against_full(runs: list[Row]) -> list[Row]:
 def markdown(results: Row) -> str:
     """One table per preset, the claims, and everything needed to repeat it."""
     rows = results["summary"]
-    parts = [_table(preset, rows) for preset in dict.fromkeys(row["preset"] for row in rows)]
+    parts = [
+        _table(preset, rows, results.get("clock", "wall")) for preset in dict.fromkeys(row["preset"] for row in rows)
+    ]
     if results["ratios"]:
         parts.append(_claims_table(results["ratios"]))
     return "\n\n".join([*parts, _footnotes(results)]) + "\n"
 
 
-def _table(preset: str, rows: list[Row]) -> str:
+def _table(preset: str, rows: list[Row], clock: str) -> str:
     rows = [row for row in rows if row["preset"] == preset]
     places = sorted({(row["threads"], row["seconds"]) for row in rows})
     heads = [f"{threads} thread{'s' * (threads > 1)}, {seconds:g} s" for threads, seconds in places]
@@ -125,7 +128,7 @@ def _table(preset: str, rows: list[Row]) -> str:
         {row["contender"] for row in rows}, key=lambda name: (precision(name), _speed(rows, name, places[-1]))
     )
     lines = [
-        f"Times real time at `{preset}`, and in brackets how many times as fast everwave is in the same precision",
+        f"{WHAT[clock]} at `{preset}`, and in brackets how many times as fast everwave is in the same precision",
         "",
         "| networks run by | precision | " + " | ".join(heads) + " | peak MB |",
         "|---|---|" + "---|" * len(heads) + "---|",

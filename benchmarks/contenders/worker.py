@@ -68,11 +68,13 @@ def measure(contender: Contender, source: Source, setting: Setting, seconds: flo
     load_seconds = time.perf_counter() - begin
     with ThreadPoolExecutor(setting.workers) as pool:
         play(runs, coordinates, setting.batch * setting.workers, setting, pool)
-        walls = [play(runs, coordinates, windows, setting, pool) for _ in range(repeats)]
+        times = [play(runs, coordinates, windows, setting, pool) for _ in range(repeats)]
+    wall, cpu = (min(kind) for kind in zip(*times, strict=True))
     return {
-        "times_real_time": round(audio_seconds / min(walls), 3),
+        "times_real_time": round(audio_seconds / wall, 3),
         "audio_seconds": round(audio_seconds, 3),
-        "wall_seconds": round(min(walls), 4),
+        "wall_seconds": round(wall, 4),
+        "cpu_seconds": round(cpu, 4),
         "load_seconds": round(load_seconds, 3),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "threads": setting.threads,
@@ -99,8 +101,8 @@ def _whole(count: int, unit: int) -> int:
 
 def play(
     runs: dict[str, Run], coordinates: np.ndarray, windows: int, setting: Setting, pool: ThreadPoolExecutor
-) -> float:
-    """Wall seconds of the networks for `windows` decoder windows; the workers share both parts of the work."""
+) -> tuple[float, float]:
+    """Wall and CPU seconds of the networks for `windows` decoder windows; the workers share both parts of the work."""
     import numpy as np
     from everwave.config import DECODER_LATENTS
 
@@ -110,12 +112,12 @@ def play(
     def decode(x: np.ndarray) -> None:
         runs["frame_decoder"](runs["chunk_decoder"](x)[0])
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     latents = np.concatenate(list(pool.map(generate, np.split(coordinates, setting.workers))))
     sides = latents.reshape(-1, DECODER_LATENTS, 2, latents.shape[-1] // 2).transpose(2, 0, 1, 3)
     x = np.ascontiguousarray(sides.reshape(-1, *sides.shape[2:])[:windows])
     list(pool.map(decode, np.split(x, windows // setting.batch)))
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def differences(contender: Contender, source: Source) -> dict[str, float]:

@@ -45,13 +45,16 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
         conditions: dict[str, Any] = {c.name: (c.low + c.high) / 2 for c in model.conditions}
         for length in (WARM_UP_SECONDS, seconds):  # figures of the last stay
             stream = model.stream(seed, seconds=length, **conditions)
+            begin = time.process_time()
             first, wall = _timed(stream, Path(folder) / "bench.wav", model.sample_rate)
+    cpu_seconds = time.process_time() - begin
     audio_seconds = (stream.frames or 0) / model.sample_rate
     return {
         "times_real_time": round(audio_seconds / wall, 3),
         "real_time_factor": round(wall / audio_seconds, 6),
         "audio_seconds": audio_seconds,
         "wall_seconds": round(wall, 4),
+        "cpu_seconds": round(cpu_seconds, 4),
         "first_audio_seconds": round(first, 4),
         "load_seconds": round(load_seconds, 4),
         "peak_rss_mb": round(peak_rss_mb(), 1),
