@@ -7,7 +7,7 @@ later term; transposed convolutions become two products of two taps; the dense s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +128,8 @@ class Planner:
         self.stored = stored_as(parameters, path)
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
-        self.weights: list[Array] = []
+        self.weights: list[Array] = []  # (taps, K, N), packed when all are known: no copy of them all in between
+        self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
         self.noise: list[tuple[str, int, int]] = []
         self.sums = self._fused_sums()
@@ -205,8 +206,8 @@ class Planner:
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
         vectors[1, :width] = gain
         first, stride = every
-        taps, scheme = np.asarray(kernel, np.float32), self._filter(kernel, starts)
-        taps = np.pad(taps, ((0, 0), (0, source.stride - source.channels), (0, 0)))
+        taps, scheme = np.asarray(kernel), self._filter(kernel, starts)
+        taps = _deeper(taps, source.stride)
         factors, fields = np.ones((1, 1)), {E.POINTS: 1, E.OUTPUTS: 1, E.SPAN: 0, E.INPUTS: 0}
         if scheme:
             starts, factors = starts[:: scheme.outputs], scheme.kernel
@@ -218,13 +219,13 @@ class Planner:
             taps = taps.reshape(1, -1, width)
         length = taps.shape[1]
         line = E.LINE * self.parts
-        taps = np.pad(taps, ((0, 0), (0, -length % line), (0, 0)))
+        taps = _deeper(taps, -(-length // line) * line)
         expanded = scheme is not None or self.stored == np.float16
         fields |= {
             E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
             E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps), E.DISTINCT: len(factors),
             E.KERNEL: self._matrix(factors) if expanded else -1,
-            E.WEIGHTS: _append(self.weights, pack(taps, self.path, self.stored)),
+            E.WEIGHTS: self._weights(taps),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
@@ -253,6 +254,12 @@ class Planner:
             return None
         stride = int(starts[1] - starts[0])
         return minimal_filter(FILTER_OUTPUTS, taps, stride) if (taps, stride) in FILTERED else None
+
+    def _weights(self, taps: Array) -> int:
+        start = self.packed
+        self.weights.append(taps)
+        self.packed += taps[:, :, 0].size // self.parts * sum(panel_widths(taps.shape[2], self.path)) * self.lanes
+        return start
 
     def _matrix(self, matrix: Array) -> int:
         return _append(self.constants, matrix.astype(np.float32).ravel())
@@ -314,7 +321,7 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     return Plan(
         path, capacity, np.array(lines, np.int64), np.concatenate(tables), arena_size + SLACK,
         graph.input.shape[1:], outputs, tuple(planner.noise),
-        _aligned(planner.weights, planner.weights[0].dtype), _aligned(planner.constants, np.float32),
+        _packed(planner), _aligned(planner.constants, np.float32),
     )  # fmt: skip
 
 
@@ -411,22 +418,44 @@ def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
     `stored` float16: their bits in int16.
     """
     (count, depth, width), lanes = kernels.shape, path.lanes
-    vectors = -(-width // lanes)
-    padded = np.zeros((count, depth, (vectors + 1) * lanes), np.float32)
+    widths = list(panel_widths(width, path))
+    padded = np.zeros((count, depth, sum(widths) * lanes), np.float16 if stored == np.float16 else np.float32)
     padded[:, :, :width] = kernels
     panels, column = [], 0
-    while column < vectors:
-        left, size = vectors - column, path.vectors
-        if path.vectors > 2 and left != size and left <= size + 1:
-            size -= 1
+    for size in widths:
         panel = padded[:, :, column * lanes : (column + size) * lanes]
         if path.precision == "bfloat16":
             panel = to_bfloat16(panel.reshape(count, depth // 2, 2, -1).swapaxes(2, 3)).view(np.uint32)
-        elif stored == np.float16:
-            panel = panel.astype(np.float16).view(np.int16)
         panels.append(panel.ravel())
         column += size
-    return np.concatenate(panels)
+    packed = np.concatenate(panels)
+    return packed.view(np.int16) if stored == np.float16 else packed
+
+
+def panel_widths(width: int, path: Path) -> Iterator[int]:
+    """Vectors of every panel of `width` columns: all wide, or narrow ones at the end, as `engine._product` takes them."""
+    left = -(-width // path.lanes)
+    while left > 0:
+        size = path.vectors - (path.vectors > 2 and left != path.vectors and left <= path.vectors + 1)
+        yield size
+        left -= size
+
+
+def _packed(planner: Planner) -> Array:
+    """The weights of all products, one after the other."""
+    kind = np.int16 if planner.stored == np.float16 else planner.stored
+    array, at = aligned(planner.packed + SLACK, kind), 0
+    for taps in planner.weights:
+        part = pack(taps, planner.path, planner.stored)
+        array[at : at + len(part)] = part
+        at += len(part)
+    return array
+
+
+def _deeper(taps: Array, depth: int) -> Array:
+    """(T, K, N) with zeros up to `depth`; the array itself if it is as deep."""
+    missing = depth - taps.shape[1]
+    return np.pad(taps, ((0, 0), (0, missing), (0, 0))) if missing else taps
 
 
 def rows(path: Path) -> tuple[Any, ...]:
