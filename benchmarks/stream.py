@@ -54,7 +54,7 @@ def main() -> None:
 
 def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
     """Listen for `seconds`, with other controls every minute."""
-    late, delays, memory = [], [], []
+    late, overslept, delays, memory = [], [], [], []
     rate, played, minute = model.sample_rate, 0, 0
     cpu = time.process_time()
     with model.stream(seed=7) as stream:
@@ -64,7 +64,9 @@ def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
             if played >= 60 * rate * (minute + 1):
                 minute += 1
                 delays.append(turn(model, stream, minute))
-            time.sleep(max(0.0, begin + played / rate - LEAD - time.monotonic()))
+            due = begin + played / rate - LEAD
+            time.sleep(max(0.0, due - time.monotonic()))
+            overslept.append(time.monotonic() - due)
             block = next(stream)
             late.append(time.monotonic() - (begin + played / rate))
             played += len(block)
@@ -74,6 +76,10 @@ def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
         "minutes": round(played / rate / 60, 2),
         "blocks": len(late),
         "underruns": sum(x > 0 for x in late),
+        "of_them_the_player_itself_woke_too_late": sum(
+            x > 0 and y > LEAD for x, y in zip(late, overslept, strict=True)
+        ),
+        "longest_wait_for_a_block_seconds": round(max(x + LEAD - y for x, y in zip(late, overslept, strict=True)), 3),
         "least_slack_seconds": round(-max(late), 3),
         "changes": minute,
         "control_delay_seconds": {"median": round(float(np.median(delays)), 2), "largest": round(max(delays), 2)},

@@ -112,6 +112,6 @@ def _kernel() -> Callable[..., None] | None:
     """The Numba kernel, or None where Numba cannot load."""
     try:
         from .kernels.random import fill_normals
-    except ImportError:
+    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
         return None
     return fill_normals

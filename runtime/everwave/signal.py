@@ -156,7 +156,7 @@ def _kernel(n_fft: int) -> Callable[..., None] | None:
         return None
     try:
         from .kernels.signal import make_synthesize
-    except ImportError:
+    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
         return None
     return make_synthesize(*_factors(n_fft // 2))
 

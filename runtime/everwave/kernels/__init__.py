@@ -1,0 +1,32 @@
+"""Compiled leaves. Numba keeps what it compiled beside the code, else in the user's cache; here it is told where else."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+
+def _ensure_cache_folder() -> None:
+    """A private folder for this process where Numba could write nowhere: it refuses to compile without one."""
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.environ.get("NUMBA_CACHE_DIR") or any(map(_writable, (Path(__file__).parent / "__pycache__", Path(user)))):
+        return
+    folder, owner = tempfile.mkdtemp(prefix="everwave-"), os.getpid()  # only this user may read it: caches are pickles
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def _writable(folder: Path) -> bool:
+    """Whether `folder` takes files, or could be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+_ensure_cache_folder()

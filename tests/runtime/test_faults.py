@@ -1,0 +1,291 @@
+"""What goes wrong on real machines, caused for real: nothing hangs, what was written is valid, the error is one line.
+
+docs/faults.md is the table of these. Processes are fresh ones, with a time limit that a hang would break.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import everwave
+import numpy as np
+import pytest
+import soundfile
+from everwave import audio, philox, weights
+from everwave.config import PRESETS
+
+RUNTIME = Path(everwave.__file__).parents[1]
+LIMIT = 120  # seconds, for a process that should need a few
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="done with Linux's own means")
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVERWAVE_PATH", "numpy")  # no compilation
+    monkeypatch.setenv("PYTHONPATH", str(RUNTIME))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / "tiny.h5"
+    weights.write(path, weights.random_model(PRESETS["tiny"], seed=1))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model() -> everwave.Model:
+    return everwave.random_model("tiny", threads=2, backend="numpy")
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=LIMIT, check=False, **options)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "everwave", *arguments]
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-c", code, **options)
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("everwave: ")
+    return result.stderr
+
+
+# -- disks -----------------------------------------------------------------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_a_full_disk(tiny: str, tmp_path: Path, ending: str) -> None:
+    """A tmpfs of 700 kB; `stream`, as nothing is known of its length beforehand."""
+    if run("unshare", "-m", "true").returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    steps = 'set -e; mount -t tmpfs -o size=700k none "$0"; set +e; "$@"; code=$?; cp -a "$0"/. "$0".kept; exit $code'
+    disk, kept = tmp_path / "disk", tmp_path / "disk.kept"
+    disk.mkdir()
+    kept.mkdir()
+    arguments = command("stream", "--model", tiny, "--seed", "7", "-o", str(disk / f"out.{ending}"))
+    result = run("unshare", "-m", "sh", "-c", steps, str(disk), *arguments)
+    assert result.returncode == 1, result.stderr
+    assert "the disk is full" in one_line(result)
+    assert os.listdir(kept) == [f"out.{ending}"]
+    samples, rate = audio.read(kept / f"out.{ending}")
+    whole = everwave.load(tiny).generate(1.0, seed=7)
+    assert len(samples) > rate
+    np.testing.assert_allclose(samples[: len(whole)], whole, atol=3.1e-5)
+
+
+@linux
+def test_killed_while_it_writes(tiny: str) -> None:
+    """`kill -9` leaves the unfinished file under its working name; as a WAV it can be played as it is."""
+    process = subprocess.Popen(command("stream", "--model", tiny, "--seed", "7", "-o", "out.wav"))
+    deadline = time.monotonic() + LIMIT
+    while sum(p.stat().st_size for p in Path().iterdir()) < 400_000 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(LIMIT) == -signal.SIGKILL
+    (left,) = Path().iterdir()
+    assert left.name == f".out.wav.{process.pid}.part"
+    samples = audio.read(left)[0]
+    np.testing.assert_allclose(samples[:44100], everwave.load(tiny).generate(1.0, seed=7), atol=3.1e-5)
+
+
+@linux
+def test_a_reader_that_leaves(tiny: str) -> None:
+    result = run("sh", "-c", '"$@" | head -c 1000 >head; echo done >&2', "sh", *command("stream", "--model", tiny))
+    assert result.stderr == "done\n"
+    assert Path("head").stat().st_size == 1000
+
+
+@linux
+def test_nowhere_to_write(tiny: str, tmp_path: Path) -> None:
+    """An install, a home and a working folder that are read-only, and no cache: kernels are compiled for this run only."""
+    pytest.importorskip("numba")
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if drop and (shutil.which("setpriv") is None or run(*drop, "true").returncode):
+        pytest.skip("root's right to write everywhere cannot be dropped here")
+    install, temporary = tmp_path / "install", tmp_path / "temporary"
+    shutil.copytree(Path(everwave.__file__).parent, install / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
+    temporary.mkdir()
+    for path in (install, *install.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code = (
+        "from everwave import philox; print(philox.normals(7, 'a', 0, 3).tobytes().hex(), philox._kernel() is not None)"
+    )
+    keep = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    env = keep | {"PYTHONPATH": str(install), "HOME": str(install), "TMPDIR": str(temporary)}
+    result = run(*drop, sys.executable, "-c", code, env=env, cwd=install)
+    assert result.stdout.split() == [philox.normals_numpy(7, "a", 0, 3).tobytes().hex(), "True"], result.stderr
+    assert list(temporary.iterdir()) == []  # gone with the process
+    output = run(*drop, *command("generate", "--model", tiny, "-o", str(install / "out.wav")), env=env, cwd=install)
+    assert output.returncode == 1
+    assert "no permission" in one_line(output)
+
+
+def test_weights_replaced_while_it_plays(tiny: str, tmp_path: Path) -> None:
+    """A model is read once: neither a new file under its name nor other bytes in the same file matter to it."""
+    path = tmp_path / "model.h5"
+    shutil.copy(tiny, path)
+    expected = everwave.load(path).generate(2.0, seed=7)
+    for replace in (
+        lambda: weights.write(path, weights.random_model(PRESETS["tiny"], seed=2)),
+        lambda: path.write_bytes(b"no weights"),
+        path.unlink,
+    ):
+        shutil.copy(tiny, path)
+        model = everwave.load(path)
+        with model.stream(seed=7, seconds=2.0) as stream:
+            blocks = [next(stream)]
+            replace()
+            blocks += list(stream)
+        np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    with pytest.raises(everwave.ModelError):
+        everwave.load(path)
+
+
+# -- threads and processes -------------------------------------------------------------------------------------------
+
+
+def test_eight_threads_on_one_model(model: everwave.Model) -> None:
+    alone = [model.generate(1.0, seed=seed) for seed in range(8)]
+    fresh = everwave.random_model("tiny", threads=2, backend="numpy")
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda seed: fresh.generate(1.0, seed=seed), range(8)))
+    np.testing.assert_array_equal(together, alone)
+
+
+FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of forks with threads: this is one
+import everwave, numpy as np
+model = everwave.random_model("tiny", threads=2, backend="{backend}")
+expected = model.generate(0.5, seed=7)
+stream = model.stream(seed=7)
+next(stream)
+child = os.fork()
+if child == 0:
+    same = np.array_equal(model.generate(0.5, seed=7), expected)
+    try:
+        next(stream)
+    except everwave.EverwaveError as error:
+        os._exit(0 if same and "fork" in str(error) else 3)
+    os._exit(4)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+next(stream)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_fork_after_load(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model works in the child; a stream that was begun belongs to its process, and says so instead of hanging."""
+    if backend == "numba":
+        pytest.importorskip("numba")
+        monkeypatch.delenv("EVERWAVE_PATH")
+    result = python(FORK.format(backend=backend))
+    assert result.returncode == 0, result.stderr
+
+
+def _in_a_spawned_process(path: str) -> bytes:
+    return everwave.load(path).generate(0.2, seed=7).tobytes()
+
+
+def test_spawn(tiny: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        results = pool.map(_in_a_spawned_process, [tiny, tiny])
+    assert set(results) == {everwave.load(tiny).generate(0.2, seed=7).tobytes()}
+
+
+HOST = """
+import threading, numba, numpy as np, everwave
+
+@numba.njit(parallel=True)
+def host(x):
+    total = 0.0
+    for i in numba.prange(len(x)):
+        total += x[i]
+    return total
+
+x, done, failures = np.ones(100_000), threading.Event(), []
+def work():
+    while not done.is_set():
+        if host(x) != len(x):
+            failures.append(1)
+host(x)
+numba.set_num_threads(1)
+model = everwave.random_model("tiny", threads=2, backend="numba")
+expected = model.generate(1.0, seed=7)
+thread = threading.Thread(target=work)
+thread.start()
+same = all(np.array_equal(model.generate(1.0, seed=7), expected) for _ in range(3))
+done.set()
+thread.join()
+assert same and not failures and numba.get_num_threads() == 1
+print(numba.threading_layer())
+"""
+
+
+def test_the_host_program_uses_numbas_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threading layer and number of threads stay its own; even the layer that allows one caller at a time."""
+    pytest.importorskip("numba")
+    monkeypatch.delenv("EVERWAVE_PATH")
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "workqueue")
+    result = python(HOST)
+    assert result.stdout.strip() == "workqueue", result.stderr
+
+
+# -- memory and time -------------------------------------------------------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize("megabytes", [40, 300, 700])
+def test_low_memory(tiny: str, megabytes: int) -> None:
+    """A limit on addresses, from far too low on: either it works, or it ends with an error and leaves nothing."""
+    arguments = command("generate", "--model", tiny, "--seconds", "2", "--threads", "2", "-o", "out.wav")
+    result = run("sh", "-c", f'ulimit -v {megabytes * 1024}; exec "$@"', "sh", *arguments)
+    if result.returncode == 0:
+        assert len(audio.read("out.wav")[0]) == 2 * 44100
+    else:
+        assert os.listdir() == []
+        assert result.stderr.strip()
+
+
+def test_a_piece_too_large_for_memory_is_one_line(model: everwave.Model) -> None:
+    with pytest.raises(everwave.UsageError, match="stream"):
+        model.generate(1e6)
+
+
+def test_the_clock_jumps(model: everwave.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards by a day and back by an hour, again and again: nothing that is heard depends on a clock."""
+    expected = model.generate(2.0, seed=7)
+    real, calls, lock = time.time, [0], threading.Lock()
+
+    def jumping() -> float:
+        with lock:
+            calls[0] += 1
+            return real() + (86400 if calls[0] % 2 else -3600)
+
+    for name in ("time", "monotonic", "perf_counter", "thread_time", "process_time"):
+        monkeypatch.setattr(time, name, jumping)
+    np.testing.assert_array_equal(model.generate(2.0, seed=7), expected)
+    with audio.Writer("out.flac", model.sample_rate) as writer:
+        for block in model.stream(seed=7, seconds=2.0):
+            writer.write(block)
+    assert calls[0] > 10
+    np.testing.assert_allclose(soundfile.read("out.flac")[0], expected, atol=3.1e-5)
