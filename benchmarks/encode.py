@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +36,8 @@ def main() -> None:
     options = _parser().parse_args()
     if options.worker:
         worker = keras if options.worker == KERAS else everwave
-        print(json.dumps({"times_real_time": round(options.seconds / worker(options), 2)}))
+        wall, cpu = worker(options)
+        print(json.dumps({"times_real_time": round(options.seconds / wall, 2), "cpu_seconds": round(cpu, 3)}))
         return
     runs = list(measure(options))
     rows = summary(runs)
@@ -57,21 +58,19 @@ def main() -> None:
 # -- one contender -------------------------------------------------------------------------------------------------
 
 
-def everwave(options: argparse.Namespace) -> float:
-    """Wall seconds of `encode`."""
+def everwave(options: argparse.Namespace) -> tuple[float, float]:
+    """Wall seconds of `encode`, and CPU seconds of all threads."""
     import numpy as np
     from everwave import random_model
 
     model = random_model(options.preset[0], 0, options.threads, OURS[options.worker])
     samples = _noise(options.seconds, model.sample_rate, np)
     model.encode(samples[: 10 * model.sample_rate], model.sample_rate)
-    begin = time.perf_counter()
-    model.encode(samples, model.sample_rate)
-    return time.perf_counter() - begin
+    return _timed(lambda: model.encode(samples, model.sample_rate))
 
 
-def keras(options: argparse.Namespace) -> float:
-    """Wall seconds of the two encoders as TensorFlow graphs."""
+def keras(options: argparse.Namespace) -> tuple[float, float]:
+    """Wall seconds of the two encoders as TensorFlow graphs, and CPU seconds of all threads."""
     import numpy as np
     from contenders import Setting, Source, keras_networks
     from everwave import signal
@@ -93,9 +92,13 @@ def keras(options: argparse.Namespace) -> float:
             second(latents.reshape(batch * 4, 16, -1))
 
     run(2)
-    begin = time.perf_counter()
-    run(calls)
-    return time.perf_counter() - begin
+    return _timed(lambda: run(calls))
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
+    begin, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def _noise(seconds: float, rate: int, np: Any) -> Any:

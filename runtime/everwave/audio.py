@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from .errors import AudioError, Cancelled, UsageError
+from .mpeg import stating_length
 from .resampling import Resampler, resample
 from .wav import BYTES, INFO_IDS, UNKNOWN, Layout, RawSink, WavSink, quantise
 
@@ -43,7 +44,7 @@ __all__ = [
 Array = np.ndarray
 Source = str | os.PathLike[str] | BinaryIO
 
-READ_FRAMES = 1 << 16
+READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
 WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder keeps a whole write on the stack
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 LOSSY_BYTES_PER_SECOND = 40_000  # 320 kbit/s, the most that lossy formats take
@@ -78,7 +79,7 @@ class DiskFull(AudioError):
 
 
 class Info(NamedTuple):
-    """What the header says; `frames` is an estimate for MP3 files without a length."""
+    """What the header says; of an MP3 that does not say its length, how many frames there are."""
 
     sample_rate: int
     channels: int
@@ -106,18 +107,18 @@ def read(source: Source) -> tuple[Array, int]:
     AudioError if it cannot be read, is cut off, is empty, or holds NaN or infinity.
     """
     with _opened(source) as file:  # the header's length is not trusted with an allocation
-        return np.concatenate(list(_checked_blocks(file, _name(source), READ_FRAMES))), file.samplerate
+        return np.concatenate(list(_checked_blocks(file, _name(source)))), file.samplerate
 
 
-def blocks(path: str | os.PathLike[str], frames: int = READ_FRAMES) -> tuple[int, Iterator[Array]]:
-    """(sample rate in Hz, float32 blocks (up to `frames`, channels)): a file of any length in constant memory.
+def blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[Array]]:
+    """(sample rate in Hz, float32 blocks (n, channels)): a file of any length in constant memory.
 
     Raises as `read` does; what the header shows, at once.
     """
 
     def stream() -> Iterator[Array]:
         with _opened(path) as file:
-            yield from _checked_blocks(file, _name(path), frames)
+            yield from _checked_blocks(file, _name(path))
 
     return info(path).sample_rate, stream()
 
@@ -132,7 +133,10 @@ def _opened(source: Source) -> Iterator[Any]:
         if isinstance(source, str | os.PathLike) and not Path(source).is_file():
             what = "is a folder" if Path(source).is_dir() else "no such file"
             raise AudioError(f"{name}: {what}; give an audio file")
-        with soundfile.SoundFile(source) as file:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(soundfile.SoundFile(source))
+            if file.format == "MP3" and isinstance(source, str | os.PathLike) and (whole := stating_length(source)):
+                file = stack.enter_context(soundfile.SoundFile(stack.enter_context(whole)))
             _refuse_truncated(file, source, name)
             if file.frames <= 0:
                 raise AudioError(f"{name}: holds no samples; give a file that does")
@@ -141,9 +145,9 @@ def _opened(source: Source) -> Iterator[Any]:
         raise AudioError(f"{name}: cannot be read as audio ({_reason(error)}); convert or replace it") from None
 
 
-def _checked_blocks(file: Any, name: str, frames: int) -> Iterator[Array]:
-    done = 0
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+def _checked_blocks(file: Any, name: str) -> Iterator[Array]:
+    done, size = 0, max(READ_SAMPLES // file.channels, 1)
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
             frame, channel = np.argwhere(~np.isfinite(block))[0]
             where = f"frame {done + frame} ({(done + frame) / file.samplerate:.3f} s), channel {channel}"

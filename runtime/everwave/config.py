@@ -14,6 +14,7 @@ from .errors import ModelError
 FRAMES_PER_LATENT = 16  # the chunk encoder's down-sampling
 DECODER_LATENTS = 4  # latents in one window of the chunk decoder
 DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
+SAMPLE_RATES = (8000, 192000)  # Hz, of models
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
 
 
@@ -122,7 +123,7 @@ class Config:
     @classmethod
     def from_dict(cls, data: Any) -> Config:
         """The config of a weights file; ModelError unless every field is present, typed and in range."""
-        signal = SignalConfig(**_fields(data, "signal", sample_rate=(8000, 192000), hop_length=(16, 1024)))
+        signal = SignalConfig(**_fields(data, "signal", sample_rate=SAMPLE_RATES, hop_length=(16, 1024)))
         autoencoder = AutoencoderConfig(
             **_fields(data, "autoencoder", width=(2, 1024), frame_latents=(1, 1024), latents=(1, 1024))
         )

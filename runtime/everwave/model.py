@@ -14,7 +14,7 @@ import numpy as np
 
 from . import audio as audio_files
 from . import checks, conditioning, ops, weights
-from .audio import READ_FRAMES, to_stereo
+from .audio import to_stereo
 from .checks import matrix, number
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .controls import Piece, plain
@@ -23,7 +23,7 @@ from .looping import Loop
 from .pipeline import Pipeline
 from .player import Player
 from .pooling import pool
-from .resampling import Resampler
+from .resampling import BLOCK_FRAMES, Resampler
 from .signal import synthesize
 from .streaming import MAX_SECONDS, Progress, Stream, read_log
 
@@ -298,8 +298,8 @@ def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
     for block in audio if _is_stream(audio) else [audio]:
         samples = to_stereo(_samples(block))
         frames += len(samples)
-        for i in range(0, len(samples), READ_FRAMES):
-            yield resampler.push(samples[i : i + READ_FRAMES])
+        for i in range(0, len(samples), BLOCK_FRAMES):
+            yield resampler.push(samples[i : i + BLOCK_FRAMES])
     if not frames:
         raise UsageError("audio holds no samples; give at least one")
     yield resampler.flush()

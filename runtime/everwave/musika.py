@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .config import PRESETS, Config
-from .errors import ModelError
+from .config import PRESETS, SAMPLE_RATES, Config
+from .errors import ModelError, UsageError
 from .networks import AUTOENCODER
 from .ops.trace import trace
 from .weights import ModelFile
@@ -56,8 +56,12 @@ def import_checkpoint(
     """A self-contained model of a domain's `gen_ema.h5` (or its folder) and the autoencoder folder it was made with.
 
     Without a generator the result is an autoencoder. `sample_rate` None assumes 44100 and says so in the provenance.
-    ModelError, one line naming the file, for anything that is missing, swapped, damaged or of other sizes.
+    ModelError, one line naming the file, for anything that is missing, swapped, damaged or of other sizes; UsageError
+    for a sample rate that no model has.
     """
+    low, high = SAMPLE_RATES
+    if sample_rate is not None and not low <= sample_rate <= high:
+        raise UsageError(f"sample_rate={sample_rate!r}; it must be {low} to {high} Hz")
     paths = _paths(generator, autoencoder)
     _try_in_child(paths)
     config, parameters = read_checkpoint(generator, autoencoder, sample_rate or ASSUMED_SAMPLE_RATE)

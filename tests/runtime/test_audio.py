@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import audio, wav
+from everwave import audio, mpeg, wav
 from everwave.audio import FormatError, Resampler, Writer, resample, to_stereo
 from everwave.errors import AudioError, Cancelled, UsageError
 from everwave.resampling import anti_alias_filter
@@ -373,13 +373,40 @@ def test_wrong_blocks() -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_join_to_the_whole(noise: np.ndarray) -> None:
+def test_blocks_join_to_the_whole(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.flac", noise)
-    rate, blocks = audio.blocks("a.flac", 1000)
-    lengths = [len(block) for block in blocks]
-    assert (rate, set(lengths[:-1]), sum(lengths)) == (RATE, {1000}, len(noise))
-    np.testing.assert_array_equal(np.concatenate(list(audio.blocks("a.flac", 1000)[1])), audio.read("a.flac")[0])
+    whole = audio.read("a.flac")[0]
+    monkeypatch.setattr(audio, "READ_SAMPLES", 2000)
+    rate, blocks = audio.blocks("a.flac")
+    parts = list(blocks)
+    assert (rate, {len(part) for part in parts[:-1]}) == (RATE, {1000})
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert audio.info("a.flac") == (RATE, 2, len(noise))
+
+
+def test_blocks_of_many_channels_are_short() -> None:
+    soundfile.write("a.wav", np.zeros((2000, 1024), np.float32), RATE)
+    assert {block.size for block in audio.blocks("a.wav")[1]} <= {audio.READ_SAMPLES, 2000 * 1024 % audio.READ_SAMPLES}
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
+@pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (22050, 1), (8000, 1)], ids=["1", "2", "2.5"])  # MPEG
+def test_mp3_files_that_do_not_say_their_length(mode: str, rate: int, channels: int) -> None:
+    """Silence, then noise: from the first frame alone the length of a variable bit rate cannot be guessed."""
+    samples = np.zeros((6 * rate, channels), np.float32)
+    samples[2 * rate :] = np.random.default_rng(0).uniform(-0.5, 0.5, (4 * rate, channels))
+    soundfile.write("stated.mp3", samples, rate, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    data = Path("stated.mp3").read_bytes()
+    assert mpeg.stating_length("stated.mp3") is None
+    music = data.index(data[:2], 2)  # the frame after the one with the tag
+    Path("plain.mp3").write_bytes(data[music:])
+    Path("tagged.mp3").write_bytes(b"ID3\4\0\0\0\0\2\0" + b"\xff" * 256 + data[music:] + b"TAG".ljust(128, b"\0"))
+    stated, plain, tagged = (audio.read(f"{name}.mp3")[0] for name in ("stated", "plain", "tagged"))
+    assert 0 <= len(plain) - len(stated) < 3000  # what the encoder put before and after is not cut off
+    np.testing.assert_array_equal(tagged, plain)
+    assert audio.info("plain.mp3").frames == len(plain)
+    quiet, loud = np.sqrt(np.mean(plain[: rate // 2] ** 2)), np.sqrt(np.mean(plain[-2 * rate : -rate] ** 2))
+    assert quiet < 0.01 < 0.2 < loud
 
 
 def test_open_files_are_read(noise: np.ndarray) -> None:
@@ -396,7 +423,7 @@ def test_nan_is_found_and_named(bad: float) -> None:
     with pytest.raises(AudioError, match=rf"a\.wav: {bad} at frame 44101 \(1\.000 s\), channel 1"):
         audio.read("a.wav")
     with pytest.raises(AudioError, match="frame 44101"):
-        list(audio.blocks("a.wav", 100)[1])
+        list(audio.blocks("a.wav")[1])
 
 
 def test_unreadable_files() -> None:
