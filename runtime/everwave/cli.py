@@ -97,8 +97,7 @@ def stream(options: argparse.Namespace) -> None:
 
 
 def encode(options: argparse.Namespace) -> int:
-    from . import encoding, latent_files, weights
-    from .model import Model
+    from . import encoding, latent_files
 
     problems: list[str] = []
 
@@ -110,13 +109,11 @@ def encode(options: argparse.Namespace) -> int:
     found = list(encoding.recordings(options.inputs, failed))
     if store.single and len(found) > 1:
         raise UsageError(f"-o {options.output}: one .npy holds one recording, not {len(found)}; give a folder or a .h5")
-    path = weights.find(options.model)
-    file = weights.read(path)
-    model = Model.from_parts(weights.resolve(file, path), options.threads, options.precision)
-    about = encoding.about_all(model, encoding.autoencoder_hash(file, path), options.pool)
+    model, digest = _model_and_hash(options)
+    about = encoding.about_all(model, digest, options.pool)
     with store:
         todo = [recording for recording in found if not encoding.finished(recording, store, about)]
-        with _encoding_bar(todo) as progress:
+        with contextlib.nullcontext() if options.debug else _only_our_lines(), _encoding_bar(todo) as progress:
             encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
     if len(found) > 1 and (problems or len(todo) < len(found)):
         kept = len(found) - len(todo)
@@ -127,13 +124,16 @@ def encode(options: argparse.Namespace) -> int:
 def decode(options: argparse.Namespace) -> None:
     from . import encoding, latent_files, pieces
     from .audio import Writer
-    from .model import load
 
     latents, about = latent_files.read(Path(options.latents), options.item)
     if about.get("pooled"):
         raise UsageError(f"{options.latents}: is pooled over time; encode without --pool to decode")
-    model = load(options.model, options.threads, options.precision)
+    model, digest = _model_and_hash(options)
     length, channels = encoding.length(about, len(latents), model, options.latents)
+    if about.get("autoencoder") not in (None, digest):
+        _say(
+            f"warning: {options.latents} was made by another autoencoder than {options.model}; it may sound like noise"
+        )
     blocks = model.decode_blocks(latents, options.seed or 0)
     left = length
     with Writer(options.output, model.sample_rate, channels, frames=length) as writer:
@@ -236,6 +236,17 @@ def warmup(options: argparse.Namespace) -> None:
 # -- parts of commands --------------------------------------------------------------------------------------------
 
 
+def _model_and_hash(options: argparse.Namespace) -> tuple[Model, str]:
+    """The model, and the SHA-256 of its autoencoder."""
+    from . import encoding, weights
+    from .model import Model
+
+    path = weights.find(options.model)
+    file = weights.read(path)
+    model = Model.from_parts(weights.resolve(file, path), options.threads, options.precision)
+    return model, encoding.autoencoder_hash(file, path)
+
+
 def _seed(options: argparse.Namespace) -> int:
     """The one asked for, else a new one; the last line shows it so that a piece can be made again."""
     return options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -259,6 +270,25 @@ def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
     bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with tqdm(total=total, bar_format=bar_format, leave=False) as bar:
         yield bar.update
+
+
+@contextlib.contextmanager
+def _only_our_lines() -> Iterator[None]:
+    """What is written to standard error, less what libmpg123 has to say of MP3 files and no option silences."""
+    stream = sys.stderr
+    try:
+        copy = os.dup(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # no file: closed, or a test's
+        yield
+        return
+    with open(copy, "w", buffering=1, encoding=stream.encoding) as ours, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+        sys.stderr = ours
+        try:
+            yield
+        finally:
+            sys.stderr = stream
+            os.dup2(ours.fileno(), stream.fileno())
 
 
 def _say(message: str) -> None:

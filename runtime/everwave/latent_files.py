@@ -30,6 +30,7 @@ About = dict[str, Any]
 Latents = Array | Iterable[Array]  # one array, or blocks (k, channels) of one
 
 HDF5 = (".h5", ".hdf5")
+NPY = b"\x93NUMPY"
 FORMAT = "everwave latents"
 NUMBERS = ("sample_rate", "frames", "channels", "latents_per_second",
            "source_sample_rate", "source_channels", "source_frames", "source_modified")  # fmt: skip
@@ -70,8 +71,8 @@ class NpyStore:
         self.single = output.suffix.lower() == ".npy"
         if self.single:
             check_writable(output)
-        elif output.exists() and not output.is_dir():
-            raise UsageError(f"{output}: is no folder; name OUT.npy, OUT.h5 or a folder")
+        else:
+            _check_folder(output)
 
     def __enter__(self) -> NpyStore:
         return self
@@ -93,13 +94,16 @@ class NpyStore:
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(path) as part:
-            with part.open("wb") as file:
-                _write_npy(file, latents)
-            _json_path(path).unlink(missing_ok=True)  # at no time do latents lie beside what is said of others
-        with _whole(_json_path(path)) as part:
-            part.write_text(json.dumps(about(), indent=1) + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _whole(path) as part:
+                with part.open("wb") as file:
+                    _write_npy(file, latents)
+                _json_path(path).unlink(missing_ok=True)  # at no time do latents lie beside what is said of others
+            with _whole(_json_path(path)) as part:
+                part.write_text(json.dumps(about(), indent=1) + "\n")
+        except OSError as error:  # what goes wrong with the audio is an AudioError
+            raise EverwaveError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _write_npy(file: Any, latents: Latents) -> None:
@@ -118,10 +122,13 @@ def _write_npy(file: Any, latents: Latents) -> None:
 def _npy_header(shape: tuple[int, int]) -> bytes:
     """The 128 bytes before the numbers (NEP 1, format version 1.0)."""
     text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + text.ljust(117).encode() + b"\n"
+    return NPY + b"\x01\x00" + struct.pack("<H", 118) + text.ljust(117).encode() + b"\n"
 
 
 def _load_npy(path: Path) -> Array:
+    with path.open("rb") as file:
+        if file.read(len(NPY)) != NPY:  # NumPy would go on to speak of pickles
+            raise ValueError("no .npy file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header's shape allocates nothing
     except OSError:
@@ -181,7 +188,7 @@ class Hdf5Store:
 
     def _copy_existing(self) -> None:
         with _opened(self._output) as old:
-            if "format" not in old.attrs or _attribute(old, "format") != FORMAT:
+            if not _is_ours(old):
                 raise UsageError(f"{self._output}: is there and holds no latents; choose another name, or --overwrite")
             for name in _names(old):
                 old.copy(_dataset(old, name), self._file, name)
@@ -254,6 +261,10 @@ def _opened(path: Path) -> Iterator[Any]:
         raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
 
 
+def _is_ours(file: Any) -> bool:
+    return "format" in file.attrs and _attribute(file, "format") == FORMAT
+
+
 def _names(group: Any, prefix: str = "", depth: int = MAX_DEPTH) -> list[str]:
     """Every dataset that hard links lead to, "folder/name", sorted; links that go round end at `depth`."""
     import h5py
@@ -322,9 +333,11 @@ def _set(holder: Any, about: Mapping[str, Any]) -> None:
 def read(path: Path, item: str | None = None) -> tuple[Array, About]:
     """The latents in `path` and what is known about them; `item` names the recording if a file holds several."""
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; `everwave encode` makes one")
+        raise EverwaveError(f"{path}: no such file; `everwave encode` makes one")
     if path.suffix.lower() in HDF5:
         with _opened(path) as file:
+            if not _is_ours(file) and "format" in file.attrs:
+                raise ValueError("it holds something else, a model perhaps")
             dataset = _dataset(file, _chosen(path, _names(file), item))
             return np.asarray(dataset[()], np.float32), _attributes(dataset)
     if item is not None:
@@ -380,6 +393,17 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UsageError(f"{path}: cannot be written; choose another place with -o")
+
+
+def _check_folder(folder: Path) -> None:
+    """UsageError unless `folder` is one that can be written to, or can be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(
+            f"{folder}: {'' if there == folder else f'{there} '}is no folder; name OUT.npy, OUT.h5 or a folder"
+        )
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"{folder}: cannot be written; choose another place with -o")
 
 
 def _first_line(error: BaseException) -> str:

@@ -324,11 +324,11 @@ BAD_USE = {
     "no command": "",
     "encode without output": "encode in.wav",
     "several recordings in one .npy": "encode a.wav b.wav --model TINY -o out.npy",
-    "decode of nothing": "decode missing.npy --model TINY -o out.wav",
     "preset without random weights": "bench --preset tiny",
 }
 
 FAILURES = {
+    "decode of nothing": "decode missing.npy --model TINY -o out.wav",
     "missing model": "generate --model missing.h5 --seconds 1 -o out.wav",
     "unknown model": "generate --model no-such-name --seconds 1 -o out.wav",
     "truncated model": "generate --model TRUNCATED --seconds 1 -o out.wav",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -143,6 +145,32 @@ def test_what_does_not_fit_its_latents_is_refused(model: str, capsys: pytest.Cap
         assert main(["decode", "in.npy", "--model", model, "-o", "out.wav"]) == 1
         assert len(lines(capsys)) == 1
     assert not Path("out.wav").exists()
+
+
+def test_latents_of_another_autoencoder_are_warned_of(
+    model: str, smallest_model: weights.ModelFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("in.wav")
+    main(["encode", "in.wav", "--model", model, "-o", "in.npy"])
+    weights.write("other.h5", weights.random_model(smallest_model.config, seed=2))
+    assert main(["decode", "in.npy", "--model", model, "-o", "out.wav"]) == 0
+    assert lines(capsys) == []
+    assert main(["decode", "in.npy", "--model", "other.h5", "-o", "out.wav"]) == 0
+    assert lines(capsys) == [
+        "everwave: warning: in.npy was made by another autoencoder than other.h5; it may sound like noise"
+    ]
+
+
+def test_notes_of_libraries_are_not_ours(model: str) -> None:
+    """libmpg123 comments on a damaged MP3 straight to the standard error."""
+    soundfile.write("in.mp3", noise(1.0), 44100, format="MP3")
+    data = Path("in.mp3").read_bytes()
+    Path("in.mp3").write_bytes(data[: len(data) // 2] + b"\0" * 900 + data[len(data) // 2 + 500 :])
+    words = [sys.executable, "-m", "everwave", "encode", "in.mp3", "--model", model, "-o", "out.npy"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("everwave: error: in.mp3: cut off")
 
 
 # -- which files ---------------------------------------------------------------------------------------------------
@@ -445,6 +473,43 @@ def test_hostile_hdf5_is_refused_in_one_line(case: str, model: str, capsys: pyte
     assert main(["decode", "x.h5", "--model", model, "-o", "out.wav"]) in (1, 2)
     assert len(lines(capsys)) == 1
     assert os.listdir() == ["x.h5"]
+
+
+def test_what_holds_no_latents_is_named(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("song.wav")
+    Path("song.npy").write_bytes(Path("song.wav").read_bytes())
+    for path, said in (("song.wav", "no .npy file"), ("song.npy", "no .npy file"), (model, "something else")):
+        assert main(["decode", path, "--model", model, "-o", "out.wav"]) == 1
+        (line,) = lines(capsys)
+        assert said in line
+        assert "pickle" not in line
+
+
+@pytest.mark.parametrize("output", ["file/out", "file/deep/out", "/dev/null/out", "file/out.npy", "file/out.h5"])
+def test_outputs_that_cannot_be(output: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known before any work is done."""
+    write("a.wav")
+    Path("file").write_text("")
+    assert main(["encode", "a.wav", "--model", model, "-o", output]) == 2
+    assert output in lines(capsys)[0]
+
+
+@pytest.mark.parametrize("output", ["out", "out.npy", "out.h5"])
+def test_a_full_disk(
+    output: str, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a.wav", 3.0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(latent_files, "_write_npy", full)
+    monkeypatch.setattr(latent_files.Hdf5Store, "_append", full)
+    assert main(["encode", "a.wav", "--model", model, "-o", output]) == 1
+    (line,) = lines(capsys)
+    assert "No space left on device" in line
+    assert "Errno" not in line or output.endswith(".h5")
+    assert [path.name for path in Path().rglob("*") if path.is_file()] == ["a.wav"]
 
 
 def test_hostile_npy_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from everwave import musika
 from everwave.config import AutoencoderConfig, Config, GeneratorConfig, SignalConfig
-from everwave.errors import ModelError
+from everwave.errors import ModelError, UsageError
 from everwave.musika import FILES, FRAME_DECODER_ORDER, import_checkpoint, read_checkpoint
 from everwave.networks import NETWORKS
 from everwave.ops.trace import trace
@@ -120,6 +120,12 @@ def test_an_imported_model_is_written_and_read_as_ours(folder):
 def test_an_autoencoder_alone(folder):
     model = import_checkpoint(None, folder, sample_rate=22050)
     assert (model.kind, len(model.parameters), model.provenance["sample_rate"]) == ("autoencoder", 4, "given")
+
+
+@pytest.mark.parametrize("rate", [0, -1, 7999, 192001])
+def test_a_sample_rate_that_no_model_has(folder, rate):
+    with pytest.raises(UsageError, match=f"sample_rate={rate}; it must be 8000 to 192000 Hz"):
+        import_checkpoint(None, folder, rate)
 
 
 @pytest.mark.parametrize("first", FILES.values())
