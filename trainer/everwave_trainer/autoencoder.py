@@ -67,7 +67,8 @@ class AutoencoderTrainer:
             self.critic_optimizer = adam(learning_rate, steps, beta_1=0.5)
             self.critic_optimizer.build(self.critic.trainable_variables)
         update: Callable[..., dict[str, Any]] = self._adversarial_update if self.critic else self._update
-        self._compiled = backend.compiled(update)
+        state = [v for group in self.variables().values() for v in group]
+        self._compiled = backend.compiled(update, [*state, self.random.state])
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         groups: dict[str, Sequence[Any]] = {name: m.trainable_variables for name, m in self.networks.items()}

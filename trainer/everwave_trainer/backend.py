@@ -1,47 +1,55 @@
-"""What differs between Keras backends: gradients and compilation. TensorFlow here."""
+"""What differs between Keras backends: gradients, compilation, devices. One file each, chosen by KERAS_BACKEND."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorflow as tf
+import keras
+from everwave.errors import UsageError
+
+KNOWN = ("tensorflow", "jax")
+
+if keras.backend.backend() not in KNOWN:
+    raise UsageError(f"KERAS_BACKEND={keras.backend.backend()}: training runs on {' or '.join(KNOWN)}; set one of them")
+_chosen = importlib.import_module(f"{__package__}.backend_{keras.backend.backend()}")
 
 
-def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`step` as one compiled graph."""
-    return tf.function(step, autograph=False)
+def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """`step(*tensors)`, which may assign `variables` and no others, as one compiled graph."""
+    return _chosen.compiled(step, variables)
 
 
 def gradients(losses: Callable[[], tuple[Any, ...]], variables: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
-    """Run `losses` (its first result is minimised) and differentiate with respect to `variables`."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([v.value for v in variables])
-        results = losses()
-    return results, tape.gradient(results[0], [v.value for v in variables])
+    """Run `losses` (its first result is minimised) and differentiate it by `variables`; within a compiled step."""
+    return _chosen.gradients(losses, variables)
 
 
 def input_gradient(f: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
-    """f(x) and its gradient with respect to x; itself differentiable, for gradient penalties."""
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = f(x)
-    return y, tape.gradient(y, x)
+    """f(x) and the gradient of its sum by x; itself differentiable, for gradient penalties."""
+    return _chosen.input_gradient(f, x)
 
 
 def deterministic() -> None:
     """Make every operation repeat bit for bit (slower; used to check that training resumes exactly)."""
-    tf.config.experimental.enable_op_determinism()
+    _chosen.deterministic()
+
+
+def distribute(batch_size: int) -> None:
+    """Split every batch over the devices that the backend sees, before any variable is made; UsageError if it cannot."""
+    _chosen.distribute(batch_size)
 
 
 def scalar_writer(folder: str) -> Callable[[int, dict[str, float]], None]:
     """A function that logs named scalars of a step for TensorBoard."""
-    writer = tf.summary.create_file_writer(folder)
+    from tensorboard.summary import Writer
+
+    writer = Writer(folder)
 
     def write(step: int, scalars: dict[str, float]) -> None:
-        with writer.as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
         writer.flush()
 
     return write

@@ -57,7 +57,10 @@ class GanTrainer:
         for optimizer, network in zip(self.optimizers, (self.generator, self.critic), strict=True):
             optimizer.build(network.trainable_variables)
         self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
-        self._compiled = {penalised: backend.compiled(partial(self._update, penalised)) for penalised in (False, True)}
+        state = [*(v for group in self.variables().values() for v in group), self.random.state]
+        self._compiled = {
+            penalised: backend.compiled(partial(self._update, penalised), state) for penalised in (False, True)
+        }
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file; UsageError if it has other conditions."""

@@ -1,0 +1,98 @@
+"""Run by test_backends.py under either Keras backend: first steps of every tiny trainer, from one checkpoint each.
+
+    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|finetune|level2|gan ...
+
+losses: the first backend to run leaves the checkpoints in FOLDER that the others start from; prints them as JSON.
+resume: prints whether runs that were interrupted end in the same variables.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from everwave.config import PRESETS
+from everwave_trainer import backend, checkpoint, loop
+from everwave_trainer.autoencoder import AutoencoderTrainer
+from everwave_trainer.gan import GanTrainer
+from everwave_trainer.latents import Latents, Piece
+from keras import ops
+
+BATCH, STEPS = 2, 3
+TINY = PRESETS["tiny"]
+
+
+def same_noise(shape, dtype=None, seed=None):
+    """Backends draw different random numbers; these stand in for them: any fixed ones with mean 0 will do."""
+    values = np.cos(np.arange(np.prod(shape[1:])) ** 2).reshape(1, *shape[1:])
+    return ops.cast(ops.broadcast_to(values, shape), dtype)
+
+
+class Music(AutoencoderTrainer):
+    """Noise that grows and fades, in place of crops of a corpus."""
+
+    def batch(self, step):
+        frames = {"level1": 128, "finetune": 128, "level2": 256}[self.stage]
+        samples = np.random.default_rng(step).standard_normal((BATCH, (frames + 3) * 64)) * 0.1
+        return ((samples * np.sin(np.arange(samples.shape[1]) / 900)).astype(np.float32),)
+
+    def sample(self, folder, step):
+        pass
+
+
+class Techno(GanTrainer):
+    def sample(self, folder, step):
+        pass
+
+
+def latents():
+    rng = np.random.default_rng(0)
+    pieces = tuple(Piece("", "", "", 300, {"bpm": 120.0 + i}) for i in range(2))
+    arrays = tuple(rng.standard_normal((2, 300, 32)).astype(np.float16) for _ in pieces)
+    return Latents(pieces, arrays, {}, {}, TINY.signal.latent_rate, Path())
+
+
+TRAINERS = {
+    "level1": lambda: Music("level1", TINY, [], steps=100, batch_size=BATCH),
+    "finetune": lambda: Music("finetune", TINY, [], steps=100, batch_size=BATCH),
+    "level2": lambda: Music("level2", TINY, [], steps=100, batch_size=BATCH),
+    "gan": lambda: Techno(TINY, latents(), steps=100, batch_size=BATCH, conditions=["bpm"]),
+}
+
+
+def losses(make, folder):
+    trainer = make()
+    if checkpoint.exists(folder):
+        assert checkpoint.restore(folder, trainer.variables(), trainer.settings) == 0
+    else:
+        folder.mkdir()
+        checkpoint.save(folder, 0, trainer.variables(), trainer.settings)
+    steps = [trainer.step(i, *trainer.batch(i)) for i in range(STEPS)]
+    return [{name: float(ops.convert_to_numpy(value)) for name, value in step.items()} for step in steps]
+
+
+def resumes_exactly(make, folder):
+    whole, halves = folder / "whole", folder / "halves"
+    loop.run(make(), whole, 4)
+    loop.run(make(), halves, 2)
+    loop.run(make(), halves, 4)
+    with np.load(whole / checkpoint.FILE) as a, np.load(halves / checkpoint.FILE) as b:
+        return all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def main():
+    folder = Path(sys.argv[1])
+    backend.distribute(BATCH)
+    report = {}
+    for name in sys.argv[3:]:
+        if sys.argv[2] == "resume":
+            report[name] = resumes_exactly(TRAINERS[name], folder / f"resumed-{name}")
+        else:
+            keras.random.normal = same_noise
+            report[name] = losses(TRAINERS[name], folder / name)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
