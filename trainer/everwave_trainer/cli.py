@@ -1,4 +1,4 @@
-"""`everwave-train`: corpus | label | autoencoder | encode | gan | export | evaluate."""
+"""`everwave-train`: corpus | label | autoencoder | encode | gan | export | evaluate | card."""
 
 from __future__ import annotations
 
@@ -87,6 +87,11 @@ def parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("evaluate", help="measure a model on held-out music")
     evaluate.add_arguments(evaluation)
     evaluation.set_defaults(run=evaluate.run)
+
+    card = commands.add_parser("card", help="print a model's card: data, licence, training, measures")
+    card.add_argument("model", help="shipped name or weights file")
+    card.add_argument("--metrics", type=Path, help="metrics.json of `evaluate` (default: those kept in the file)")
+    card.set_defaults(run=_card)
     return top
 
 
@@ -118,6 +123,7 @@ def _prepare(a: argparse.Namespace) -> None:
     keras.mixed_precision.set_global_policy(a.precision)
     if a.deterministic:
         backend.deterministic()
+    backend.distribute(a.batch_size)
 
 
 def _autoencoder(a: argparse.Namespace) -> None:
@@ -175,6 +181,14 @@ def _export(a: argparse.Namespace) -> None:
 
     dtype = "float32" if a.float32 else "float16"
     export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder)
+
+
+def _card(a: argparse.Namespace) -> None:
+    import json
+
+    from .evaluate.card import card
+
+    print(card(a.model, json.loads(a.metrics.read_text()) if a.metrics else None), end="")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import everwave
 import numpy as np
 import soundfile
 from everwave import spectrogram
+from everwave.errors import UsageError
 from everwave.signal import istft, log_magnitude, stft
 
 from ..corpora.store import Corpus, Track
@@ -21,6 +22,8 @@ FFT_SIZES = (256, 1024, 4096)
 def clips(corpus: Path, count: int, seconds: float) -> list[np.ndarray]:
     """`count` mono excerpts of `seconds`, spread evenly over the held-out tracks (several per track if there are few)."""
     tracks = [t for t in Corpus.open(corpus).select("held-out") if t.seconds >= seconds]
+    if not tracks:
+        raise UsageError(f"{corpus}: no held-out track is {seconds:g} s long")
     per_track = -(-count // len(tracks))
     excerpts = [e for t in tracks for e in _excerpts(t, per_track, seconds)]
     chosen = np.linspace(0, len(excerpts) - 1, min(count, len(excerpts))).round().astype(int)

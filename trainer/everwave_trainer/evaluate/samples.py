@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import soundfile
 from everwave import spectrogram
-from keras import ops
-
-from .. import signal
 
 SECONDS = 6.0
 CLIPS = 2
@@ -26,6 +23,10 @@ def held_out_crop(track: Any, seconds: float) -> np.ndarray:
 
 def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
     """Held-out clips through the networks as they are now: real, then reconstructed, in one file each."""
+    from keras import ops
+
+    from .. import signal
+
     s = trainer.config.signal
     folder.mkdir(parents=True, exist_ok=True)
     for i, track in enumerate(trainer.held_out[:CLIPS]):

@@ -1,0 +1,257 @@
+"""Measures of models: right on made-up data whose answer is known, and one command that gives them all."""
+
+import importlib.util
+import json
+import struct
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+from everwave import weights
+from everwave.config import PRESETS, Condition
+from everwave.errors import EverwaveError, UsageError
+from everwave_trainer import cli
+from everwave_trainer.evaluate import control, distribution, musicnn, tensor_bundle
+from everwave_trainer.labels import store
+
+RATE = 44100
+
+
+def test_frechet_distance_of_known_normals():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200_000, 3)) * [1, 2, 3]
+    y = rng.standard_normal((200_000, 3)) * [2, 2, 1] + [0, 1, 0]
+    assert abs(distribution.frechet_distance(x, y) - (1 + 1 + 4)) < 0.1
+    assert distribution.frechet_distance(x, x) < 1e-9
+
+
+def test_mean_distance_between_rows():
+    assert distribution.pairwise(np.array([[0.0, 0], [3, 4], [0, 0]])) == pytest.approx(10 / 3)
+
+
+def test_tempo_agreement_counts_octaves_apart():
+    found = control.tempo_agreement([120, 120, 140, 160], [121, 60, 150, 160])
+    assert found == {"clips": 4, "within_4_percent": 2, "up_to_octave": 3, "median_error_bpm": 5.5}
+    assert control.chance([120, 160], [120, 160]) == 1.0
+
+
+def test_rank_correlation_of_densities():
+    onsets = np.concatenate([np.arange(0, 10, 0.5), np.arange(10, 20, 0.125)])
+    rates = control.per_second(onsets, 20)
+    assert rates.shape == (20,)
+    assert np.allclose(rates[2:8], 2, atol=0.3)
+    assert np.allclose(rates[12:18], 8, atol=0.3)
+    assert control.spearman(np.arange(5), np.arange(5) ** 3) == 1
+    assert control.spearman(np.arange(5), np.ones(5)) == 0
+
+
+def varint(value):
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def table(tensors):
+    """A checkpoint's index and data as TensorFlow writes them: one data block, keys that share their beginnings."""
+    data, block, key = b"", b"\0\0\x02" + b"\x08\x01", b""  # the header entry has an empty key
+    for name, array in sorted(tensors.items()):
+        shape = b"".join(b"\x12" + varint(len(d)) + d for d in (b"\x08" + varint(n) for n in array.shape))
+        raw = array.astype("<f4").tobytes()
+        entry = b"\x08\x01\x12" + varint(len(shape)) + shape + b"\x20" + varint(len(data)) + b"\x28" + varint(len(raw))
+        shared = len(next((k for k in [key] if k and name.encode().startswith(k)), b""))
+        block += varint(shared) + varint(len(name) - shared) + varint(len(entry)) + name.encode()[shared:] + entry
+        data, key = data + raw, name.encode()
+    block += struct.pack("<II", 0, 1)
+    handle = varint(0) + varint(len(block))
+    index_block = b"\0\x01" + varint(len(handle)) + b"z" + handle + struct.pack("<II", 0, 1)
+    footer = varint(0) + varint(0) + varint(len(block) + 5) + varint(len(index_block))
+    whole = block + bytes(5) + index_block + bytes(5)
+    return whole + footer.ljust(40, b"\0") + tensor_bundle.MAGIC, data
+
+
+def musicnn_tensors():
+    """Random parameters in musicnn's shapes."""
+    rng = np.random.default_rng(0)
+    kernels = [(7, 38, 1, 204), (7, 67, 1, 204), (128, 1, 1, 51), (64, 1, 1, 51), (32, 1, 1, 51)]
+    kernels += [(7, 561, 1, 64), (7, 64, 1, 64), (7, 64, 1, 64)]
+    tensors = {}
+    for i, shape in enumerate(kernels):
+        tensors[f"conv2d{f'_{i}' * (i > 0)}/kernel"] = rng.standard_normal(shape) / np.sqrt(np.prod(shape[:3]))
+        tensors[f"conv2d{f'_{i}' * (i > 0)}/bias"] = 0.1 * rng.standard_normal(shape[-1])
+    for i, width in enumerate([1, 204, 204, 51, 51, 51, 64, 64, 64, 2 * 753, 200]):
+        name = f"batch_normalization{f'_{i}' * (i > 0)}"
+        tensors[f"{name}/moving_mean"] = 0.1 * rng.standard_normal(width)
+        tensors[f"{name}/moving_variance"] = rng.uniform(0.5, 2, width)
+        tensors[f"{name}/gamma"] = rng.standard_normal(width)  # some below zero: highest becomes lowest
+        tensors[f"{name}/beta"] = 0.1 * rng.standard_normal(width)
+    tensors["dense/kernel"] = rng.standard_normal((2 * 753, 200)) / 40
+    tensors["dense/bias"] = rng.standard_normal(200)
+    return {name: value.astype(np.float32) for name, value in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A file like musicnn's wheel, with random parameters."""
+    path = tmp_path_factory.mktemp("wheel") / "musicnn-0.whl"
+    index, data = table(musicnn_tensors())
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(musicnn.FOLDER + ".index", index)
+        file.writestr(musicnn.FOLDER + ".data-00000-of-00001", data)
+    return path
+
+
+def test_checkpoints_are_read_without_tensorflow(wheel, tmp_path):
+    tensors = musicnn_tensors()
+    read = musicnn.load(wheel).tensors
+    assert read.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(read[name], value, err_msg=name)
+    with pytest.raises(EverwaveError, match="not a TensorFlow table"):
+        tensor_bundle.read(b"x" * 100, b"")
+    (tmp_path / "other.whl").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="pip download --no-deps musicnn"):
+        musicnn.load(tmp_path / "other.whl")
+
+
+def test_real_checkpoints_are_read(tmp_path):
+    """As TensorFlow itself writes them."""
+    tf = pytest.importorskip("tensorflow")
+    values = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a/kernel_1": np.ones((1, 2, 1), np.float32)}
+    values["b"] = np.float32(7).reshape(())
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "x"), tensor_names=list(values), shape_and_slices=[""] * 3, tensors=list(values.values())
+    )
+    read = tensor_bundle.read((tmp_path / "x.index").read_bytes(), (tmp_path / "x.data-00000-of-00001").read_bytes())
+    assert read.keys() == values.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(read[name], value)
+
+
+def test_musicnn_is_its_own_graph_in_keras(wheel):
+    """The same layers as musicnn's models.py defines them, one by one in Keras."""
+    from keras import ops
+
+    t = musicnn_tensors()
+    x = np.random.default_rng(1).gamma(0.3, 1, (2, musicnn.FRAMES, musicnn.BANDS)).astype(np.float32)
+
+    def normalised(y, i):
+        name = f"batch_normalization{f'_{i}' * (i > 0)}"
+        gain = t[f"{name}/gamma"] / np.sqrt(t[f"{name}/moving_variance"] + 1e-3)
+        return (y - t[f"{name}/moving_mean"]) * gain + t[f"{name}/beta"]
+
+    def conv(y, i, padding="valid"):
+        name = f"conv2d{f'_{i}' * (i > 0)}"
+        return normalised(ops.relu(ops.conv(y, t[f"{name}/kernel"], padding=padding) + t[f"{name}/bias"]), i + 1)
+
+    pad = ((0, 0), (3, 3), (0, 0), (0, 0))
+    y = normalised(x[..., None], 0)
+    front = [ops.max(conv(ops.pad(y, pad), i), axis=2) for i in (0, 1)]
+    front += [ops.max(conv(y, i, "same"), axis=2) for i in (2, 3, 4)]
+    front = ops.concatenate(front, axis=2)[..., None]
+    layers = [front]
+    for i in (5, 6, 7):
+        new = ops.transpose(conv(ops.pad(layers[-1], pad), i), (0, 1, 3, 2))
+        layers.append(new if i == 5 else new + layers[-1])
+    features = ops.concatenate(layers, axis=2)
+    pooled = ops.concatenate([ops.max(features, axis=1), ops.mean(features, axis=1)], axis=2)
+    hidden = ops.relu(ops.matmul(normalised(ops.reshape(pooled, (2, -1)), 9), t["dense/kernel"]) + t["dense/bias"])
+    expected = ops.convert_to_numpy(normalised(hidden, 10))
+    np.testing.assert_allclose(musicnn.load(wheel).penultimate(x), expected, atol=2e-3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("librosa") is None, reason="librosa is not installed (extra: label)")
+def test_mel_bands_are_those_of_librosa():
+    import librosa
+
+    np.testing.assert_allclose(
+        musicnn.slaney_filters().T, librosa.filters.mel(sr=16000, n_fft=512, n_mels=96), atol=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Six pieces of 25 s: a tone and clicks, with labels as if they were composed."""
+    music, folder = tmp_path_factory.mktemp("music"), tmp_path_factory.mktemp("corpus")
+    seconds = np.arange(25 * RATE) / RATE
+    for i in range(6):
+        period = 60 / (110 + 10 * i)
+        clicks = np.exp(-60 * (seconds % period)) * np.sin(2 * np.pi * 300 * 2 ** (i / 3) * seconds)
+        soundfile.write(music / f"{i}.flac", 0.5 * clicks, RATE)
+    assert cli.main(["corpus", "--audio", str(music), "--hold-out", "0.5", "-o", str(folder)]) == 0
+    for track in json.loads((folder / "manifest.json").read_text())["tracks"]:
+        bpm = 110 + 10 * int(track["title"])
+        onsets = tuple(np.arange(0, 25, 60 / bpm))
+        store.write(
+            folder, track["id"], store.TrackLabels(bpm, onsets, sources={"bpm": "composed", "onsets": "composed"})
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Random weights with tempo and density."""
+    conditions = (Condition("bpm", "bpm", 140, 12, 115, 165), Condition("density", "onsets per second", 5, 2, 0, 12))
+    tiny = PRESETS["tiny"]
+    path = tmp_path_factory.mktemp("model") / "tiny.h5"
+    weights.write(path, weights.random_model(replace(tiny, generator=replace(tiny.generator, conditions=conditions))))
+    return path
+
+
+def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("librosa")
+    monkeypatch.setattr(control, "TEMPI", range(120, 161, 20))
+    monkeypatch.setattr(control, "CONSTANTS", 3)
+    monkeypatch.setattr(control, "CURVES", 2)
+    monkeypatch.setattr(control, "CURVE_SECONDS", 12.0)
+    monkeypatch.setattr(control, "SECONDS", 12.0)
+    monkeypatch.setattr(control, "REAL_CLIPS", 2)
+    monkeypatch.setattr(distribution, "SECONDS", 6.5)
+    monkeypatch.setattr("everwave_trainer.evaluate.SECONDS", 3.0)
+    out = tmp_path / "report"
+    words = ["evaluate", str(model), str(corpus), "-o", str(out), "--musicnn", str(wheel)]
+    assert cli.main([*words, "--clips", "2", "--pieces", "2", "--seeds", "1"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert metrics["reconstruction"]["clips"] == 2
+    tempo = metrics["tempo"]["librosa"]
+    assert tempo["real"]["up_to_octave"] == tempo["real"]["clips"] > 0  # the estimator knows clicks
+    assert tempo["generated"]["clips"] == 3
+    density = metrics["density"]["librosa"]
+    assert -1 <= density["constants"] <= 1
+    assert len(density["measured"]) == 3
+    distances = metrics["distribution"]
+    assert distances["windows"] == 4
+    assert distances["diversity"]["held_out"] > 0
+    assert distances["nearest"]["generated_to_training"] > 0
+
+    assert cli.main(["card", str(model), "--metrics", str(out / "metrics.json")]) == 0
+    card = capsys.readouterr().out
+    for text in ("bpm, 115 to 165", "log-mel error", "tempo within 4 %", "density, Spearman", "Frechet distance"):
+        assert text in card
+
+
+def test_what_cannot_be_measured_is_one_line(model, corpus, tmp_path, capsys):
+    plain = tmp_path / "plain.h5"
+    weights.write(plain, weights.random_model(PRESETS["tiny"]))
+    assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "tempo"]) == 2
+    assert "no condition 'bpm'" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "distribution", "--musicnn", "none.whl"]) == 2
+    assert "pip download --no-deps musicnn" in capsys.readouterr().err
+
+
+def test_gallery_shows_every_control(model, corpus, tmp_path, monkeypatch):
+    from everwave_trainer.evaluate import gallery
+
+    monkeypatch.setattr(gallery, "SECONDS", 2.0)
+    monkeypatch.setattr(gallery, "LONG_SECONDS", 4.0)
+    assert cli.main(["evaluate", str(model), str(corpus), "--gallery", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    for name in ("real-0", "reconstructed-0", "free-0", "long", "bpm-120", "bpm-160", "density-5", "curve-2"):
+        assert f'id="{name}"' in page
+        assert soundfile.info(tmp_path / f"{name}.ogg").duration >= 1.9
+        assert (tmp_path / f"{name}.png").stat().st_size > 200
+    assert page.count("<polyline") == 9

@@ -1,0 +1,120 @@
+"""Model cards, written from what a weights file says of itself (`everwave-train card`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from everwave import weights
+
+
+def card(name: str, metrics: Mapping[str, Any] | None = None) -> str:
+    """Markdown on a shipped name or weights file; `metrics` (of `evaluate`) in place of those in the file."""
+    path = weights.find(name)
+    file = weights.read(path)
+    provenance = dict(file.provenance)
+    metrics = metrics or provenance.pop("metrics", None)
+    return "\n".join([*_head(path, file, provenance), *_measures(metrics or {})]) + "\n"
+
+
+def _head(path: Path, file: weights.ModelFile, provenance: Mapping[str, Any]) -> Iterator[str]:
+    data = provenance.get("data", {})
+    config = file.config
+    yield f"## {path.stem}\n"
+    yield f"- **File**: `{path.name}`, {path.stat().st_size / 1e6:.1f} MB, {file.kind}; networks: {', '.join(file.parameters)}"
+    if file.autoencoder:
+        yield f"- **Needs**: `{file.autoencoder['file']}`, sha256 {file.autoencoder['sha256'][:16]}..."
+    yield f"- **Sizes**: {config.signal.sample_rate} Hz, widths {config.autoencoder.width} and {config.generator.width}"
+    for c in config.generator.conditions:
+        yield f"- **Condition**: {c.name}, {c.low:g} to {c.high:g} {c.unit} (training: mean {c.mean:.4g}, deviation {c.scale:.3g})"
+    yield f"- **Licence**: {file.licence}"
+    if isinstance(data, str):
+        yield f"- **Data**: {data}"
+    elif data:
+        yield f"- **Data**: {data.get('hours', '?')} h; {', '.join(data.get('packages', []))}. Licences: {', '.join(data.get('licences', []))}"
+    facts = {k: v for k, v in provenance.items() if k not in ("data", "metrics")}
+    if facts:
+        yield "- **Training**: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
+
+
+def _measures(metrics: Mapping[str, Any]) -> Iterator[str]:
+    writers = {"reconstruction": _reconstruction, "tempo": _tempo, "density": _density, "distribution": _distribution}
+    rows = [row for name, write in writers.items() if name in metrics for row in write(metrics[name])]
+    if not rows:
+        return
+    corpus = metrics.get("corpus", {})
+    yield f"\nMeasured on {corpus.get('tracks', '?')} held-out tracks ({corpus.get('minutes', '?')} min: {', '.join(corpus.get('packages', []))})"
+    yield "by `everwave-train evaluate`:\n\n| measure | figure | beside it |\n|---|---|---|"
+    yield from (f"| {measure} | {figure} | {beside} |" for measure, figure, beside in rows)
+
+
+Rows = Iterator[tuple[str, str, str]]
+
+
+def _reconstruction(m: Mapping[str, Any]) -> Rows:
+    clips = f"{m['clips']} clips of {m['seconds']:g} s"
+    yield f"log-mel error, both levels ({clips})", f"{m['log_mel_error_db']:.2f} dB", ""
+    griffin = f"80 mel bands and Griffin-Lim {m['log_mel_error_mel_griffin_lim_db']:.2f} dB"
+    yield "log-mel error, level 1 alone", f"{m['log_mel_error_level1_db']:.2f} dB", griffin
+    for n in (256, 1024, 4096):
+        true, random, lim = (m[f"convergence_{n}_{kind}_phase"] for kind in ("true", "random", "griffin_lim"))
+        beside = f"true phases {true:.2f}, random {random:.2f}, 32 x Griffin-Lim {lim:.2f}"
+        yield f"spectral convergence at FFT {n}, decoded phases", f"{m[f'convergence_{n}_decoded_phase']:.2f}", beside
+    yield "inconsistency of decoded spectra", f"{m['inconsistency']:.2f}", "0 is the spectrum of a signal"
+
+
+def _tempo(m: Mapping[str, Any]) -> Rows:
+    for name in (k for k, v in m.items() if isinstance(v, dict)):
+        ours, total = m[name]["generated"], m["clips"]
+        beside = [f"chance {m[name]['chance']:.1f}"]
+        for kind in ("real", "reconstructed"):
+            if kind in m[name]:
+                beside.append(f"{kind} music {m[name][kind]['within_4_percent']} of {m[name][kind]['clips']}")
+        yield f"tempo within 4 %, 120-160 bpm ({name})", f"{ours['within_4_percent']} of {total}", ", ".join(beside)
+        yield (
+            f"tempo up to an octave ({name})",
+            f"{ours['up_to_octave']} of {total}",
+            f"median error {ours['median_error_bpm']} bpm",
+        )
+
+
+def _density(m: Mapping[str, Any]) -> Rows:
+    for name in (k for k, v in m.items() if isinstance(v, dict)):
+        d = m[name]
+        real = ", ".join(f"{kind} music {d[kind]:.2f}" for kind in ("real", "reconstructed") if kind in d)
+        yield (
+            f"density, Spearman, constants ({name})",
+            f"{d['constants']:.2f}",
+            f"95 % of shuffles below {d['constants_chance_95']:.2f}",
+        )
+        yield (
+            f"density, Spearman, random curves ({name})",
+            f"{d['curves']:.2f}",
+            f"chance {d['curves_chance']:.2f}; {real}",
+        )
+
+
+def _distribution(m: Mapping[str, Any]) -> Rows:
+    f, d, n = m["frechet_to_held_out"], m["diversity"], m["nearest"]
+    yield (
+        "Frechet distance to held-out music: reconstructed",
+        f"{f['reconstructed']:.2f}",
+        f"training music {f['training']:.2f} ({m['windows']} windows each)",
+    )
+    if "generated" in f:
+        yield (
+            "Frechet distance to held-out music: generated",
+            f"{f['generated']:.2f}",
+            f"{f['generated_over_reconstructed']:.2f} x reconstructed",
+        )
+        yield (
+            "diversity: distance between pieces",
+            f"{d['generated']:.2f}",
+            f"{d['generated_over_training']:.2f} x that of training music, held-out {d['held_out']:.2f}",
+        )
+        yield (
+            "nearest window of the training music",
+            f"{n['generated_to_training']:.2f}",
+            f"held-out music {n['held_out_to_training']:.2f}, a copy {n['copy']:.2f}",
+        )

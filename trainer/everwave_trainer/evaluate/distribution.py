@@ -1,0 +1,127 @@
+"""Does what a model makes sound like real music, and is there as much of it? Both in musicnn's embeddings.
+
+Frechet distance (Kilgour et al., arXiv 1812.08466) of windows of 3 s, against held-out music: `generated` stands beside
+`training`, the music the model imitates (the floor), and `reconstructed`, what the decoders alone cost. Distances of
+sets fall with the number of windows, so every set has the same.
+
+Diversity: the mean distance between pieces, and how near generated windows are to the nearest one of the training music.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from everwave.errors import UsageError
+from tqdm import tqdm
+
+from ..corpora.store import Track
+from .musicnn import Musicnn
+
+SECONDS = 21.5  # of a piece: seven windows
+
+Embeddings = list[np.ndarray]  # one (windows, 200) for every piece
+
+
+def evaluate(
+    model: Any, network: Musicnn, held_out: Sequence[Track], training: Sequence[Track], count: int
+) -> dict[str, Any]:  # fmt: skip
+    """Frechet distances and diversity of `count` pieces of each kind; generated ones only if the model can."""
+    rate = model.sample_rate
+    real = list(pieces(held_out, count))
+
+    def embedded(name: str, sounds: Iterable[np.ndarray]) -> Embeddings:
+        bar = tqdm(sounds, total=count, desc=name, unit="piece", disable=None, leave=False)
+        return [network.embed(samples.mean(axis=1), rate) for samples in bar]
+
+    sets = {
+        "held_out": embedded("held-out", real),
+        "training": embedded("training", pieces(training, count)),
+        "reconstructed": embedded("reconstructed", (model.decode(model.encode(x, rate))[: len(x)] for x in real)),
+    }
+    if "generator" in model.info()["parameters"]:
+        sets["generated"] = embedded("generated", (model.generate(SECONDS, seed=i) for i in range(count)))
+    minutes = {"held_out": held_out, "training": training}
+    return {
+        "pieces": count,
+        "windows": sum(map(len, sets["held_out"])),
+        **{f"{name}_minutes_there_are": round(sum(t.seconds for t in tracks) / 60, 1) for name, tracks in minutes.items()},
+        "frechet_to_held_out": _frechet(sets),
+        "diversity": _diversity(sets),
+        "nearest": _nearest(sets),
+    }  # fmt: skip
+
+
+def pieces(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
+    """`count` stereo excerpts (n, 2) of SECONDS, evenly over all tracks that are long enough; they may overlap."""
+    tracks = [t for t in tracks if t.seconds > SECONDS]
+    if not tracks:
+        raise UsageError(f"no track of the chosen styles and split is {SECONDS:g} s long, as one piece needs")
+    ends = np.cumsum([t.seconds - SECONDS for t in tracks])
+    for place in (np.arange(count) + 0.5) / count * ends[-1]:
+        index = int(np.searchsorted(ends, place, side="right"))
+        track = tracks[index]
+        start = int((place - ends[index] + track.seconds - SECONDS) * track.sample_rate)
+        yield track.samples[start : start + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Of two sets of vectors (n, d), as normal distributions: |mean difference|^2 + tr(A + B - 2 (A B)^(1/2))."""
+    a, b = (np.cov(v, rowvar=False) for v in (x.astype(np.float64), y.astype(np.float64)))
+    values, vectors = np.linalg.eigh(a)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    common = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
+    return float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + np.trace(a) + np.trace(b) - 2 * common)
+
+
+def pairwise(x: np.ndarray) -> float:
+    """Mean distance between two different rows of x (n, d)."""
+    return float(_distances(x, x).sum() / (len(x) * (len(x) - 1)))
+
+
+def _frechet(sets: dict[str, Embeddings]) -> dict[str, float]:
+    reference = np.concatenate(sets["held_out"])
+    found = {
+        name: frechet_distance(np.concatenate(windows), reference)
+        for name, windows in sets.items()
+        if name != "held_out"
+    }
+    if "generated" in found:
+        found["generated_over_reconstructed"] = found["generated"] / found["reconstructed"]
+        found["generated_over_training"] = found["generated"] / found["training"]
+    return _rounded(found)
+
+
+def _diversity(sets: dict[str, Embeddings]) -> dict[str, float]:
+    """Mean distance between pieces, each the mean of its windows."""
+    found = {name: pairwise(np.stack([w.mean(axis=0) for w in windows])) for name, windows in sets.items()}
+    if "generated" in found:
+        found["generated_over_training"] = found["generated"] / found["training"]
+    return _rounded(found)
+
+
+def _nearest(sets: dict[str, Embeddings]) -> dict[str, float]:
+    """Median distance of a window to the nearest of the training music; `copy` is what a copy through the decoders has."""
+    training = np.concatenate(sets["training"])
+    found = {
+        f"{name}_to_training": float(np.median(_distances(np.concatenate(windows), training).min(axis=1)))
+        for name, windows in sets.items()
+        if name != "training"
+    }
+    real, copies = (np.concatenate(sets[name]) for name in ("held_out", "reconstructed"))
+    found["copy"] = float(np.median(np.linalg.norm(real - copies, axis=1)))
+    return _rounded(found)
+
+
+def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Euclidean, (n, m)."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
+    if x is y or np.array_equal(x, y):
+        np.fill_diagonal(squares, 0)
+    return np.sqrt(np.maximum(squares, 0))
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in values.items()}
