@@ -36,6 +36,7 @@ class Listener:
     first: float | None = None  # seconds to the first samples
     frames: int = 0
     dry: float = 0.0  # seconds of silence
+    ahead: float = 0.6  # seconds that it wants to have ready
     refused: str = ""
     changes: list[float] = field(default_factory=list)  # seconds from asking for a change to hearing it
 
@@ -75,14 +76,16 @@ class Listener:
             if self.first is not None:
                 possible = min(passed, self.frames / RATE - played)
                 played += possible
+                if passed - possible > 0.01 and self.ahead < 8:  # as the page does
+                    self.ahead = min(2 * self.ahead, 8)
                 self.dry += passed - possible
-                await socket.send(json.dumps({"played": int(played * RATE)}))
+                await socket.send(json.dumps({"played": int(played * RATE), "ahead": self.ahead}))
             while self.due and self.due[0][0] <= played * RATE:
                 self.changes.append(now - self.due.pop(0)[1])
             if int(played) // 10 > changed:
                 changed, self.asked = int(played) // 10, now
                 await socket.send(json.dumps({"set": {"truncation": 1 + changed % 2}}))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         await socket.close()
 
 

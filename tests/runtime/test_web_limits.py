@@ -241,6 +241,10 @@ def test_seats_go_by_measured_cost() -> None:
         seats.take("a", "dear")
     now[0] += 11
     seats.take("a", "dear")
+    seats.late()
+    for number in range(10):
+        seats.leave(number)
+    seats.take("a", "dear")  # alone
 
 
 def test_buckets_and_addresses() -> None:

@@ -120,7 +120,8 @@ class Seats:
             raise Refused(503, f"all {self.limits.listeners} places are taken; try again in a minute", 60)
         if sum(taken == address for taken, _ in self._taken.values()) >= self.limits.listeners_per_address:
             raise Refused(429, f"{self.limits.listeners_per_address} streams play at your address; stop one first", 60)
-        if self.load + self.cost.get(model, 0.0) > self._room or self._clock() < self._late + LATE_SECONDS:
+        full = self.load + self.cost.get(model, 0.0) > self._room or self._clock() < self._late + LATE_SECONDS
+        if full and len(self):  # whoever is alone is served as well as it goes
             raise Refused(503, f"this machine is busy with {len(self)} listeners; try again in a minute", 60)
         number = next(self._numbers)
         self._taken[number] = (address, model)

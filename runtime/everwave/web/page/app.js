@@ -66,7 +66,8 @@ function fitToModel() {
   );
 }
 
-const unit = (condition) => (condition.name === "bpm" ? "bpm" : condition.unit);
+const UNITS = { bpm: "bpm", density: "notes/s" };
+const unit = (condition) => UNITS[condition.name] ?? condition.unit;
 
 // -- links: everything after the #, so that it stays in the browser --------------------------------------------------
 
@@ -122,7 +123,7 @@ function play() {
   picture.clear();
   picture.start(mine.analyser);
   mine.addEventListener("progress", () => showProgress(mine));
-  mine.addEventListener("changed", () => say("Coming"));
+  mine.addEventListener("changed", () => say("Changing"));
   mine.addEventListener("refused", ({ detail }) => say(detail.message));
   mine.addEventListener("end", ({ detail }) => {
     if (session === mine) session = null;
@@ -140,8 +141,8 @@ function stop() {
 
 function showProgress(mine) {
   $("clock").textContent = clock(mine.played / mine.log.sample_rate);
-  const text = mine.pending.length ? "Coming" : "Playing";
-  if (["Starting", "Coming", "Playing"].includes($("status").textContent) && $("status").textContent !== text) say(text);
+  const text = mine.pending.length ? "Changing" : "Playing";
+  if (["Starting", "Changing", "Playing"].includes($("status").textContent) && $("status").textContent !== text) say(text);
   offerDownload();
 }
 
@@ -257,9 +258,9 @@ async function begin() {
     if (session) play();
   });
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, button, a")) return;
-    if (event.key === " ") $("play").click();
-    else if (event.key.toLowerCase() === "s") $("style").click();
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("#seed, #link, select")) return;
+    if (event.key.toLowerCase() === "s") $("style").click();
+    else if (event.key === " " && !event.target.closest("input, button, a")) $("play").click();
     else return;
     event.preventDefault();
   });

@@ -96,7 +96,7 @@ export class Session extends EventTarget {
     this.played = played;
     this.ready = ready;
     if (this.firstSound === null && played) this.firstSound = (performance.now() - this.begun) / 1000;
-    while (this.pending.length && this.pending[0].at <= played) {
+    while (this.pending.length && this.pending[0].at < played) {
       const { asked } = this.pending.shift();
       this.delays.push((performance.now() - asked) / 1000);
     }

@@ -1,6 +1,6 @@
 // Samples that wait to be played. As an AudioWorklet it plays them in the browser's audio thread; the page imports the
 // class for browsers without one, which is all of them where the page comes neither by https nor from this machine.
-const REPORT = 2048; // frames between two reports
+const REPORT = 4096; // frames between two reports
 
 export class Queue {
   /** `report` is called with {played, ready, dry}: frames, frames, how often nothing was left. */
