@@ -134,8 +134,10 @@ class GanTrainer:
         (_, hinge, r1_penalty, real_score), gradients = backend.gradients(judge, critic.trainable_variables)
         self.optimizers[0].apply(generator_gradients, generator.trainable_variables)
         self.optimizers[1].apply(gradients, critic.trainable_variables)
+        step = ops.cast(self.optimizers[0].iterations, "float32")
+        decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
         for average, variable in zip(self.average, generator.trainable_variables, strict=True):
-            average.assign(EMA_DECAY * average + (1 - EMA_DECAY) * variable)
+            average.assign(decay * average + (1 - decay) * variable)
         fake_score = ops.mean(fake_score)
         certainty = ops.clip(real_score - fake_score, 0.0, 2.0) / 2
         change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
