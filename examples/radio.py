@@ -1,0 +1,19 @@
+"""An endless radio: `python examples/radio.py | aplay`. A new style glides in every minute."""
+
+import argparse
+import itertools
+
+import everwave
+from everwave.audio import Writer
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", default="techno")
+parser.add_argument("--minute", type=float, default=60.0, help="seconds between two styles")
+options = parser.parse_args()
+
+model = everwave.load(options.model)
+with model.stream(seed=7) as stream, Writer("-", model.sample_rate) as output:
+    for style in itertools.count(1):
+        while stream.position < style * options.minute:
+            output.write(next(stream))
+        stream.set(style=style, glide=options.minute / 4)
