@@ -16,7 +16,12 @@ def _ensure_cache_folder() -> None:
     if os.environ.get("NUMBA_CACHE_DIR") or any(map(_writable, (Path(__file__).parent / "__pycache__", Path(user)))):
         return
     folder, owner = tempfile.mkdtemp(prefix="everwave-"), os.getpid()  # only this user may read it: caches are pickles
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a fork goes on to use it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     os.environ["NUMBA_CACHE_DIR"] = folder
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
