@@ -37,7 +37,7 @@ def write(model: Model, options: argparse.Namespace, output: str, seed: int) -> 
             if picture:
                 picture.push(block)
     if picture:
-        picture.save(options.spectrogram)
+        picture.save(options.spectrogram, axes=True)
     seconds, wall = (piece.frames or 0) / model.sample_rate, time.perf_counter() - begin
     print(
         f"{output}: {seconds:.1f} s of audio in {wall:.2f} s, {seconds / wall:.1f} times real time, "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .axes import HERTZ, framed
 from .errors import UsageError
 
 Array = np.ndarray
@@ -40,7 +41,7 @@ class Spectrogram:
         self._hop = self._n_fft // 4
         self._window = np.hanning(self._n_fft + 1)[:-1].astype(np.float32)
         self._filters = mel_filters(sample_rate, self._n_fft, bands)
-        self._width = width
+        self._width, self._rate, self._samples = width, sample_rate, 0
         self._tail = np.zeros(self._n_fft // 2, np.float32)  # silence before the piece: frames are centred
         self._columns: list[Array] = []  # sums of mel power over `_merged` frames
         self._merged = 1
@@ -50,6 +51,7 @@ class Spectrogram:
     def push(self, samples: Array) -> None:
         """The next samples, (n,) or (n, channels)."""
         mono = np.asarray(samples, np.float32)
+        self._samples += len(mono)
         self._add(mono.mean(axis=1) if mono.ndim == 2 else mono)
 
     def image(self) -> Array:
@@ -61,11 +63,14 @@ class Spectrogram:
         spread = np.arange(self._width) * power.shape[1] // self._width
         return np.repeat(shades[::-1, spread], PIXELS_PER_BAND, axis=0)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the PNG; the piece may go on afterwards. UsageError where `path` cannot be written."""
+    def save(self, path: str | os.PathLike[str], axes: bool = False) -> None:
+        """Write the PNG, with time, frequency and decibels around it if wanted; the piece may go on afterwards.
+
+        UsageError where `path` cannot be written.
+        """
         saved = self._tail, self._columns[:], self._merged, self._sum.copy(), self._count
         self._add(np.zeros(self._n_fft // 2, np.float32))
-        image = self.image()
+        image = framed(self.image(), self._samples / self._rate, self._rows()) if axes else self.image()
         self._tail, self._columns, self._merged, self._sum, self._count = saved
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -75,6 +80,12 @@ class Spectrogram:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise UsageError(f"{path}: the spectrogram cannot be written ({error.strerror or error})") from None
+
+    def _rows(self) -> dict[int, float]:
+        """Where frequencies are in the image: the middle of band b lies at the (b + 1)th of the bands + 1 steps of mel."""
+        bands, low, high = len(self._filters), mel(LOWEST_HZ), mel(self._rate / 2)
+        shares = {hertz: float((mel(hertz) - low) / (high - low)) for hertz in HERTZ if hertz < 0.97 * self._rate / 2}
+        return {hertz: (bands + 0.5 - share * (bands + 1)) * PIXELS_PER_BAND for hertz, share in shares.items()}
 
     def _add(self, mono: Array) -> None:
         for first in range(0, len(mono), 2**18):  # bounded memory for blocks of any length
@@ -99,11 +110,12 @@ class Spectrogram:
             self._columns, self._merged = [a + b for a, b in pairs], 2 * self._merged
 
 
+def mel(hertz: Array | float) -> Array:
+    return 2595 * np.log10(1 + np.asarray(hertz) / 700)
+
+
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Array:
     """(bands, bins) float32 triangles of equal mean, evenly spaced in mel = 2595 log10(1 + f / 700) (O'Shaughnessy)."""
-
-    def mel(hertz: Array | float) -> Array:
-        return 2595 * np.log10(1 + np.asarray(hertz) / 700)
 
     edges = 700 * (10 ** (np.linspace(mel(LOWEST_HZ), mel(sample_rate / 2), bands + 2) / 2595) - 1)
     width = sample_rate / n_fft

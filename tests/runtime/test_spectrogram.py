@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from everwave import axes
+from everwave.axes import clock, ticks
 from everwave.errors import UsageError
-from everwave.spectrogram import BANDS, WIDTH, Spectrogram, colour_map, mel_filters, save
+from everwave.spectrogram import BANDS, PIXELS_PER_BAND, WIDTH, Spectrogram, colour_map, mel_filters, save
 
 RATE = 16000
 
@@ -57,6 +59,30 @@ def test_any_length_gives_a_readable_png(tmp_path, samples):
     assert pixels.shape[:2] == (3 * BANDS, WIDTH)
     assert np.isfinite(pixels).all()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last"), [(0.5, "0.5 s"), (4, "0:04"), (61, "1:00"), (3700, "1:00:00"), (86400, "24:00:00")]
+)
+def test_times_are_round_and_few(seconds, last):
+    assert clock(ticks(seconds)[-1], seconds) == last
+    assert 4 <= len(ticks(seconds)) <= 12
+
+
+def test_axes_are_beside_the_picture(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib.image")
+    picture = Spectrogram(RATE)
+    picture.push(tone(2000, 4))
+    picture.save(tmp_path / "a.png", axes=True)
+    picture.save(tmp_path / "b.png")
+    page, plain = ((matplotlib.imread(tmp_path / n)[..., :3] * 255).round().astype(int) for n in ("a.png", "b.png"))
+    inside = page[axes.TOP : -axes.BOTTOM, axes.LEFT : -axes.RIGHT]
+    assert np.array_equal(inside, plain)
+    brightest = inside[:, WIDTH // 2].sum(axis=1).argmax()
+    assert abs(brightest - picture._rows()[2000]) <= 2 * PIXELS_PER_BAND  # the tick is at its tone
+    ink = (page == colour_map()[axes.INK]).all(axis=2)
+    for margin in (ink[:, : axes.LEFT], ink[-axes.BOTTOM :], ink[:, -axes.RIGHT + 40 :]):
+        assert margin.sum() > 100
 
 
 def test_silence_is_dark_and_saving_does_not_end_the_piece(tmp_path):
