@@ -374,6 +374,24 @@ def test_embed_and_pool_agree(model: str) -> None:
         assert main(["decode", output, "--model", model, "-o", "out.wav"]) == 2
 
 
+def test_scikit_learn_takes_embeddings(model: str) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from everwave.embedding import EmbeddingTransformer
+    from sklearn.base import clone
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
+    for name in "ab":
+        write(f"{name}.wav", seed=ord(name))
+    transformer = EmbeddingTransformer(model, threads=1)
+    expected = [everwave.load(model).embed(f"{name}.wav") for name in "ab"]
+    np.testing.assert_array_equal(clone(transformer).fit_transform(["a.wav", Path("b.wav")]), expected)
+    classifier = make_pipeline(transformer, KNeighborsClassifier(1)).fit(["a.wav", "b.wav"], ["first", "second"])
+    assert list(classifier.predict(["b.wav", "a.wav"])) == ["second", "first"]
+    with pytest.raises(EverwaveError, match=r"c\.wav: no such file"):
+        transformer.transform(["c.wav"])
+
+
 def test_integers_and_loud_samples_are_explained(model: str) -> None:
     loaded = everwave.load(model)
     with pytest.raises(UsageError, match="32768"):
