@@ -32,10 +32,15 @@ def _head(path: Path, file: weights.ModelFile, provenance: Mapping[str, Any]) ->
     if isinstance(data, str):
         yield f"- **Data**: {data}"
     elif data:
-        yield f"- **Data**: {data.get('hours', '?')} h; {', '.join(data.get('packages', []))}. Licences: {', '.join(data.get('licences', []))}"
+        licences = f". Licences: {', '.join(data['licences'])}" if data.get("licences") else ""
+        yield f"- **Data**: {data['hours']:.1f} h of {', '.join(data['packages'])}{licences}"
     facts = {k: v for k, v in provenance.items() if k not in ("data", "metrics")}
     if facts:
-        yield "- **Training**: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
+        yield "- **Training**: " + "; ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in facts.items())
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _measures(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ REAL = 3  # held-out tracks
 TEMPI = range(120, 161, 5)
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;background:#0b0b12;color:#ddd}
 h1,h2{font-weight:600}h2{margin-top:2.5rem}figure{margin:0 0 1.5rem}figcaption{margin-bottom:.3rem}
-.pair,.row{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr))}
+.pair,.row{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr))}.pair{grid-template-columns:1fr 1fr}
 img,svg{display:block;width:100%;height:9rem;border-radius:4px}.row img,.pair img{height:7rem}
 svg{height:4rem;background:#15151f;margin-top:2px}audio{width:100%;margin-top:.3rem}
 polyline{fill:none;stroke:#f9b246;stroke-width:2;vector-effect:non-scaling-stroke}"""
