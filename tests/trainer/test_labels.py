@@ -123,15 +123,19 @@ def test_labels_files_that_cannot_be_meant(tmp_path: Path, name: str, text: str,
 # -- estimates
 
 
-@pytest.mark.parametrize("bpm", [118.37, 133.3, 161.8])
-@pytest.mark.parametrize("wrong", [0.97, 1.0, 1.03])
-def test_a_coarse_tempo_is_refined(bpm: float, wrong: float) -> None:
-    strength = 0.1 * np.random.default_rng(0).random(int(60 * estimate.FRAME_RATE))
-    beats = np.arange(0, 59, 60 / bpm) * estimate.FRAME_RATE
-    for beat in beats:
-        strength[int(beat)] += 1 - beat % 1
-        strength[int(beat) + 1] += beat % 1
-    assert estimate.refined(strength, bpm * wrong) == pytest.approx(bpm, rel=0.001)
+@pytest.mark.parametrize("bpm", [90.5, 118.37, 133.3, 161.8])
+def test_a_tempo_is_found_among_noise_and_dotted_notes(bpm: float) -> None:
+    strength = 0.3 * np.random.default_rng(0).random(int(60 * estimate.FRAME_RATE))
+    for every, weight in ((1.0, 1.0), (0.75, 0.4)):  # beats, and dotted eighths
+        for beat in np.arange(0, 59, every * 60 / bpm) * estimate.FRAME_RATE:
+            strength[int(beat)] += weight * (1 - beat % 1)
+            strength[int(beat) + 1] += weight * (beat % 1)
+    assert estimate.tempo(strength, (90, 180)) == pytest.approx(bpm, rel=0.001)
+
+
+def test_without_onsets_or_time_there_is_no_tempo() -> None:
+    assert estimate.tempo(np.ones(10000), (90, 180)) is None
+    assert estimate.tempo(np.random.default_rng(0).random(300), (90, 180)) is None
 
 
 def test_tempi_are_folded_into_the_range() -> None:

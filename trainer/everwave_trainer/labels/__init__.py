@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", type=Path, help="interpreter of the environment that holds tempocnn or madmom")
     parser.add_argument("--styles", nargs="+", help="only tracks of these styles")
     parser.add_argument(
-        "--bpm-range", type=float, nargs=2, default=(80.0, 180.0), metavar=("LOW", "HIGH"),
-        help="tempi outside are doubled or halved into it (default: 80 180)",
+        "--bpm-range", type=float, nargs=2, default=(90.0, 180.0), metavar=("LOW", "HIGH"),
+        help="where tempi are looked for; others' are doubled or halved into it (default: 90 180)",
     )  # fmt: skip
 
 

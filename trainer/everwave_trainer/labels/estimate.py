@@ -1,4 +1,4 @@
-"""Tempo, onsets and (of steady music) beats from audio with librosa, and tempo refined by the autocorrelation of the onset strength."""
+"""Tempo, onsets and (of steady music) beats from audio: librosa's onset strength, and the tempo at which it repeats best."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .store import TrackLabels
 RATE = 22050
 HOP = 256  # of the onset strength: 86 values a second
 FRAME_RATE = RATE / HOP
-BEATS = 16  # over which a tempo is refined
-NEAR = 0.06  # how far the refined tempo may lie from the first estimate
+BEATS = 16  # over which a tempo must hold
+CANDIDATES_PER_OCTAVE = 1200  # steps of 0.06 %
+PREFERENCE = 0.1  # of the middle of the range, per octave squared: settles what the autocorrelation leaves open
 STEADY = 0.5  # steadiness from which beats are worth tracking
 DRIFT = 0.03  # how far the mean tempo of tracked beats may lie from the track's
 TIGHTNESS = 400  # librosa's default is 100; machines keep time
@@ -28,12 +29,10 @@ def with_librosa(samples: np.ndarray, sample_rate: int, bpm_range: tuple[float, 
     mono = samples.mean(axis=1, dtype=np.float32) / np.float32(32768)
     mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=RATE, res_type="polyphase")
     strength = librosa.onset.onset_strength(y=mono, sr=RATE, hop_length=HOP)
-    centre = float(np.sqrt(bpm_range[0] * bpm_range[1]))
-    first = librosa.feature.tempo(onset_envelope=strength, sr=RATE, hop_length=HOP, start_bpm=centre, std_bpm=0.7)
-    bpm = folded(refined(strength, float(first[0])), bpm_range)
+    bpm = tempo(strength, bpm_range)
     onsets = librosa.onset.onset_detect(onset_envelope=strength, sr=RATE, hop_length=HOP, units="time")
     source, beats = f"librosa {version('librosa')}", None
-    if steadiness(strength, bpm) >= STEADY:
+    if bpm is not None and steadiness(strength, bpm) >= STEADY:
         _, tracked = librosa.beat.beat_track(
             onset_envelope=strength, sr=RATE, hop_length=HOP, bpm=bpm, tightness=TIGHTNESS, units="time", trim=False
         )
@@ -58,18 +57,22 @@ def _autocorrelation(strength: np.ndarray) -> np.ndarray:
     return np.fft.irfft(np.abs(np.fft.rfft(centred, 2 * len(centred))) ** 2)[: len(centred)]
 
 
-def refined(strength: np.ndarray, bpm: float) -> float:
-    """The tempo near `bpm` at which the onset strength, FRAME_RATE values a second, repeats best over many beats.
+def tempo(strength: np.ndarray, bpm_range: tuple[float, float]) -> float | None:
+    """Beats per minute at which the onset strength, FRAME_RATE values a second, repeats best over BEATS beats.
 
-    librosa's estimate is a whole number of frames per beat, up to 3 % wrong; this is right to about 0.1 %.
+    A tempo that changes gives the one that lasts longest. None where there are too few seconds or no onsets.
+    librosa's own estimate is a whole number of frames per beat, up to 3 % wrong, and takes dotted rhythms for beats.
     """
+    low, high = bpm_range
+    count = round(CANDIDATES_PER_OCTAVE * np.log2(high / low)) + 1
+    candidates = np.geomspace(low, high, count)
+    if len(strength) <= BEATS * 60 * FRAME_RATE / low or not np.ptp(strength):
+        return None
     correlation = _autocorrelation(strength) / np.arange(len(strength), 0, -1)
-    candidates = bpm * np.linspace(1 - NEAR, 1 + NEAR, 601)
     lags = np.arange(1, BEATS + 1)[:, None] * (60 * FRAME_RATE / candidates)
-    if lags.max() >= len(correlation):
-        return bpm
-    scores = np.interp(lags, np.arange(len(correlation)), correlation).sum(axis=0)
-    return float(candidates[scores.argmax()])
+    repeats = np.interp(lags, np.arange(len(correlation)), correlation / correlation[0]).mean(axis=0)
+    preferred = PREFERENCE * np.log2(candidates / np.sqrt(low * high)) ** 2
+    return float(candidates[(repeats - preferred).argmax()])
 
 
 def folded(bpm: float, bpm_range: tuple[float, float]) -> float:
