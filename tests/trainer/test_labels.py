@@ -138,6 +138,15 @@ def test_a_tempo_is_found_among_noise_and_dotted_notes(bpm: float) -> None:
     assert estimate.tempo(strength, (90, 180)) == pytest.approx(bpm, rel=0.001)
 
 
+@pytest.mark.parametrize("tracked", [0.1, 0.35])
+def test_beats_tracked_on_the_hats_are_moved_to_the_kicks(tracked: float) -> None:
+    time = np.arange(10 * estimate.RATE) / estimate.RATE
+    kick = np.sin(2 * np.pi * 55 * time) * np.exp(-12 * ((time - 0.1) % 0.5))
+    hat = np.random.default_rng(0).standard_normal(len(time)) * np.exp(-12 * ((time - 0.35) % 0.5))
+    beats = estimate.on_the_kick((kick + hat).astype(np.float32), np.arange(tracked, 9.9, 0.5))
+    np.testing.assert_allclose(np.round((beats - 0.1) / 0.5) * 0.5 + 0.1, beats, atol=1e-9)
+
+
 def test_without_onsets_or_time_there_is_no_tempo() -> None:
     assert estimate.tempo(np.ones(10000), (90, 180)) is None
     assert estimate.tempo(np.random.default_rng(0).random(300), (90, 180)) is None
