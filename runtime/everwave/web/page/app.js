@@ -154,22 +154,24 @@ function clock(seconds) {
 }
 
 let due = null;
+let told = -SETTLE; // ms
 const waiting = {};
 
-/** Tell the stream, at most every SETTLE ms. */
+/** Tell the stream: now, or so that SETTLE ms lie between two changes. */
 function change(controls, glide = 0) {
   if (!session) return;
   Object.assign(waiting, controls);
   if (glide) {
     flush(glide);
   } else if (due === null) {
-    due = setTimeout(flush, SETTLE);
+    due = setTimeout(flush, told + SETTLE - performance.now());
   }
 }
 
 function flush(glide = 0) {
   clearTimeout(due);
   due = null;
+  told = performance.now();
   session?.set({ ...waiting }, typeof glide === "number" ? glide : 0);
   for (const name of Object.keys(waiting)) delete waiting[name];
 }
