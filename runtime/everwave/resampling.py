@@ -22,14 +22,17 @@ BLOCK_FRAMES = 1 << 16
 ZERO_CROSSINGS = 64
 TRANSITION = 0.1
 ATTENUATION = 100.0  # dB
-MAX_RATIO = 1 << 17  # keeps the filter below 140 MB
+
+MAX_PHASES = 1024  # of a polyphase filter; 44101 Hz to 44100 Hz would take 44100 of them, half a gigabyte
+TABLE_STEPS = 2048  # a zero crossing; straight lines in between are wrong by -130 dB
+DIRECT_TAPS = 1 << 19  # at once: 4 MB of coefficients
 
 
 class Resampler:
     """A stream from one sample rate to another in constant memory: `push` blocks, then `flush` the rest.
 
     What comes out is the same however the stream is cut, has no delay, and is ceil(frames * to_rate / from_rate) long.
-    UsageError if the ratio of the rates has terms above 131072 in lowest form.
+    UsageError for rates that are no whole numbers of Hz.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
@@ -38,8 +41,6 @@ class Resampler:
                 raise UsageError(f"sample rate {rate!r}; it must be a whole number of Hz above 0")
         divisor = math.gcd(int(from_rate), int(to_rate))
         self.up, self.down = int(to_rate) // divisor, int(from_rate) // divisor
-        if max(self.up, self.down) > MAX_RATIO:
-            raise UsageError(f"{from_rate} Hz to {to_rate} Hz is {self.up}/{self.down}; convert to 48000 Hz first")
         # in steps of the rate `up * from_rate`; output m needs the input from (m * down - half) / up to (m * down + half) / up
         self._half = ZERO_CROSSINGS * max(self.up, self.down) if self.up != self.down else 0
         self._pending = np.zeros((channels, 0), np.float32)
@@ -62,7 +63,14 @@ class Resampler:
         """Output frames made .. end; input that no later frame needs is forgotten."""
         if end <= self._made:
             return np.zeros((0, len(self._pending)), np.float32)
-        result = self._filter(end - self._made) if self._half else self._pending
+        if not self._half:
+            result = self._pending
+        elif max(self.up, self.down) <= MAX_PHASES:
+            result = self._filter(end - self._made)
+        else:
+            frames, size = np.arange(self._made, end), max(DIRECT_TAPS * self.up // (2 * self._half), 1)
+            parts = [self._filter_directly(frames[i : i + size]) for i in range(0, len(frames), size)]
+            result = np.concatenate(parts, axis=1)
         needed = max(-((self._half - end * self.down) // self.up), self._first)
         self._pending = self._pending[:, needed - self._first :].copy()
         self._first, self._made = needed, end
@@ -79,15 +87,46 @@ class Resampler:
         taps = np.concatenate([np.zeros(zeros), taps])
         return upfirdn(taps, self._pending, self.up, self.down)[:, skip : skip + count].astype(np.float32)
 
+    def _filter_directly(self, frames: Array) -> Array:
+        """y[m] = sum_n x[n] h(n - m down / up) with h from a table: for ratios that would need too many phases."""
+        stretch = max(
+            self.down / self.up, 1.0
+        )  # of the filter, so that nothing above the lower Nyquist frequency folds
+        reach = math.ceil(ZERO_CROSSINGS * stretch)
+        centre, rest = np.divmod(frames * self.down, self.up)
+        offsets = np.arange(-reach, reach + 2)
+        time = np.abs(offsets - (rest / self.up)[:, None]) * (TABLE_STEPS / stretch)
+        table, rise = _filter_table()
+        index = np.minimum(time.astype(np.int64), len(table) - 1)
+        taps = (table[index] + rise[index] * (time - index)) / stretch
+        padded = np.pad(self._pending, ((0, 0), (reach + 1, reach + 2)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(offsets), axis=1)
+        # each sum by itself, so that it does not depend on what else is asked for
+        return np.stack([(x[centre - self._first + 1] * taps).sum(axis=1) for x in windows]).astype(np.float32)
+
 
 @lru_cache(maxsize=4)
 def anti_alias_filter(up: int, down: int) -> Array:
     """Kaiser-windowed sinc, float64 (2 * 64 * max(up, down) + 1,), at `up` times the input rate; sums to `up`."""
-    ratio = max(up, down)
-    time = np.arange(-ZERO_CROSSINGS * ratio, ZERO_CROSSINGS * ratio + 1) / ratio
-    cutoff = 1 - TRANSITION / 2
-    taps = np.sinc(cutoff * time) * np.kaiser(len(time), 0.1102 * (ATTENUATION - 8.7))
+    taps = _windowed_sinc(max(up, down))
     return taps * (up / taps.sum())
+
+
+@lru_cache(maxsize=1)
+def _filter_table() -> tuple[Array, Array]:
+    """The same filter from its middle to its end and a zero, TABLE_STEPS a zero crossing, and the rise to the next value.
+
+    Its whole integral is 1.
+    """
+    taps = _windowed_sinc(TABLE_STEPS)
+    table = np.append(taps[len(taps) // 2 :] * (TABLE_STEPS / taps.sum()), 0)
+    return table, np.append(np.diff(table), 0)
+
+
+def _windowed_sinc(steps: int) -> Array:
+    """float64 (2 * 64 * steps + 1,), `steps` a zero crossing; 1 in the middle."""
+    time = np.arange(-ZERO_CROSSINGS * steps, ZERO_CROSSINGS * steps + 1) / steps
+    return np.sinc((1 - TRANSITION / 2) * time) * np.kaiser(len(time), 0.1102 * (ATTENUATION - 8.7))
 
 
 def resample(samples: Array, from_rate: int, to_rate: int) -> Array:
