@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
@@ -161,8 +162,8 @@ class Stream:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if "_player" in self.__dict__:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if "_player" in self.__dict__ and not ending():  # at the interpreter's end the workers have gone
             self.close()
 
 

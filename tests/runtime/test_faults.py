@@ -212,6 +212,13 @@ def test_spawn(tiny: str) -> None:
     assert set(results) == {everwave.load(tiny).generate(0.2, seed=7).tobytes()}
 
 
+def test_the_program_ends_while_a_stream_is_open() -> None:
+    code = "import everwave; s = everwave.random_model('tiny', backend='numpy').stream(seed=7); next(s)"
+    code += "; import sys; sys.modules['everwave.player'].kept = s"  # outlives the modules that it uses
+    result = python(code)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 HOST = """
 import threading, numba, numpy as np, everwave
 
