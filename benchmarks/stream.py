@@ -17,11 +17,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import everwave
 import numpy as np
+from everwave import weights
+from everwave.config import Condition
 
 Array = np.ndarray
 
@@ -35,18 +38,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("real-time", "changes", "loops"))
     parser.add_argument("--model", default="techno")
+    parser.add_argument("--random-tempo", action="store_true",
+                        help="in front of the model's decoders, a random generator of the same size that has a tempo")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    model = everwave.load(options.model, options.threads)
+    if options.random_tempo:
+        model = with_random_tempo(options.model, options.threads)
+    else:
+        model = everwave.load(options.model, options.threads)
     model.prepare()
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "real-time": lambda: real_time(model, 60 * options.minutes),
         "changes": lambda: changes(model, options.count),
         "loops": lambda: loops(model, options.count),
     }
-    print(json.dumps({"model": options.model, "threads": options.threads} | run[options.what]()))
+    name = options.model + (" with a random generator" if options.random_tempo else "")
+    print(json.dumps({"model": name, "threads": options.threads} | run[options.what]()))
+
+
+def with_random_tempo(name: str, threads: int) -> everwave.Model:
+    path = weights.find(name)
+    file = weights.resolve(weights.read(path), path)
+    bpm = Condition("bpm", "beats per minute", 140.0, 12.0, 120.0, 160.0, clocks=(1, 4))
+    config = replace(file.config, generator=replace(file.config.generator, conditions=(bpm,)))
+    generator = {"generator": weights.random_model(config, seed=1).parameters["generator"]}
+    return everwave.Model.from_parts(replace(file, config=config, parameters=file.parameters | generator), threads)
 
 
 # -- real time -----------------------------------------------------------------------------------------------------
@@ -154,7 +172,7 @@ def compare(model: everwave.Model, audio: Array, at: dict[str, list[int]]) -> di
     rest = np.ones(len(flux), bool)
     for place in (p for places in at.values() for p in places):
         rest[(place - 2 * AROUND) // HOP : (place + 4 * AROUND) // HOP] = False
-    rest &= np.arange(len(flux)) > AROUND // HOP
+    rest &= np.arange(len(flux)) > model.sample_rate // HOP  # a piece begins out of silence
     near = around(flux)
     moments = near[rest[AROUND // HOP :][: len(near)]]
     result: dict[str, Any] = {
