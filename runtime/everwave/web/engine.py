@@ -136,5 +136,5 @@ class Seats:
         self.cost[model] = self.cost.get(model, cost) * (1 - SMOOTHING) + SMOOTHING * cost
 
     def late(self) -> None:
-        """A stream ran dry because the workers were slow: that is too many listeners."""
+        """A block came too late for its listener: whoever comes now would make it worse."""
         self._late = self._clock()

@@ -20,7 +20,7 @@ from .fields import Field, from_json, parse_json, short
 from .limits import Bucket, Limits, Refused
 
 SUBTYPE = "PCM_16"  # what `everwave generate` writes
-SETTLED = 0.3  # seconds to play that a listener has when all is well; one who runs dry all the same shows overload
+LATE = 0.5  # seconds that a block takes, or more if its listener has more left to play: past that, there are too many
 PATIENCE = 5.0  # seconds that a block of a download waits while live streams go first
 FASTER = 1.05  # than real time: what a listener may draw in the long run, so that clocks may differ
 AHEAD, LEAST_AHEAD, MOST_AHEAD = 0.6, 0.3, 10.0  # seconds
@@ -108,7 +108,7 @@ class Live:
         deadline = time.monotonic() + buffered
         data, frames = await self._voice.block(deadline)
         self._seats.measured(self._name, self._voice.seconds, frames / self.rate)
-        if buffered > SETTLED and time.monotonic() > deadline:
+        if time.monotonic() > deadline + max(0.0, LATE - buffered):
             self._seats.late()
         self.sent += frames
         return data
