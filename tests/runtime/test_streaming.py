@@ -134,6 +134,7 @@ def test_a_louder_stream_stays_in_range(model: Model) -> None:
     points=st.lists(st.tuples(st.integers(0, 300), st.floats(0, 4), st.integers(1, 80)), max_size=6),
     cuts=st.lists(st.integers(1, 399), max_size=6),
 )
+@settings(deadline=None)
 def test_gain_does_not_depend_on_blocks(points: list[tuple[int, float, int]], cuts: list[int]) -> None:
     samples = np.random.default_rng(0).uniform(-0.2, 0.2, (400, 2)).astype(np.float32)
     envelope = Envelope(1.0)
