@@ -1,5 +1,7 @@
 """What several test files need: the smallest model there is, so that a file of it is read in milliseconds."""
 
+import signal
+
 import pytest
 from everwave.config import AutoencoderConfig, Condition, Config, GeneratorConfig, SignalConfig
 from everwave.weights import ModelFile, random_model
@@ -18,3 +20,11 @@ def smallest() -> Config:
 def smallest_model(smallest: Config) -> ModelFile:
     """A bundle of random weights of that size."""
     return random_model(smallest, seed=1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def listen_to_signals():
+    """A test run in the background (`nohup make test &`) ignores SIGINT and SIGHUP, and so would what it starts."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
