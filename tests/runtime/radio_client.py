@@ -92,7 +92,12 @@ def message(connection: ClientConnection, kind: str | None = None) -> dict[str, 
 
 
 class Listener:
-    """Plays everything at once: keeps samples, reports them as played, answers nothing else."""
+    """Plays everything at once: keeps samples, reports them as played, answers nothing else.
+
+    REPORT seconds pass from one report to the next, as the server takes 50 messages a second and no more.
+    """
+
+    REPORT = 0.02
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -105,6 +110,7 @@ class Listener:
             data = self.connection.recv(timeout=20)
             if isinstance(data, bytes):
                 self.samples += data
+                time.sleep(self.REPORT)
                 self.connection.send(json.dumps({"played": len(self.samples) // FRAME}))
             else:
                 self.take(json.loads(data))

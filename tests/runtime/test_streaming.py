@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -214,6 +215,7 @@ def test_controls_from_another_thread(model: Model) -> None:
         try:
             while not done.is_set():
                 stream.set(bpm=rng.uniform(120, 160), gain=rng.uniform(0, 1), truncation=rng.uniform(0, 3))
+                time.sleep(0.001)  # a log has at most 100,000 changes
         except Exception as error:
             failures.append(error)
 

@@ -227,7 +227,9 @@ opened: list[str] | None = None
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if opened is not None and event in ("open", "os.listdir", "os.scandir", "subprocess.Popen"):
+    if opened is None or event not in ("open", "os.listdir", "os.scandir", "subprocess.Popen"):
+        return
+    if arguments[0] != "/proc/self/maps":  # a library of an earlier test that looks at its own process
         opened.append(f"{event} {arguments[0]}")
 
 

@@ -145,7 +145,7 @@ def test_a_download_is_what_was_heard_under_changes(page: chromium.Page, address
         time.sleep(0.05)
     wav = file.read_bytes()
     assert wav[wav.index(b"data") + 8 :] == samples[: heard["frames"] * FRAME]
-    assert heard["frames"] > 2 * 44100
+    assert heard["frames"] > max(change["at"] for change in heard["changes"])
 
 
 def test_tempo_where_the_model_has_it_and_the_reason_where_not(page: chromium.Page, address: str) -> None:
