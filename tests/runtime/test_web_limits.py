@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from everwave.model import Model
 from everwave.web import server as web_server
-from everwave.web.engine import Engine, Seats
+from everwave.web.engine import CLOSED_SECONDS, GIVE_UP_SECONDS, HALF_LIFE, NEW_SECONDS, Cost, Engine, Seat, Seats
 from everwave.web.limits import Addresses, Bucket, Refused, address_of
 from everwave.weights import ModelFile
 from radio_client import EASY, Listener, Served, becomes, message, served
@@ -224,27 +224,122 @@ def test_whoever_runs_dry_first_is_served_first() -> None:
         engine.submit(0.0, order.clear)
 
 
-def test_seats_go_by_measured_cost() -> None:
-    now = [0.0]
-    seats = Seats(replace(EASY, utilisation=0.5), threads=2, clock=lambda: now[0])  # one worker's worth
-    for _ in range(200):
-        seats.measured("dear", 0.3, 1.0)
-    taken = [seats.take("a", "dear") for _ in range(3)]
-    with pytest.raises(Refused, match="busy with 3 listeners"):
-        seats.take("a", "dear")
-    seats.leave(taken[0])
-    seats.leave(taken[0])
-    seats.take("a", "dear")
-    seats.leave(taken[1])
-    seats.late()
-    with pytest.raises(Refused, match="busy"):
-        seats.take("a", "dear")
-    now[0] += 11
-    seats.take("a", "dear")
-    seats.late()
-    for number in range(10):
-        seats.leave(number)
-    seats.take("a", "dear")  # alone
+@pytest.fixture
+def now() -> list[float]:
+    """The clock of `seats`: one number, which tests move on."""
+    return [100.0]
+
+
+@pytest.fixture
+def seats(now: list[float]) -> Seats:
+    """Workers for two listeners of "half", of whom one keeps half a worker busy; nobody listens."""
+    seats = Seats(replace(EASY, utilisation=0.5), threads=2, clock=lambda: now[0])
+    seats.measured("half", 1.5, 3.0)
+    return seats
+
+
+def settled(seats: Seats, now: list[float], count: int) -> list[Seat]:
+    taken = []
+    for _ in range(count):
+        taken.append(seats.take("a", "half"))
+        now[0] += 2 * NEW_SECONDS
+    return taken
+
+
+def test_seats_go_by_measured_cost(seats: Seats, now: list[float]) -> None:
+    seats.limits = replace(seats.limits, utilisation=0.75)
+    first, *_ = settled(seats, now, 2)
+    with pytest.raises(Refused, match="busy with 2 listeners") as refusal:
+        seats.take("a", "half")
+    assert (refusal.value.status, refusal.value.retry_after) == (503, 60)
+    seats.leave(first)
+    seats.leave(first)
+    seats.take("a", "half")
+    seats.measured("half", 0.0, 1000.0)  # much cheaper of a sudden
+    seats.take("a", "half")
+
+
+def test_a_new_listener_counts_twice(seats: Seats, now: list[float]) -> None:
+    seats.take("a", "half")  # alone
+    with pytest.raises(Refused, match="busy with 1 listeners"):
+        seats.take("a", "half")
+    now[0] += 2 * NEW_SECONDS
+    seats.limits = replace(seats.limits, utilisation=0.75)
+    seats.take("a", "half")
+
+
+def test_nobody_is_let_in_after_a_slow_block(seats: Seats, now: list[float]) -> None:
+    seats.limits = replace(seats.limits, utilisation=10.0)
+    settled(seats, now, 1)
+    seats.waited(0.2, buffered=0.3)
+    seats.waited(2.4, buffered=5.0)  # half of it is left
+    settled(seats, now, 1)
+    seats.waited(2.6, buffered=5.0)
+    with pytest.raises(Refused, match="busy with 2 listeners"):
+        seats.take("a", "half")
+    now[0] += 2 * CLOSED_SECONDS
+    taken = settled(seats, now, 1)
+    seats.waited(0.3, buffered=0.0)
+    for seat in [*seats._taken]:
+        seats.leave(seat)
+    assert taken
+    seats.take("a", "half")  # alone: served as well as it goes
+
+
+def test_those_who_came_last_are_given_up_when_the_machine_becomes_too_slow(seats: Seats, now: list[float]) -> None:
+    seats.limits = replace(seats.limits, utilisation=10.0)
+    taken = settled(seats, now, 4)
+    given_up = lambda: [seat.given_up for seat in taken]  # noqa: E731
+    seats.measured("half", 0.0, 3000.0)  # workers keep up: that somebody ran dry was an accident
+    seats.waited(3.0, buffered=0.5)
+    assert given_up() == [False, False, False, False]
+    seats.measured("half", 9000.0, 6000.0)
+    seats.waited(3.0, buffered=5.0)  # they do not, but all have something to play
+    assert given_up() == [False, False, False, False]
+    seats.waited(3.0, buffered=0.5)
+    seats.waited(3.0, buffered=0.5)
+    assert given_up() == [False, False, False, True]
+    for _ in range(5):
+        now[0] += 2 * GIVE_UP_SECONDS
+        seats.waited(3.0, buffered=0.5)
+    assert given_up() == [False, True, True, True]
+
+
+def test_the_cost_is_that_of_late_and_survives_silence(now: list[float]) -> None:
+    cost = Cost(lambda: now[0])
+    assert cost.value == 0
+    for _ in range(100):
+        cost.add(0.5, 1.0)
+        now[0] += 1.0
+    assert cost.value == pytest.approx(0.5)
+    for _ in range(round(HALF_LIFE)):
+        cost.add(1.5, 1.0)
+        now[0] += 1.0
+    assert cost.value == pytest.approx(1.0, abs=0.05)
+    now[0] += 1e6
+    cost.add(0.0, 1.0)  # one block is not all that is known
+    assert cost.value == pytest.approx(0.75, abs=0.05)
+
+
+def test_listeners_who_are_given_up_are_told(small: dict[str, Model]) -> None:
+    plain = http.client.HTTPConnection
+    with served(small) as radio, contextlib.closing(plain("127.0.0.1", radio.port, timeout=20)) as player:
+        player.request("GET", "/api/stream?seed=1")
+        answer = player.getresponse()
+        answer.read(1000)
+        with radio.listen() as connection:
+            message(connection)
+            for seat in radio.radio.seats._taken:
+                seat.given_up = True
+            with contextlib.suppress(ConnectionClosed):  # it may have been told already
+                connection.send(json.dumps({"ahead": 10}))
+            assert "too slow for all who listen" in message(connection, "end")["message"]
+            with pytest.raises(ConnectionClosed):
+                connection.recv(timeout=5)
+            assert connection.close_code == 1013
+        answer.read()  # to its end, which is as HTTP wants it
+        assert answer.isclosed()
+        assert radio.is_idle()
 
 
 def test_buckets_and_addresses() -> None:

@@ -21,8 +21,13 @@ from .limits import Limits, Refused
 
 Result = TypeVar("Result")
 
-LATE_SECONDS = 10.0  # how long nobody is let in after a stream was late
-SMOOTHING = 0.05  # of the measured cost, per job
+HALF_LIFE = 10.0  # seconds, of what is measured
+LEAST_MEASURED = 3.0  # seconds of audio that the measure never forgets
+NEW_SECONDS = 5.0  # how long a listener is new: what that costs the others has not been measured yet
+NEW_COUNTS = 2.0  # as so many
+SLOW, LATE = 0.25, 0.5  # seconds that any block may take before it counts as slow, or late
+CLOSED_SECONDS = 10.0  # how long nobody is let in after a slow block
+GIVE_UP_SECONDS = 2.0  # from one listener who is given up to the next: what that changes has to show first
 
 
 @dataclass(order=True)
@@ -90,51 +95,92 @@ class Engine:
                 job.future.set_exception(error)
 
 
-class Seats:
-    """Who is listening, what that costs, and whether one more can be served.
+class Cost:
+    """Worker seconds per second of audio, of late: by the clock, so other programs' share of the machine is in it."""
 
-    The cost of a model is measured: CPU seconds per second of audio, as streams of it are made. That other programs keep
-    the machine busy is not in it; it shows when a stream is late.
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._at = clock, clock()
+        self._spent = self._made = 0.0
+
+    def add(self, spent: float, made: float) -> None:
+        now = self._clock()
+        kept = 0.5 ** ((now - self._at) / HALF_LIFE)
+        if self._made:
+            kept = min(1.0, max(kept, LEAST_MEASURED / self._made))
+        self._at, self._spent, self._made = now, self._spent * kept + spent, self._made * kept + made
+
+    @property
+    def value(self) -> float:
+        return self._spent / self._made if self._made else 0.0
+
+
+@dataclass(eq=False)
+class Seat:
+    """One listener. `given_up`: the machine has become too slow, and this one came last."""
+
+    address: str
+    model: str
+    since: float
+    given_up: bool = False
+
+
+class Seats:
+    """Who is listening, what that costs, and whether one more can be served without a gap for anybody.
+
+    A listener costs what the streams of a model cost now, measured as they are made. New ones count twice until the
+    measure shows them, and nobody is let in while blocks come slowly. Where the machine becomes so slow that all workers
+    together make less than is played, and somebody has run dry, those who came last are given up, one after the other.
     """
 
     def __init__(self, limits: Limits, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.cost: dict[str, float] = {}  # by model
-        self._room = threads * limits.utilisation
-        self._taken: dict[int, tuple[str, str]] = {}  # number -> (address, model)
-        self._numbers = itertools.count()
-        self._late = -float("inf")
-        self._clock = clock
+        self._threads, self._clock = threads, clock
+        self._costs: dict[str, Cost] = {}  # by model
+        self._taken: list[Seat] = []  # in the order in which they came
+        self._closed_until = self._patient_until = -float("inf")
 
     def __len__(self) -> int:
         return len(self._taken)
 
+    def cost(self, model: str) -> float:
+        return self._costs[model].value if model in self._costs else 0.0
+
     @property
     def load(self) -> float:
         """Workers that the streams of now keep busy."""
-        return sum(self.cost.get(model, 0.0) for _, model in self._taken.values())
+        return sum(self.cost(seat.model) for seat in self._taken)
 
-    def take(self, address: str, model: str) -> int:
-        """A seat's number; Refused where there is none."""
+    def take(self, address: str, model: str) -> Seat:
+        """A seat; Refused where there is none."""
+        now = self._clock()
         if len(self) >= self.limits.listeners:
             raise Refused(503, f"all {self.limits.listeners} places are taken; try again in a minute", 60)
-        if sum(taken == address for taken, _ in self._taken.values()) >= self.limits.listeners_per_address:
+        if sum(seat.address == address for seat in self._taken) >= self.limits.listeners_per_address:
             raise Refused(429, f"{self.limits.listeners_per_address} streams play at your address; stop one first", 60)
-        full = self.load + self.cost.get(model, 0.0) > self._room or self._clock() < self._late + LATE_SECONDS
+        new = [model, *(seat.model for seat in self._taken if now < seat.since + NEW_SECONDS)]
+        expected = self.load + self.cost(model) + (NEW_COUNTS - 1) * sum(map(self.cost, new))
+        full = expected > self._threads * self.limits.utilisation or now < self._closed_until
         if full and len(self):  # whoever is alone is served as well as it goes
             raise Refused(503, f"this machine is busy with {len(self)} listeners; try again in a minute", 60)
-        number = next(self._numbers)
-        self._taken[number] = (address, model)
-        return number
+        seat = Seat(address, model, now)
+        self._taken.append(seat)
+        return seat
 
-    def leave(self, number: int) -> None:
-        self._taken.pop(number, None)
+    def leave(self, seat: Seat) -> None:
+        if seat in self._taken:
+            self._taken.remove(seat)
 
-    def measured(self, model: str, cpu_seconds: float, audio_seconds: float) -> None:
+    def measured(self, model: str, worker_seconds: float, audio_seconds: float) -> None:
         """Learn from one block of a stream."""
-        cost = cpu_seconds / audio_seconds
-        self.cost[model] = self.cost.get(model, cost) * (1 - SMOOTHING) + SMOOTHING * cost
+        self._costs.setdefault(model, Cost(self._clock)).add(worker_seconds, audio_seconds)
 
-    def late(self) -> None:
-        """A block came too late for its listener: whoever comes now would make it worse."""
-        self._late = self._clock()
+    def waited(self, seconds: float, buffered: float) -> None:
+        """A listener who had `buffered` seconds left to play has waited so long for a block."""
+        now = self._clock()
+        if seconds > max(SLOW, buffered / 2):
+            self._closed_until = now + CLOSED_SECONDS
+        if seconds > max(LATE, buffered) and self.load > self._threads and now >= self._patient_until:
+            staying = [seat for seat in self._taken if not seat.given_up]
+            if len(staying) > 1:
+                staying[-1].given_up = True
+                self._patient_until = now + GIVE_UP_SECONDS

@@ -32,7 +32,7 @@ class Limits:
     stall_seconds: float = 30.0  # for a reader to take, or a player to play, anything at all
     changes: int = 5000  # of the controls of one stream
     changes_per_second: float = 5.0
-    utilisation: float = 0.85  # of the workers' time that live streams may take
+    utilisation: float = 0.7  # of the workers' time that live streams may take; the rest is for what varies
 
 
 class Bucket:

@@ -134,7 +134,7 @@ class Radio:
             self.seats.leave(seat)
             voice.close()
 
-        blocks = paced(Live(voice, model, name, self.seats))
+        blocks = paced(Live(voice, model, name, self.seats, seat))
         header = Layout(model.sample_rate, CHANNELS, SUBTYPE).header(None)
         return Audio(blocks, header, {"x-everwave-seed": str(seed)}, self.limits.stall_seconds, done)
 
@@ -159,7 +159,7 @@ class Radio:
         model = self.models[name]
         seat = self.seats.take(address, name)
         try:
-            live = Live(voice, model, name, self.seats)
+            live = Live(voice, model, name, self.seats, seat)
             controls = self.description.controls_of(name)
             conversation = Conversation(live, voice, controls, self.limits, websocket.send_bytes)
             start = {"type": "start", "model": name, "channels": CHANNELS, "log": voice.log()}

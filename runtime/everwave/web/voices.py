@@ -15,12 +15,11 @@ from typing import Any
 
 from ..model import Model, Stream
 from ..wav import ENCODINGS
-from .engine import Engine, Seats
+from .engine import Engine, Seat, Seats
 from .fields import Field, from_json, parse_json, short
 from .limits import Bucket, Limits, Refused
 
 SUBTYPE = "PCM_16"  # what `everwave generate` writes
-LATE = 0.5  # seconds that a block takes, or more if its listener has more left to play: past that, there are too many
 PATIENCE = 5.0  # seconds that a block of a download waits while live streams go first
 FASTER = 1.05  # than real time: what a listener may draw in the long run, so that clocks may differ
 AHEAD, LEAST_AHEAD, MOST_AHEAD = 0.6, 0.3, 10.0  # seconds
@@ -49,7 +48,7 @@ class Voice:
         self.engine = engine
         self._stream = make(Inline())
         self._one = threading.Lock()  # a job goes on when whoever waits for it is cancelled
-        self.seconds = 0.0  # of CPU, for the last block
+        self.seconds = 0.0  # that a worker spent on the last block
 
     async def block(self, deadline: float) -> tuple[bytes, int]:
         """The next (bytes, frames); (b"", 0) at the end."""
@@ -68,10 +67,10 @@ class Voice:
 
     def _next(self) -> tuple[bytes, int]:
         with self._one:
-            begin = time.thread_time()
+            begin = time.monotonic()
             block = next(self._stream, None)
             result = (b"", 0) if block is None else (ENCODINGS[SUBTYPE](block), len(block))
-            self.seconds = time.thread_time() - begin
+            self.seconds = time.monotonic() - begin
             return result
 
     def _set(self, controls: Mapping[str, Any], glide: float) -> dict[str, Any]:
@@ -92,10 +91,10 @@ async def made(voice: Voice) -> AsyncIterator[bytes]:
 
 
 class Live:
-    """The blocks of a stream in their own time; counts who has played what."""
+    """The blocks of a stream in their own time; counts who has played what. `seat`: the listener's, if there is one."""
 
-    def __init__(self, voice: Voice, model: Model, name: str, seats: Seats) -> None:
-        self._voice, self._name, self._seats = voice, name, seats
+    def __init__(self, voice: Voice, model: Model, name: str, seats: Seats, seat: Seat | None = None) -> None:
+        self._voice, self._name, self._seats, self._seat = voice, name, seats, seat
         self.rate = model.sample_rate
         self.sent = 0  # frames
 
@@ -104,23 +103,28 @@ class Live:
         return self._voice.engine.ending
 
     async def block(self, buffered: float) -> bytes:
-        """The next block, for a listener who has `buffered` seconds left to play."""
-        deadline = time.monotonic() + buffered
-        data, frames = await self._voice.block(deadline)
+        """The next block, for a listener who has `buffered` seconds left to play; Refused if this one is given up."""
+        if self._seat and self._seat.given_up:
+            raise Refused(503, "this machine has become too slow for all who listen; try again in a minute", 60)
+        asked = time.monotonic()
+        data, frames = await self._voice.block(asked + buffered)
         self._seats.measured(self._name, self._voice.seconds, frames / self.rate)
-        if time.monotonic() > deadline + max(0.0, LATE - buffered):
-            self._seats.late()
+        self._seats.waited(time.monotonic() - asked, buffered)
         self.sent += frames
         return data
 
 
 async def paced(live: Live) -> AsyncIterator[bytes]:
-    """Blocks for a plain HTTP reader: some seconds at once, then in real time."""
+    """Blocks for a plain HTTP reader: some seconds at once, then in real time; ends where `live` is given up."""
     pace = Bucket(FASTER, HTTP_AHEAD)
     begin = time.monotonic()
     while not live.ending:
         before = live.sent
-        yield await live.block(max(0.0, live.sent / live.rate - (time.monotonic() - begin)))
+        try:
+            block = await live.block(max(0.0, live.sent / live.rate - (time.monotonic() - begin)))
+        except Refused:
+            return
+        yield block
         while seconds := pace.wait((live.sent - before) / live.rate):
             await asyncio.sleep(seconds)
 
