@@ -61,6 +61,21 @@ def matrix(name: str, value: Any, columns: int) -> np.ndarray:
     return array
 
 
+class Rows:
+    """What `matrix` gives, of a source that is too long for memory (an HDF5 dataset): read and checked where it is sliced."""
+
+    def __init__(self, name: str, source: Any, columns: int) -> None:
+        self._name, self._source, self._columns = name, source, columns
+        if len(source.shape) != 2 or source.shape[1] != columns or not len(source):
+            raise UsageError(f"{name} have shape {source.shape}; this model needs (T, {columns}) with T > 0")
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return matrix(self._name, self._source[rows], self._columns)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -125,21 +125,22 @@ def decode(options: argparse.Namespace) -> None:
     from . import encoding, latent_files, pieces
     from .audio import Writer
 
-    latents, about = latent_files.read(Path(options.latents), options.item)
-    if about.get("pooled"):
-        raise UsageError(f"{options.latents}: is pooled over time; encode without --pool to decode")
-    model, digest = _model_and_hash(options)
-    length, channels = encoding.length(about, len(latents), model, options.latents)
-    if about.get("autoencoder") not in (None, digest):
-        _say(
-            f"warning: {options.latents} was made by another autoencoder than {options.model}; it may sound like noise"
-        )
-    blocks = model.decode_blocks(latents, options.seed or 0)
-    left = length
-    with Writer(options.output, model.sample_rate, channels, frames=length) as writer:
-        for block in pieces.with_progress(blocks, length, model.sample_rate):
-            writer.write(block[:left, :channels])
-            left -= min(left, len(block))
+    with latent_files.opened(Path(options.latents), options.item) as (latents, about):
+        if about.get("pooled"):
+            raise UsageError(f"{options.latents}: is pooled over time; encode without --pool to decode")
+        model, digest = _model_and_hash(options)
+        length, channels = encoding.length(about, len(latents), model, options.latents)
+        if about.get("autoencoder") not in (None, digest):
+            _say(
+                f"warning: {options.latents} was made by another autoencoder than {options.model}; "
+                "it may sound like noise"
+            )
+        blocks = model.decode_blocks(latents, options.seed or 0)
+        left = length
+        with Writer(options.output, model.sample_rate, channels, frames=length) as writer:
+            for block in pieces.with_progress(blocks, length, model.sample_rate):
+                writer.write(block[:left, :channels])
+                left -= min(left, len(block))
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,6 +141,11 @@ def _load_npy(path: Path) -> Array:
     return array
 
 
+def _read_npy(path: Path, rows: slice) -> Array:
+    """Mapped anew each time: pages that are mapped count as memory, and those of ten hours are 200 MB."""
+    return np.array(_load_npy(path)[rows])
+
+
 def _json_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
@@ -249,12 +255,18 @@ class Hdf5Store:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The open file, which may be anybody's; what h5py says of it is one line."""
+    """The open file, which may be anybody's."""
     import h5py
 
+    with _explained(path), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong in reading is one line."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, EverwaveError):
             raise
@@ -330,22 +342,49 @@ def _set(holder: Any, about: Mapping[str, Any]) -> None:
 # -- both ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, item: str | None = None) -> tuple[Array, About]:
+class Stored:
+    """Latents in an open file: a slice of rows is read when it is asked for."""
+
+    def __init__(self, path: Path, read: Callable[[slice], Array], shape: tuple[int, ...]) -> None:
+        self._path, self._read, self.shape = path, read, shape
+        if not shape:
+            raise ValueError("it holds a single number")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Array:
+        with _explained(self._path):
+            return np.asarray(self._read(rows), np.float32)
+
+
+@contextmanager
+def opened(path: Path, item: str | None = None) -> Iterator[tuple[Stored, About]]:
     """The latents in `path` and what is known about them; `item` names the recording if a file holds several."""
     if not path.is_file():
         raise EverwaveError(f"{path}: no such file; `everwave encode` makes one")
-    if path.suffix.lower() in HDF5:
-        with _opened(path) as file:
-            if not _is_ours(file) and "format" in file.attrs:
-                raise ValueError("it holds something else, a model perhaps")
-            dataset = _dataset(file, _chosen(path, _names(file), item))
-            return np.asarray(dataset[()], np.float32), _attributes(dataset)
-    if item is not None:
-        raise UsageError(f"--item {item}: {path} holds one recording; only .h5 files hold several")
-    try:
-        return _load_npy(path), _beside(path)
-    except (OSError, ValueError) as error:
-        raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
+    with ExitStack() as stack:
+        if path.suffix.lower() in HDF5:
+            import h5py
+
+            with _explained(path):
+                file = stack.enter_context(h5py.File(path, "r"))
+                if not _is_ours(file) and "format" in file.attrs:
+                    raise ValueError("it holds something else, a model perhaps")
+                dataset = _dataset(file, _chosen(path, _names(file), item))
+                stored, about = Stored(path, dataset.__getitem__, dataset.shape), _attributes(dataset)
+        elif item is not None:
+            raise UsageError(f"--item {item}: {path} holds one recording; only .h5 files hold several")
+        else:
+            with _explained(path):
+                stored, about = Stored(path, partial(_read_npy, path), _load_npy(path).shape), _beside(path)
+        yield stored, about
+
+
+def read(path: Path, item: str | None = None) -> tuple[Array, About]:
+    """What `opened` gives, all in memory."""
+    with opened(path, item) as (stored, about):
+        return stored[:], about
 
 
 def _chosen(path: Path, names: list[str], item: str | None) -> str:

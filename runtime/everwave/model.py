@@ -260,11 +260,14 @@ class Model:
         return np.concatenate(list(self.decode_blocks(latents, seed)))
 
     def decode_blocks(self, latents: Any, seed: int = 0) -> Iterator[Array]:
-        """`decode`, a block (n, 2) at a time."""
+        """`decode`, a block (n, 2) at a time.
+
+        What has a shape and gives arrays when sliced, like an open HDF5 dataset, is read as it is needed.
+        """
         self._needs("chunk_decoder", "frame_decoder")
-        return self._pipeline().decode(
-            matrix("latents", latents, 2 * self.config.autoencoder.latents), checks.seed(seed)
-        )
+        on_disk = hasattr(latents, "shape") and not hasattr(latents, "__array_interface__")
+        rows = (checks.Rows if on_disk else matrix)("latents", latents, 2 * self.config.autoencoder.latents)
+        return self._pipeline().decode(rows, checks.seed(seed))
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import coordinates, signal
+from .checks import Rows
 from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
 from .ops import Network
 
@@ -86,12 +87,13 @@ class Pipeline:
 
     # -- latents to audio --------------------------------------------------------------------------------------------
 
-    def decode(self, latents: Array, seed: int) -> Iterator[Array]:
+    def decode(self, latents: Array | Rows, seed: int) -> Iterator[Array]:
         """Latents (T, 2 * latents) -> blocks (n, 2) of all T * latent_samples samples; a part window repeats the last row."""
-        last, length = len(latents) - 1, len(latents) * self.config.signal.latent_samples
+        length = len(latents) * self.config.signal.latent_samples
 
         def source(first: int, count: int) -> Latents:
-            return lambda stages: latents[np.minimum(np.arange(first, first + count), last)]
+            rows = latents[first : first + count]  # read here, in order; workers may not read at the same time
+            return lambda stages: rows[np.minimum(np.arange(count), len(rows) - 1)]
 
         return self.play(source, seed, 0, length, windows=-(-len(latents) // DECODER_LATENTS))
 

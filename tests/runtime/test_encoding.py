@@ -21,9 +21,10 @@ import soundfile
 from everwave import latent_files, signal, weights
 from everwave.audio import resample
 from everwave.cli import main
-from everwave.config import AutoencoderConfig, Config, SignalConfig
+from everwave.config import DECODER_LATENTS, AutoencoderConfig, Config, SignalConfig
 from everwave.errors import EverwaveError, UsageError
 from everwave.model import Model
+from everwave.pipeline import SEGMENT_WINDOWS
 from everwave.pooling import STATISTIC, pool
 
 Array = np.ndarray
@@ -398,6 +399,60 @@ def test_integers_and_loud_samples_are_explained(model: str) -> None:
         loaded.encode(np.zeros(100, np.int16), 44100)
     with pytest.raises(UsageError, match="peaks at 32000"):
         loaded.encode(np.full(100, 32000.0), 44100)
+
+
+# -- long ones -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["x.h5", "x.npy"])
+def test_decode_reads_a_little_at_a_time(
+    path: str, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, read = everwave.load(model), []
+    latents = np.random.default_rng(0).normal(size=(1001, 4)).astype(np.float32)
+    with latent_files.open_store(Path(path)) as store:
+        store.save("x", iter(np.split(latents, [300, 900])), lambda: {})
+    getitem = latent_files.Stored.__getitem__
+
+    def spied(self: latent_files.Stored, rows: slice) -> Array:
+        read.append(getitem(self, rows))
+        return read[-1]
+
+    monkeypatch.setattr(latent_files.Stored, "__getitem__", spied)
+    assert main(["decode", path, "--model", model, "-o", "out.raw"]) == 0
+    np.testing.assert_array_equal(np.concatenate(read), latents)  # each once
+    assert max(map(len, read)) <= SEGMENT_WINDOWS * DECODER_LATENTS
+    decoded = np.fromfile("out.raw", "<f4").reshape(-1, 2)
+    np.testing.assert_array_equal(decoded, loaded.decode(latents))
+    read.clear()
+    with latent_files.opened(Path(path)) as (stored, _):
+        next(loaded.decode_blocks(stored))
+    assert sum(map(len, read)) < 500  # what is ahead is bounded
+
+
+def test_decode_takes_an_open_dataset_and_checks_it_on_the_way(model: str) -> None:
+    loaded = everwave.load(model)
+    latents = np.random.default_rng(0).normal(size=(401, 4)).astype(np.float32)
+    with h5py.File("any.h5", "w") as file:
+        dataset = file.create_dataset("x", data=latents)
+        np.testing.assert_array_equal(loaded.decode(dataset), loaded.decode(latents))
+        dataset[399, 2] = np.nan
+        with pytest.raises(UsageError, match="NaN or infinity"):
+            loaded.decode(dataset)
+        for shape in ((0, 4), (401, 3), (401,)):
+            with pytest.raises(UsageError, match=r"this model needs \(T, 4\)"):
+                loaded.decode(file.create_dataset(str(shape), shape, np.float32))
+
+
+@pytest.mark.parametrize("path", ["x.h5", "x.npy"])
+def test_a_single_number_is_no_latents(path: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if path == "x.npy":
+        np.save(path, np.float32(1))
+    else:
+        with h5py.File(path, "w") as file:
+            file["x"] = np.float32(1)
+    assert main(["decode", path, "--model", model, "-o", "out.wav"]) == 1
+    assert "single number" in lines(capsys)[0]
 
 
 # -- timing --------------------------------------------------------------------------------------------------------
