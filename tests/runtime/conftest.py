@@ -1,10 +1,18 @@
 """What several test files need: the smallest model there is, so that a file of it is read in milliseconds."""
 
+from __future__ import annotations
+
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from everwave.config import AutoencoderConfig, Condition, Config, GeneratorConfig, SignalConfig
+from everwave.model import Model
 from everwave.weights import ModelFile, random_model
+
+if TYPE_CHECKING:
+    from radio_client import Served
 
 TEMPO = Condition("bpm", "1/min", mean=140.0, scale=10.0, low=120.0, high=160.0)
 
@@ -20,6 +28,21 @@ def smallest() -> Config:
 def smallest_model(smallest: Config) -> ModelFile:
     """A bundle of random weights of that size."""
     return random_model(smallest, seed=1)
+
+
+@pytest.fixture(scope="session")
+def small(smallest_model: ModelFile) -> dict[str, Model]:
+    """What a radio with that model serves; it needs no compilation."""
+    return {"small": Model.from_parts(smallest_model, 1, backend="numpy")}
+
+
+@pytest.fixture(scope="module")
+def radio(small: dict[str, Model]) -> Iterator[Served]:
+    """A radio that runs as long as the tests of a file."""
+    from radio_client import served  # skips where the extra [web] is not installed
+
+    with served(small) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True, scope="session")

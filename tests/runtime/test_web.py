@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,8 @@ import pytest
 from everwave.audio import Writer
 from everwave.model import Model
 from everwave.weights import ModelFile
-from radio_client import FRAME, Listener, Served, becomes, message, served
+from radio_client import FRAME, Listener, Served, becomes, message
 from websockets.exceptions import ConnectionClosed
-
-
-@pytest.fixture(scope="module")
-def small(smallest_model: ModelFile) -> dict[str, Model]:
-    return {"small": Model.from_parts(smallest_model, 1, backend="numpy")}
-
-
-@pytest.fixture(scope="module")
-def radio(small: dict[str, Model]) -> Iterator[Served]:
-    with served(small) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +235,7 @@ def test_no_request_reaches_the_file_system(radio: Served) -> None:
         *[lambda body=body: radio.ask("/api/generate", body if isinstance(body, bytes) else json.dumps(body).encode()) for body, _ in NOT_SERVED],
         lambda: radio.ask("/api/generate", {"seconds": 0.2, "model": "small", "bpm": 130}),
         lambda: radio.ask("/api/stream?bpm=pyproject.toml"),
+        lambda: radio.ask("/api/station?model=pyproject.toml"),
         lambda: listened("model=pyproject.toml"),
         lambda: listened("seed=1"),
     ]  # fmt: skip
@@ -270,7 +260,7 @@ def test_no_request_reaches_the_file_system(radio: Served) -> None:
 def test_openapi_describes_what_is_there(radio: Served) -> None:
     document = json.loads(radio.ask("/api/openapi.json")[2])
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {"/api/models", "/api/generate", "/api/stream"}
+    assert set(document["paths"]) == {"/api/models", "/api/generate", "/api/stream", "/api/station"}
     text = json.dumps(document)
     for reference in {part.partition('"')[0] for part in text.split('"$ref": "')[1:]}:
         node: Any = document

@@ -8,7 +8,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,26 +15,8 @@ from everwave.model import Model
 from everwave.web import server as web_server
 from everwave.web.engine import CLOSED_SECONDS, GIVE_UP_SECONDS, HALF_LIFE, NEW_SECONDS, Cost, Engine, Seat, Seats
 from everwave.web.limits import Addresses, Bucket, Refused, address_of
-from everwave.weights import ModelFile
 from radio_client import EASY, Listener, Served, becomes, message, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-
-
-@pytest.fixture(scope="module")
-def small(smallest_model: ModelFile) -> dict[str, Model]:
-    return {"small": Model.from_parts(smallest_model, 1, backend="numpy")}
-
-
-@pytest.fixture(scope="module")
-def radio(small: dict[str, Model]) -> Iterator[Served]:
-    with served(small) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def model(small: dict[str, Model]) -> Model:
-    return small["small"]
-
 
 # -- limits -----------------------------------------------------------------------------------------------------------
 
@@ -266,6 +247,33 @@ def test_a_new_listener_counts_twice(seats: Seats, now: list[float]) -> None:
     now[0] += 2 * NEW_SECONDS
     seats.limits = replace(seats.limits, utilisation=0.75)
     seats.take("a", "half")
+
+
+def test_those_who_hear_the_same_cost_what_one_costs(seats: Seats, now: list[float]) -> None:
+    seats.limits = replace(seats.limits, utilisation=0.5)
+    taken = [seats.take(address, "half", shared=True) for address in "abc"]
+    assert seats.load == pytest.approx(0.5)
+    now[0] += 2 * NEW_SECONDS
+    with pytest.raises(Refused, match="busy with 3 listeners"):
+        seats.take("a", "half")
+    seats.limits = replace(seats.limits, utilisation=0.75)
+    own = seats.take("a", "half")
+    seats.take("d", "half", shared=True)  # though there is room for nobody else
+    seats.measured("half", 9000.0, 6000.0)
+    for _ in range(3):
+        now[0] += 2 * GIVE_UP_SECONDS
+        seats.waited(3.0, buffered=0.5)
+    assert own.given_up
+    assert not any(seat.given_up for seat in taken)
+    seats.limits = replace(seats.limits, listeners=5)
+    with pytest.raises(Refused, match="all 5 places"):
+        seats.take("d", "half", shared=True)
+
+
+def test_the_first_who_hears_what_all_may_hear_costs_as_much_as_any(seats: Seats, now: list[float]) -> None:
+    settled(seats, now, 1)
+    with pytest.raises(Refused, match="busy with 1 listeners"):
+        seats.take("a", "half", shared=True)
 
 
 def test_nobody_is_let_in_after_a_slow_block(seats: Seats, now: list[float]) -> None:

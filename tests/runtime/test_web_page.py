@@ -15,7 +15,6 @@ import chromium
 import numpy as np
 import pytest
 from everwave.model import Model, load
-from everwave.weights import ModelFile
 from radio_client import FRAME, served
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium here; Debian: apt-get install chromium")
@@ -27,14 +26,8 @@ def techno() -> Model:
 
 
 @pytest.fixture(scope="module")
-def small(smallest_model: ModelFile) -> Model:
-    """With a tempo."""
-    return Model.from_parts(smallest_model, 1, backend="numpy")
-
-
-@pytest.fixture(scope="module")
-def address(techno: Model, small: Model) -> Iterator[str]:
-    with served({"techno": techno, "small": small}) as radio:
+def address(techno: Model, small: dict[str, Model]) -> Iterator[str]:
+    with served({"techno": techno, **small}) as radio:  # the small one has a tempo
         yield radio.address
 
 
@@ -321,18 +314,18 @@ def int_(values: np.ndarray) -> np.ndarray:
     return values.astype(int)
 
 
-def test_it_plays_where_browsers_offer_no_worklet(page: chromium.Page, small: Model) -> None:
+def test_it_plays_where_browsers_offer_no_worklet(page: chromium.Page, small: dict[str, Model]) -> None:
     """By http from another machine: here, from this one's outer address."""
     outer = next((address for address in _addresses() if not address.startswith("127.")), None)
     if outer is None:
         pytest.skip("this machine has no address but its own")
     page.expected = ("Cross-Origin-Opener-Policy header has been ignored", "ScriptProcessorNode is deprecated")
-    with served({"small": small}, host=outer) as radio:
+    with served(small, host=outer) as radio:
         page.open(radio.address + "#seed=3")
         assert not page.js("isSecureContext")
         play(page, 1.0)
         _, samples = page.received()
-        assert samples == pcm(small.generate(len(samples) / FRAME / 44100, seed=3, bpm=140))
+        assert samples == pcm(small["small"].generate(len(samples) / FRAME / 44100, seed=3, bpm=140))
         page.click("#share")  # no clipboard there: a field to copy from
         page.wait("!document.getElementById('link').hidden && document.getElementById('link').value.includes('seed=3')")
 
@@ -346,8 +339,8 @@ def _addresses() -> list[str]:
         return [probe.getsockname()[0]]
 
 
-def test_the_page_says_what_went_wrong(page: chromium.Page, small: Model) -> None:
-    with served({"small": small}) as radio:
+def test_the_page_says_what_went_wrong(page: chromium.Page, small: dict[str, Model]) -> None:
+    with served(small) as radio:
         page.open(radio.address + "#seed=3")
         play(page, 0.2)
     page.wait("document.getElementById('status').textContent.startsWith('The connection was lost')")

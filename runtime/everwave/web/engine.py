@@ -116,11 +116,12 @@ class Cost:
 
 @dataclass(eq=False)
 class Seat:
-    """One listener. `given_up`: the machine has become too slow, and this one came last."""
+    """One listener. `shared`: hears what others hear. `given_up`: the machine has become too slow, and this one came last."""
 
     address: str
     model: str
     since: float
+    shared: bool = False
     given_up: bool = False
 
 
@@ -148,21 +149,24 @@ class Seats:
     @property
     def load(self) -> float:
         """Workers that the streams of now keep busy."""
-        return sum(self.cost(seat.model) for seat in self._taken)
+        return sum(map(self.cost, [seat.model for seat in self._taken if not seat.shared])) + sum(
+            map(self.cost, {seat.model for seat in self._taken if seat.shared})
+        )
 
-    def take(self, address: str, model: str) -> Seat:
+    def take(self, address: str, model: str, shared: bool = False) -> Seat:
         """A seat; Refused where there is none."""
         now = self._clock()
         if len(self) >= self.limits.listeners:
             raise Refused(503, f"all {self.limits.listeners} places are taken; try again in a minute", 60)
         if sum(seat.address == address for seat in self._taken) >= self.limits.listeners_per_address:
             raise Refused(429, f"{self.limits.listeners_per_address} streams play at your address; stop one first", 60)
-        new = [model, *(seat.model for seat in self._taken if now < seat.since + NEW_SECONDS)]
+        new = [model, *(seat.model for seat in self._taken if not seat.shared and now < seat.since + NEW_SECONDS)]
         expected = self.load + self.cost(model) + (NEW_COUNTS - 1) * sum(map(self.cost, new))
+        costs_nothing = shared and any(seat.shared and seat.model == model for seat in self._taken)
         full = expected > self._threads * self.limits.utilisation or now < self._closed_until
-        if full and len(self):  # whoever is alone is served as well as it goes
+        if full and len(self) and not costs_nothing:  # whoever is alone is served as well as it goes
             raise Refused(503, f"this machine is busy with {len(self)} listeners; try again in a minute", 60)
-        seat = Seat(address, model, now)
+        seat = Seat(address, model, now, shared)
         self._taken.append(seat)
         return seat
 
@@ -181,6 +185,7 @@ class Seats:
             self._closed_until = now + CLOSED_SECONDS
         if seconds > max(LATE, buffered) and self.load > self._threads and now >= self._patient_until:
             staying = [seat for seat in self._taken if not seat.given_up]
-            if len(staying) > 1:
-                staying[-1].given_up = True
+            own = [seat for seat in staying if not seat.shared]
+            if own and len(staying) > 1:
+                own[-1].given_up = True
                 self._patient_until = now + GIVE_UP_SECONDS

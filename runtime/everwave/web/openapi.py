@@ -53,6 +53,7 @@ class Description:
                 "/api/models": {"get": self._models_operation()},
                 "/api/generate": {"post": self._generate_operation()},
                 "/api/stream": {"get": self._stream_operation()},
+                "/api/station": {"get": self._station_operation()},
             },
             "components": {"schemas": {"Error": _object({"error": {"type": "string"}}), "Log": LOG}},
         }
@@ -84,11 +85,11 @@ class Description:
         operation = _operation("generate", text, WAV, 400, 403, 404, 408, 413, 415, 429, 503)
         return operation | {"requestBody": body}
 
+    def _station_operation(self) -> Json:
+        text = "The piece that everybody hears at the same time, as an endless 16-bit stereo WAV in real time"
+        return _operation("station", text, WAV, 400, 403, 404, 429, 503) | {"parameters": _in_query(self.replay)}
+
     def _stream_operation(self) -> Json:
-        parameters = [
-            {"name": field.name, "in": "query", "required": False, "schema": field.schema()}
-            for field in self.stream.values()
-        ]
         text = (
             "An endless 16-bit stereo WAV in real time. As a WebSocket with the same parameters: the first message is "
             '{"type": "start", "log"}, then 16-bit little-endian samples come in binary messages. The listener reports '
@@ -97,7 +98,7 @@ class Description:
             'the log from frame `from` on. {"type": "refused", "message"} answers what cannot be done, '
             '{"type": "end", "message"} comes before the server hangs up.'
         )
-        return _operation("stream", text, WAV, 400, 403, 404, 429, 503) | {"parameters": parameters}
+        return _operation("stream", text, WAV, 400, 403, 404, 429, 503) | {"parameters": _in_query(self.stream)}
 
 
 WAV: Json = {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}
@@ -119,6 +120,12 @@ def _table(*fields: Field) -> dict[str, Field]:
 
 def _schemas(fields: Mapping[str, Field]) -> Json:
     return {name: field.schema() for name, field in fields.items()}
+
+
+def _in_query(fields: Mapping[str, Field]) -> list[Json]:
+    return [
+        {"name": name, "in": "query", "required": False, "schema": field.schema()} for name, field in fields.items()
+    ]
 
 
 def _object(properties: Json) -> Json:

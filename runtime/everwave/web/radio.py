@@ -1,4 +1,4 @@
-"""The web radio as an ASGI application: a page, /api/models, /api/generate, /api/stream.
+"""The web radio as an ASGI application: a page, /api/models, /api/generate, /api/stream, /api/station.
 
 Models are loaded before it starts, the page's files are read once; a request chooses among them by name.
 """
@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,6 +32,7 @@ from .engine import Engine, Seats
 from .fields import from_json, from_query, only_numbers, parse_json
 from .guard import Guard
 from .limits import Addresses, Limits, Refused, address_of
+from .station import Station
 from .voices import SUBTYPE, Conversation, Live, Voice, made, paced
 
 CHANNELS = 2
@@ -46,6 +48,7 @@ class Radio:
         self.seats = Seats(limits, threads)
         self.addresses = Addresses(limits.requests_per_minute)
         self.description = openapi.Description(self.models, limits)
+        self.stations = {name: Station(secrets.randbits(32), partial(self._broadcast, name)) for name in self.models}
         self._making = 0
 
     # -- what is there ---------------------------------------------------------------------------------------------
@@ -137,6 +140,24 @@ class Radio:
         blocks = paced(Live(voice, model, name, self.seats, seat))
         header = Layout(model.sample_rate, CHANNELS, SUBTYPE).header(None)
         return Audio(blocks, header, {"x-everwave-seed": str(seed)}, self.limits.stall_seconds, done)
+
+    async def station(self, request: Request) -> Response:
+        """What everybody hears, as an endless WAV in real time."""
+        name = self._model(from_query(request.query_params.multi_items(), self.description.replay).get("model"))
+        station = self.stations[name]
+        headers = {"x-everwave-seed": str(station.seed)}
+        if request.method == "HEAD":
+            return Response(headers=headers | {"cache-control": "no-store"}, media_type="audio/wav")
+        address = address_of(request.client)  # type: ignore[arg-type]
+        self.addresses.check(address)
+        seat = self.seats.take(address, name, shared=True)
+        header = Layout(self.models[name].sample_rate, CHANNELS, SUBTYPE).header(None)
+        return Audio(station.blocks(), header, headers, self.limits.stall_seconds, lambda: self.seats.leave(seat))
+
+    def _broadcast(self, name: str, frame: int) -> tuple[Voice, Live]:
+        model, seed, start = self.models[name], self.stations[name].seed, frame / self.models[name].sample_rate
+        voice = Voice(self.engine, lambda workers: model.stream(seed, start=start, ahead=0, workers=workers))
+        return voice, Live(voice, model, name, self.seats)
 
     async def listen(self, websocket: WebSocket) -> None:
         """The page's stream: samples down, controls up. What goes wrong is told before the connection is closed."""
@@ -257,6 +278,7 @@ def application(radio: Radio, hosts: frozenset[str] | None = None) -> Starlette:
         Route("/api/models", radio.list_models),
         Route("/api/generate", radio.generate, methods=["POST"]),
         Route("/api/stream", radio.stream),
+        Route("/api/station", radio.station),
         WebSocketRoute("/api/stream", radio.listen),
         Route("/api/openapi.json", radio.openapi),
         *[Route(path, respond) for path, respond in page.responses().items()],
