@@ -73,10 +73,10 @@ def with_random_tempo(name: str, threads: int) -> everwave.Model:
 def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
     """Listen for `seconds`, with other controls every minute."""
     late, overslept, delays, memory = [], [], [], []
-    rate, played, minute = model.sample_rate, 0, 0
+    rate, minute = model.sample_rate, 0
     cpu = time.process_time()
     with model.stream(seed=7) as stream:
-        next(stream)
+        played = len(next(stream))  # how much there is to play: it begins as soon as there is something
         begin = time.monotonic()
         while played < seconds * rate:
             if played >= 60 * rate * (minute + 1):
@@ -98,6 +98,7 @@ def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
             x > 0 and y > LEAD for x, y in zip(late, overslept, strict=True)
         ),
         "longest_wait_for_a_block_seconds": round(max(x + LEAD - y for x, y in zip(late, overslept, strict=True)), 3),
+        "player_woke_late_by_at_most_seconds": round(max(overslept), 3),
         "least_slack_seconds": round(-max(late), 3),
         "changes": minute,
         "control_delay_seconds": {"median": round(float(np.median(delays)), 2), "largest": round(max(delays), 2)},

@@ -426,23 +426,36 @@ def _whole(path: Path, wanted: Callable[[], bool] = lambda: True) -> Iterator[Pa
 
 def check_writable(path: Path) -> None:
     """UsageError unless a file can be made at `path`."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UsageError(f"{path}: cannot be written; choose another place with -o")
+    with _refusing(path):
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first")
+        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise UsageError(f"{path}: cannot be written; choose another place with -o")
 
 
 def _check_folder(folder: Path) -> None:
     """UsageError unless `folder` is one that can be written to, or can be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
+    with _refusing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UsageError(
+                f"{folder}: {'' if there == folder else f'{there} '}is no folder; name OUT.npy, OUT.h5 or a folder"
+            )
+        if not os.access(there, os.W_OK):
+            raise UsageError(f"{folder}: cannot be written; choose another place with -o")
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """A name that the system does not even look for, as it is too long, is no name for a file."""
+    try:
+        yield
+    except OSError as error:
         raise UsageError(
-            f"{folder}: {'' if there == folder else f'{there} '}is no folder; name OUT.npy, OUT.h5 or a folder"
-        )
-    if not os.access(there, os.W_OK):
-        raise UsageError(f"{folder}: cannot be written; choose another place with -o")
+            f"{path}: cannot be written ({error.strerror or error}); choose another place with -o"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

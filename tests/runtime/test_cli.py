@@ -338,14 +338,21 @@ FAILURES = {
     "latents of garbage": "decode garbage.npy --model TINY -o out.wav",
     "pickled latents": "decode pickled.npy --model TINY -o out.wav",
     "latents of a wrong shape": "decode wrong.npy --model TINY -o out.wav",
-    "missing folder": "generate --model TINY --seconds 1 -o missing/out.wav",
-    "output is a folder": "generate --model TINY --seconds 1 -o folder.wav",
     "more than the disk holds": "generate --model TINY --seconds 2592000 -o out.wav",
     "missing checkpoint": "import-musika missing --autoencoder missing -o out.h5",
     "bundle of a missing model": "bundle missing.h5 -o out.h5",
-    "bundle into a missing folder": "bundle TINY -o missing/out.h5",
-    "missing folder of a picture": "generate --model TINY --seconds 1 --spectrogram missing/a.png -o out.wav",
-    "missing folder of latents": "encode good.wav --model TINY -o missing/out.npy",
+}
+
+OUTPUTS = {
+    "generate": "generate --model TINY --seconds 1 -o OUT.wav",
+    "generate as libsndfile writes it": "generate --model TINY --seconds 1 -o OUT.flac",
+    "a picture": "generate --model TINY --seconds 1 --spectrogram OUT.png -o out.wav",
+    "stream": "stream --model TINY -o OUT.wav",
+    "encode": "encode good.wav --model TINY -o OUT.npy",
+    "encode into HDF5": "encode good.wav --model TINY -o OUT.h5",
+    "decode": "decode good.npy --model TINY -o OUT.wav",
+    "bundle": "bundle TINY -o OUT.h5",
+    "import-musika": "import-musika --autoencoder missing -o OUT.h5",
 }
 
 
@@ -358,6 +365,7 @@ def run_bad(
     Path("folder.wav").mkdir()
     np.save("pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save("wrong.npy", np.zeros((3, 7), np.float32))
+    np.save("good.npy", np.zeros((3, 4), np.float32))
     soundfile.write("good.wav", np.zeros((4410, 2)), 44100)
     Path("truncated.h5").write_bytes(Path(tiny).read_bytes()[:5000])
     monkeypatch.setattr("shutil.disk_usage", lambda _: (10**10, 10**10, 10**9))
@@ -381,6 +389,16 @@ def test_bad_use(
     case: str, tiny: str, steered: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_bad(BAD_USE[case], tiny, steered, capsys, monkeypatch) == 2
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+@pytest.mark.parametrize("out", ["missing/out", "folder", "garbage.wav/out", "x" * 300])
+def test_outputs_that_cannot_be_written_are_bad_use(
+    case: str, out: str, tiny: str, steered: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ending in ("npy", "h5", "png", "flac"):
+        Path(f"folder.{ending}").mkdir()
+    assert run_bad(OUTPUTS[case].replace("OUT", out), tiny, steered, capsys, monkeypatch) == 2
 
 
 @pytest.mark.parametrize("case", FAILURES)

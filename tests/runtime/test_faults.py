@@ -133,7 +133,7 @@ def test_nowhere_to_write(tiny: str, tmp_path: Path) -> None:
     assert result.stdout.split() == [philox.normals_numpy(7, "a", 0, 3).tobytes().hex(), "True"], result.stderr
     assert list(temporary.iterdir()) == []  # gone with the process
     output = run(*drop, *command("generate", "--model", tiny, "-o", str(install / "out.wav")), env=env, cwd=install)
-    assert output.returncode == 1
+    assert output.returncode == 2
     assert "no permission" in one_line(output)
 
 

@@ -1,0 +1,285 @@
+"""Audio files out: every format libsndfile knows, WAV of any length, stdout.
+
+libsndfile writes all but WAV, which `wav.py` does: libsndfile's break silently past 4 GiB, cannot go to a pipe, and carry
+the time of writing.
+
+Integers by default: 16 bits reach 96 dB, below the noise floor of what the decoders make, and play everywhere;
+24 bits would only store noise, which does not compress. `subtype` asks for more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import AudioError, Cancelled, UsageError
+from .resampling import Resampler
+from .wav import BYTES, UNKNOWN, Layout, RawSink, WavSink, quantise
+
+Array = np.ndarray
+
+WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder keeps a whole write on the stack
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+LOSSY_BYTES_PER_SECOND = 40_000  # 320 kbit/s, the most that lossy formats take
+
+SUBTYPES = {  # by the ending of the file's name; the first is the default
+    "wav": ("PCM_16", "PCM_24", "FLOAT"),
+    "flac": ("PCM_16", "PCM_24"),
+    "ogg": ("VORBIS", "OPUS"),
+    "opus": ("OPUS",),
+    "mp3": ("MPEG_LAYER_III",),
+    "aiff": ("PCM_16", "PCM_24"),
+    "aif": ("PCM_16", "PCM_24"),
+    "raw": ("FLOAT", "PCM_16", "PCM_24"),  # samples without a header, little-endian
+}
+RESERVE = 1 << 18  # bytes left on a disk that fills up, so that every format can end its file
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+HEADER_ROOM = 4096  # AIFF counts to 4 GiB, header included
+CONTAINERS = {"opus": "OGG", "aif": "AIFF"}  # where libsndfile's name is another one
+
+
+class OutputError(AudioError, UsageError):
+    """A file that cannot be made there: bad use, known before any work."""
+
+    exit_code = 2
+
+
+class FormatError(OutputError):
+    """A format that cannot be written, or not with these settings."""
+
+
+class DiskFull(AudioError):
+    """No room for more; what was written is kept where that is a valid file."""
+
+
+class Writer:
+    """A file that is written block by block and appears under its name when it is complete.
+
+        with Writer("out.flac", 44100) as writer:
+            writer.write(block)  # float32 (n, channels)
+
+    path        file name, or "-" for stdout (wav or raw)
+    format      a key of SUBTYPES; default: the ending of the name, wav for stdout
+    subtype     how samples are stored; default: the first of SUBTYPES[format]
+    frames      how many will come, if known: the disk is checked for space, and a piped WAV states its length
+    tags        title, comment, software, copyright: kept by every format but raw
+
+    Everything that can be checked is checked before the first block: OutputError, FormatError for unknown formats.
+    Ctrl-C, Cancelled and a full disk keep what was written so far as a valid file; any other exception leaves nothing,
+    and so does a disk that fills without warning (a quota) in formats other than wav and raw. A WAV that passes 4 GiB
+    becomes RF64 and says so in the log. The same samples give the same bytes, except in Ogg, whose streams carry random
+    serial numbers. A reader that leaves stdout raises BrokenPipeError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], sample_rate: int, channels: int = 2, format: str | None = None,
+                 subtype: str | None = None, *, frames: int | None = None, tags: Mapping[str, str] | None = None,
+                 riff_limit: int = UNKNOWN) -> None:  # fmt: skip
+        self.name = os.fspath(path)
+        self.sample_rate, self.channels = sample_rate, channels
+        self.format, self.subtype = _format(self.name, format, subtype)
+        self.frames = 0  # written so far
+        self._expected, self._riff_limit, self._tags = frames, riff_limit, dict(tags or {})
+        self._target: Path | None = None
+        self._part: Path | None = None
+        self._sink: Sink | None = None
+        self._resampler: Resampler | None = None
+        self._begun = False  # the file could be made
+        self._closable = False  # the disk is full, but not so full that the file could not be ended
+        if self.name == "-":
+            _check_stdout()
+        else:
+            with self._explained():
+                self._target = _target(self.name)
+            self._part = self._target.with_name(f".{self._target.name}.{os.getpid()}.part")
+            self._check_size(self._target.parent, frames or 0)
+
+    def __enter__(self) -> Writer:
+        try:
+            with self._explained():
+                self._sink = self._open()
+        except BaseException:
+            self._finish(None, keep=False)
+            raise
+        self._begun = True
+        return self
+
+    def write(self, block: Array) -> None:
+        """Append float32 samples (n, channels), clipped to +-1; AudioError for NaN or if the disk is full."""
+        block = np.asarray(block, np.float32)
+        if block.ndim != 2 or block.shape[1] != self.channels:
+            raise UsageError(f"{self.name}: a block of shape {block.shape}; expected (frames, {self.channels})")
+        if not np.isfinite(block).all():
+            raise AudioError(f"{self.name}: NaN or infinity after frame {self.frames}; the model's weights are damaged")
+        if self._target and shutil.disk_usage(self._target.parent).free < RESERVE + block.nbytes:
+            self._closable = True
+            raise DiskFull(self._full())
+        self._put(self._resampler.push(block) if self._resampler else block)
+        self.frames += len(block)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        keep = kind is None or (issubclass(kind, KeyboardInterrupt | Cancelled) and self.frames > 0)
+        if kind and issubclass(kind, DiskFull) and self.frames > 0:
+            keep = self._closable or self.format in ("wav", "raw")
+        try:
+            if keep and self._resampler:
+                self._put(self._resampler.flush())
+        finally:
+            sink, self._sink = self._sink, None
+            self._finish(sink, keep)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _put(self, samples: Array) -> None:
+        if self._sink is None:
+            raise UsageError(f"{self.name}: not open; use the Writer in a `with` statement")
+        with self._explained():
+            for i in range(0, len(samples), WRITE_FRAMES):
+                self._sink.write(np.clip(samples[i : i + WRITE_FRAMES], -1, 1))
+
+    def _finish(self, sink: Sink | None, keep: bool) -> None:
+        try:
+            with self._explained() if keep else contextlib.suppress(Exception):
+                if sink:
+                    sink.close()
+                if keep and self._part and self._target:
+                    os.replace(self._part, self._target)
+        finally:
+            if self._part and os.path.lexists(self._part):  # unlink minds a name that is too long
+                self._part.unlink(missing_ok=True)
+
+    def _open(self) -> Sink:
+        if self.format not in ("wav", "raw"):
+            return self._open_libsndfile()
+        pipe = self._part is None
+        file: Any = self._part.open("wb", buffering=0) if self._part else sys.stdout.buffer
+        if self.format == "raw":
+            return RawSink(file, self.subtype, pipe)
+        layout = Layout(self.sample_rate, self.channels, self.subtype, self._riff_limit, self._tags)
+        return WavSink(file, layout, self.name, pipe, self._expected)
+
+    def _open_libsndfile(self) -> Sink:
+        rate = self.sample_rate
+        if self.subtype == "OPUS" and rate not in OPUS_RATES:
+            rate = 48000
+            self._resampler = Resampler(self.sample_rate, rate, self.channels)
+        container = CONTAINERS.get(self.format, self.format.upper())
+        limit, tags = self._riff_limit, self._tags
+        return LibsndfileSink(str(self._part), rate, self.channels, container, self.subtype, limit, tags)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """System errors as AudioError, as OutputError until the file could be made; libsndfile's, which knows no others then, as FormatError."""
+        try:
+            yield
+        except (BrokenPipeError, AudioError):
+            raise
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(self._full()) from None
+            kind = AudioError if self._begun else OutputError
+            raise kind(f"{self.name}: cannot be written ({error.strerror or error})") from None
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            if self._sink and "System error" in str(error):  # all that libsndfile says of a write that failed
+                raise DiskFull(self._full()) from None
+            settings = f"{self.sample_rate} Hz, {self.channels} channels, {self.subtype}"
+            raise FormatError(f"{self.name}: cannot be written as {settings} ({reason(error)})") from None
+
+    def _full(self) -> str:
+        return (
+            f"{self.name}: cannot be written, the disk is full after {self.frames / self.sample_rate:.1f} s; "
+            "make room and go on with --start, or choose another disk"
+        )
+
+    def _check_size(self, folder: Path, frames: int) -> None:
+        size = BYTES.get(self.subtype)
+        needed = frames * self.channels * size if size else frames * LOSSY_BYTES_PER_SECOND // self.sample_rate
+        _, _, free = shutil.disk_usage(folder)
+        if needed > free:
+            raise AudioError(
+                f"{self.name}: needs up to {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; choose another disk"
+            )
+        if self.format in ("aiff", "aif") and needed > self._riff_limit - HEADER_ROOM:
+            raise FormatError(f"{self.name}: AIFF holds at most 4 GiB, this is {needed / 2**30:.1f}; use wav or flac")
+
+
+def _format(name: str, format: str | None, subtype: str | None) -> tuple[str, str]:
+    ending = Path(name).suffix.lstrip(".").lower()
+    chosen = (format or ("wav" if name == "-" else ending)).lower()
+    if chosen not in SUBTYPES:
+        raise FormatError(f"{name}: unknown format {chosen!r}; use one of {', '.join(SUBTYPES)}")
+    if name == "-" and chosen not in ("wav", "raw"):
+        raise FormatError(f"{chosen} cannot go to stdout; use wav or raw, or name a file")
+    kind = (subtype or SUBTYPES[chosen][0]).upper()
+    if kind not in SUBTYPES[chosen]:
+        raise FormatError(f"{name}: subtype {kind!r}; {chosen} has {', '.join(SUBTYPES[chosen])}")
+    return chosen, kind
+
+
+def _target(name: str) -> Path:
+    """The file to replace at the end, links followed; OutputError unless one can be made there."""
+    path = Path(name).resolve()
+    if path.is_dir():
+        raise OutputError(f"{name}: is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{name}: is a device or a pipe; use - and send stdout there")
+    if not path.parent.is_dir():
+        raise OutputError(f"{name}: there is no folder {path.parent}; create it first")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise OutputError(f"{name}: no permission to write there; choose another place")
+    return path
+
+
+def _check_stdout() -> None:
+    if sys.stdout.isatty():
+        raise FormatError("stdout is a terminal; send it to a program or a file, or name a file")
+
+
+# -- where samples go -----------------------------------------------------------------------------------------------
+
+
+class Sink(Protocol):
+    """Takes float32 samples (n, channels) in [-1, 1]."""
+
+    def write(self, samples: Array) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LibsndfileSink:
+    """Everything but WAV. Integers are rounded here, as libsndfile cuts them off."""
+
+    def __init__(self, path: str, rate: int, channels: int, container: str, subtype: str, limit: int,
+                 tags: Mapping[str, str]) -> None:  # fmt: skip
+        import soundfile
+
+        self._subtype = subtype
+        self._room = limit - HEADER_ROOM if container == "AIFF" else math.inf
+        self._file = soundfile.SoundFile(path, "w", rate, channels, subtype, format=container)
+        for name, text in tags.items():
+            setattr(self._file, name, text)
+
+    def write(self, samples: Array) -> None:
+        self._room -= samples.size * BYTES.get(self._subtype, 0)
+        if self._room < 0:
+            raise AudioError(f"{self._file.name}: AIFF holds at most 4 GiB; use wav or flac for a piece of this length")
+        if self._subtype == "PCM_16":
+            samples = quantise(samples, 16).astype(np.int16)
+        elif self._subtype == "PCM_24":
+            samples = quantise(samples, 24) << 8  # libsndfile takes the upper bits
+        self._file.write(samples)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "error_string", None) or error or type(error).__name__).split()).rstrip(".")
