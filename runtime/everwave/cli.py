@@ -1,4 +1,4 @@
-"""The command `everwave`: it reads options, calls the model and reports. Anything heavy is imported when it is needed."""
+"""The command `everwave`: it calls the model as its options say, and reports. Anything heavy is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from .errors import EverwaveError, UsageError
+from .options import parser
 from .stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from .model import Model
 
-BAD_USE, FAILURE, SIGNALLED = 2, 1, 128  # SIGNALLED + the number of the signal, as shells have it
+FAILURE, SIGNALLED = 1, 128  # SIGNALLED + the number of the signal, as shells have it
 COMPARISON = ("--rounds", "3", "--batches", "16", "64", "--tuning-seconds", "10", "--output", ".")  # of bench --compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit code: 0, 1 failure, 2 bad use, 128 + a signal's number."""
-    options = _parser().parse_args(arguments)
+    options = parser(COMMANDS).parse_args(arguments)
     with stopped_by_signals():
         return _run(options)
 
@@ -234,6 +235,9 @@ def warmup(options: argparse.Namespace) -> None:
     print(f"kernels ready for {', '.join(precisions)} in {time.perf_counter() - begin:.1f} s")
 
 
+COMMANDS = (generate, stream, encode, decode, bench, info, bundle, import_musika, serve, warmup)
+
+
 # -- parts of commands --------------------------------------------------------------------------------------------
 
 
@@ -302,123 +306,3 @@ def _one_line(error: BaseException) -> str:
     return (
         text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text} (--debug shows where)"
     )
-
-
-# -- options ------------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """Bad use is one line, like every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_USE, f"everwave: error: {message}; see `{self.prog} --help`\n")
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from . import __version__
-
-        print(f"everwave {__version__}")
-        parser.exit()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="everwave", description=__doc__ and "Endless stereo music on any CPU.", allow_abbrev=False)
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(run.__name__.replace("_", "-"), help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run)
-        added.add_argument("--debug", action="store_true", help="show where an error came from")
-        return added
-
-    made = command(generate, "generate a piece of music")
-    _control_options(made)
-    made.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
-    made.add_argument("--loop", action="store_true",
-                      help="the end goes on into the start; whole latents, or whole bars where there is a tempo")  # fmt: skip
-    made.add_argument("--count", type=int, default=1, help="how many pieces, with seeds SEED, SEED + 1, ...")
-    made.add_argument("--spectrogram", metavar="PNG", help="also draw the spectrogram")
-    made.add_argument("-o", "--output", help="WAV, FLAC, OGG or MP3 by its ending, - for stdout (default MODEL.wav)")
-
-    made = command(stream, "generate without end")
-    _control_options(made)
-    made.add_argument("--format", choices=("wav", "raw"), help="raw: interleaved float32, little-endian")
-    made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
-    made.add_argument("--play", action="store_true", help="to the sound card; needs everwave[play]")
-
-    made = command(encode, "turn recordings into latents")
-    made.add_argument("inputs", nargs="+", metavar="IN", help="audio files, folders, globs, - for stdin")
-    made.add_argument("--pool", action="store_true",
-                      help="one vector per recording: mean and standard deviation over time, left and right averaged")  # fmt: skip
-    made.add_argument("--overwrite", action="store_true", help="also encode what is already there and unchanged")
-    made.add_argument("-o", "--output", required=True, help="OUT.npy, OUT.h5 or a folder")
-    _model_options(made, default="autoencoder")
-
-    made = command(decode, "turn latents into audio")
-    made.add_argument("latents", metavar="LATENTS", help=".npy or .h5 as `encode` writes")
-    made.add_argument("--item", help="the recording, if the .h5 holds several")
-    made.add_argument("--seed", type=int, help="of the noise that the decoders add (default 0)")
-    made.add_argument("-o", "--output", required=True, help="audio file, - for stdout")
-    _model_options(made, default="autoencoder")
-
-    made = command(bench, "measure how many times faster than real time this machine is")
-    _model_options(made)
-    made.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
-    made.add_argument("--random-weights", action="store_true")
-    made.add_argument("--seconds", type=float, default=60.0)
-    made.add_argument("--json", action="store_true", help="one run only, printed as one JSON object")
-    made.add_argument("--compare", action="store_true",
-                      help="also run the same networks in Keras, ONNX Runtime, OpenVINO and PyTorch, what is installed")  # fmt: skip
-
-    made = command(info, "say what is in a model, or how an audio file was made")
-    made.add_argument(
-        "model", metavar="FILE", nargs="?", help="a model, its shipped name, or audio; without it, all shipped names"
-    )
-    made.add_argument("--json", action="store_true", help="print one JSON object")
-
-    made = command(bundle, "put a model and the autoencoder it needs into one file")
-    made.add_argument("model", metavar="MODEL")
-    made.add_argument("-o", "--output", required=True)
-
-    made = command(import_musika, "turn a checkpoint of the original Musika into a model")
-    made.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?",
-                      help="gen_ema.h5 or its folder; without it, the autoencoder alone")  # fmt: skip
-    made.add_argument("--autoencoder", required=True, metavar="FOLDER", help="of enc.h5, enc2.h5, dec.h5 and dec2.h5")
-    made.add_argument("--sample-rate", type=int, help="Hz; the files do not say (default 44100)")
-    made.add_argument("-o", "--output", required=True)
-
-    made = command(serve, "a web radio: a page to listen and steer, and an API")
-    made.add_argument("--model", action="append", help="a shipped name or a file, several times for several "
-                      "(default: every shipped model that generates)")  # fmt: skip
-    made.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
-    made.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes one that is free")
-    made.add_argument("--listeners", type=int, default=100, help="at most (default 100; fewer if the machine is busy)")
-    _engine_options(made)
-
-    made = command(warmup, "compile all kernels now instead of when they are first used")
-    made.add_argument("--threads", type=int)
-    return parser
-
-
-def _model_options(parser: argparse.ArgumentParser, default: str = "techno") -> None:
-    parser.add_argument("--model", default=default, help=f"a shipped name or a file (default {default})")
-    _engine_options(parser)
-
-
-def _engine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, help="workers (default EVERWAVE_THREADS, else all cores)")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-
-
-def _control_options(parser: argparse.ArgumentParser) -> None:
-    _model_options(parser)
-    parser.add_argument("--seed", type=int, help="the same seed gives the same samples (default: a new one)")
-    parser.add_argument("--bpm", help="tempo: a number, or a CSV file of time,value")
-    parser.add_argument("--density", help="notes per second: a number, or a CSV file of time,value")
-    parser.add_argument("--style", type=int, help="another seed, whose style to take")
-    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8")
-    parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")
