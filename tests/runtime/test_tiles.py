@@ -7,8 +7,10 @@ from unittest import mock
 import numpy as np
 import pytest
 from everwave.config import PRESETS
+from everwave.errors import UsageError
 from everwave.kernels import paths, tiles
 from everwave.networks import input_shape
+from everwave.ops import numba_ops
 from everwave.ops.numba_ops import NumbaNetwork
 from everwave.ops.trace import trace
 from everwave.weights import random_parameters
@@ -70,3 +72,42 @@ def test_amx_agrees_with_its_twin() -> None:
     real, twin = (NumbaNetwork(trace(name, config), parameters, path, 4)(x) for path in (AMX, paths.AMX_TWIN))
     for mine, expected in zip(real, twin, strict=True):
         assert np.abs(mine - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("path", [*paths.available(), paths.AMX_TWIN], ids=lambda path: path.name)
+def test_every_path_passes_its_check(path: paths.Path) -> None:
+    assert numba_ops.fault(path) == ""
+
+
+@pytest.mark.parametrize("trouble", ["wrong", "raises"])
+def test_a_path_that_fails_its_check_is_left_out(
+    trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a machine whose AMX computes nonsense: the next path computes, and one warning says so."""
+    monkeypatch.delenv(paths.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(paths, "_rejected", set())
+    good = paths.available()[-1]
+    monkeypatch.setattr(paths, "available", lambda: tuple(p for p in (paths.AMX_TWIN, good) if p.name not in paths._rejected))  # fmt: skip
+
+    class Broken(NumbaNetwork):
+        def __call__(self, *args, **options):
+            if self.path == good:
+                return super().__call__(*args, **options)
+            if trouble == "raises":
+                raise RuntimeError("cannot select")
+            return tuple(y + 1 for y in super().__call__(*args, **options))
+
+    monkeypatch.setattr(numba_ops, "NumbaNetwork", Broken)
+    numba_ops.fault.cache_clear()
+    config, name = PRESETS["tiny"], "frame_decoder"
+    parameters = random_parameters(name, config, 0)
+    for _ in range(2):
+        assert numba_ops.numba_network(name, config, parameters, "auto").path == good
+    (record,) = caplog.records
+    assert record.getMessage() in {
+        "path amx_bf16_twin is not used on this machine: it multiplies wrongly",
+        "path amx_bf16_twin is not used on this machine: RuntimeError: cannot select",
+    }
+    with pytest.raises(UsageError, match="'amx_bf16_twin' is not available"):
+        numba_ops.numba_network(name, config, parameters, "auto", "amx_bf16_twin")
+    numba_ops.fault.cache_clear()

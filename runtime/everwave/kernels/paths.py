@@ -30,6 +30,7 @@ class Path:
     unit: str = "int64"  # what multiplies, as kernels/tiles.py tells it: vectors, int8 for AMX, int16 for its twin
 
 
+_rejected: set[str] = set()
 AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, unit="int16")  # for tests; never chosen
 
 
@@ -46,7 +47,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def available() -> tuple[Path, ...]:
-    """The paths this CPU has, fastest first; the last one needs nothing."""
+    """The paths this CPU has and that were not rejected, fastest first; the last one needs nothing."""
     features = cpu_features()
     wide_file = "avx512f" in features or not _is_x86()  # 32 vector registers, else 16
     paths = []
@@ -60,7 +61,12 @@ def available() -> tuple[Path, ...]:
         paths.append(Path("avx2", 8, 6, "float32", 2, "f16c" in features))
     rows, vectors = (8, 3) if wide_file else (6, 2)
     paths.append(Path("generic", 4, rows, "float32", vectors, not _is_x86() or "f16c" in features))
-    return tuple(paths)
+    return tuple(path for path in paths if path.name not in _rejected)
+
+
+def reject(path: Path) -> None:
+    """Leave `path` out of what this process chooses from."""
+    _rejected.add(path.name)
 
 
 def choose(precision: str = "auto", name: str | None = None) -> Path:

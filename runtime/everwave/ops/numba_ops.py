@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 
 from ..config import Config
 from ..errors import UsageError
 from ..kernels import engine
-from ..kernels.paths import Path, choose
+from ..kernels.paths import Path, choose, reject
 from . import plan as planning
-from .numpy_ops import Noise
-from .trace import Graph, trace
+from .numpy_ops import Noise, NumpyOps
+from .trace import Graph, Node, Trace, trace
 
 Array = np.ndarray
+log = logging.getLogger(__name__)
 
 
 class NumbaNetwork:
@@ -105,8 +108,33 @@ def numba_network(
     """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`.
 
     With "auto" and "bfloat16" the decoders multiply in bfloat16; the generator and the encoders stay in float32.
+    A bfloat16 path that fails its check is left out, with a warning.
     """
     chosen = choose(precision, path)
     if name not in BFLOAT16_NETWORKS:
         chosen = choose("float32", path)
+    while chosen.precision == "bfloat16" and (trouble := fault(chosen)):
+        log.warning("path %s is not used on this machine: %s", chosen.name, trouble)
+        reject(chosen)
+        chosen = choose(precision, path)
     return NumbaNetwork(trace(name, config), parameters, chosen, preferred_batch(name, config), name)
+
+
+@cache
+def fault(path: Path) -> str:
+    """What is wrong with `path` on this machine, or "": one layer of small whole numbers, exact in bfloat16, beside NumPy.
+
+    What CPUs, hypervisors and emulators promise of their youngest instructions is seen before it is believed. Costs
+    a few milliseconds once per process, and the compilation that the first call would have cost.
+    """
+    nn, x = Trace(), Node("input", (None, 70, 50))
+    graph = Graph(x, (y := nn.block("check", x, 50, kernel=3),), (x, y), nn.parameters)
+    rng = np.random.default_rng(0)
+    weights = {key: rng.integers(-8, 9, shape).astype(np.float32) for key, shape in graph.parameters.items()}
+    numbers = rng.integers(-8, 9, (1, 70, 50)).astype(np.float32)
+    try:
+        (result,) = NumbaNetwork(graph, weights, path, 1)(numbers)
+    except Exception as error:  # whatever the compiler's trouble, the next path may do without
+        return f"{type(error).__name__}: {error}"
+    exact = NumpyOps(weights).block("check", numbers, 50, kernel=3)
+    return "" if np.array_equal(result, exact) else "it multiplies wrongly"
