@@ -50,6 +50,14 @@ def test_no_framework_is_needed_or_loaded() -> None:
     assert not {m.partition(".")[0] for m in modules} & {"tensorflow", "keras", "jax", "torch", "everwave_trainer"}
 
 
+def test_a_stream_needs_no_linear_algebra() -> None:
+    """Numba would import scipy.linalg, which takes longer than the first block; and it must still have its BLAS later."""
+    start = "import everwave\nnext(everwave.random_model('tiny', threads=1).stream(seed=1))\n"
+    assert "scipy.linalg" not in modules_after(start)
+    product = "import numba, numpy\nassert numba.njit(lambda a: a @ a)(numpy.eye(2)).sum() == 2"
+    assert "scipy.linalg" in modules_after(start + product)
+
+
 def test_the_blocker_blocks() -> None:
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import no_frameworks; import everwave_trainer"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -34,4 +34,23 @@ def _writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
+def _load_numba_without_blas() -> None:
+    """Numba's array functions import scipy.linalg to see whether there is a BLAS, 0.2 s that no kernel of ours needs.
+
+    Numba looks again wherever a function that it compiles does need one.
+    """
+    try:
+        from numba.np import linalg
+    except (ImportError, OSError):  # no Numba, or none that loads: whoever imports a kernel is told
+        return
+    look = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        from numba.np import arraymath
+    finally:
+        linalg.ensure_blas = look
+    arraymath.ensure_blas = look
+
+
 _ensure_cache_folder()
+_load_numba_without_blas()
