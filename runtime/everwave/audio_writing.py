@@ -27,7 +27,8 @@ from .wav import BYTES, UNKNOWN, Layout, RawSink, WavSink, quantise
 
 Array = np.ndarray
 
-WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder keeps a whole write on the stack
+WRITE_FRAMES = 1 << 17  # at once: a block of the pipeline, not a recording that is given as a whole
+STACK_FRAMES = 1 << 14  # libsndfile's Vorbis encoder keeps a whole write on the stack
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 LOSSY_BYTES_PER_SECOND = 40_000  # 320 kbit/s, the most that lossy formats take
 
@@ -272,10 +273,11 @@ class LibsndfileSink:
         if self._room < 0:
             raise AudioError(f"{self._file.name}: AIFF holds at most 4 GiB; use wav or flac for a piece of this length")
         if self._subtype == "PCM_16":
-            samples = quantise(samples, 16).astype(np.int16)
+            samples = quantise(samples, 16, "i2")
         elif self._subtype == "PCM_24":
             samples = quantise(samples, 24) << 8  # libsndfile takes the upper bits
-        self._file.write(samples)
+        for i in range(0, len(samples), STACK_FRAMES):
+            self._file.write(samples[i : i + STACK_FRAMES])
 
     def close(self) -> None:
         self._file.close()

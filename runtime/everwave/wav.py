@@ -23,16 +23,18 @@ UNKNOWN = 0xFFFFFFFF  # what 32 bits say of a length that does not fit or is not
 BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # of one sample
 
 
-def quantise(samples: Array, bits: int) -> Array:
-    """float32 in [-1, 1] -> int32 of `bits` bits, rounded to nearest; integers read back as value / 2^(bits - 1)."""
+def quantise(samples: Array, bits: int, kind: str = "<i4") -> Array:
+    """float32 in [-1, 1] -> integers of `bits` bits, rounded to nearest; they read back as value / 2^(bits - 1)."""
     scale = np.float32(2 ** (bits - 1))
-    return np.clip(np.rint(samples * scale), -scale, scale - 1).astype(np.int32)
+    scaled = samples * scale
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -scale, scale - 1, out=scaled).astype(kind)
 
 
 INFO_IDS = {"title": b"INAM", "comment": b"ICMT", "software": b"ISFT", "copyright": b"ICOP"}
 ENCODINGS: dict[str, Callable[[Array], bytes]] = {  # little-endian
-    "PCM_16": lambda samples: quantise(samples, 16).astype("<i2").tobytes(),
-    "PCM_24": lambda samples: quantise(samples, 24).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
+    "PCM_16": lambda samples: quantise(samples, 16, "<i2").tobytes(),
+    "PCM_24": lambda samples: quantise(samples, 24).view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
     "FLOAT": lambda samples: samples.astype("<f4").tobytes(),
 }
 
