@@ -41,7 +41,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "4130e5e6b54d"
+SOURCES = "10ad163b4bdf"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -59,33 +59,37 @@ __all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
 
 
 @njit(**INNER)
-def _put(vector, width, tile, target, count):  # type: ignore[no-untyped-def]
-    """target[:count] = tile[:count]; `width` vectors hold them."""
-    if count == len(width) * len(vector):
-        copy(vector, width, tile, target)
+def _put(vector, width, tile, valid, target, places, every, column, count):  # type: ignore[no-untyped-def]
+    """target[places[r * every] + column :][:count] = row r of the tile; `width` vectors hold the numbers."""
+    span = len(width) * len(vector)
+    if count == span:
+        for r in range(valid):
+            copy(vector, width, skip(tile, r * span), skip(target, places[r * every] + column))
     else:
-        for i in range(count):
-            write(target, i, tile[i])
+        for r in range(valid):
+            for i in range(count):
+                write(target, places[r * every] + column + i, tile[r * span + i])
 
 
 @njit(**INNER)
-def _finish(vector, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+def _finish(vector, rows, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
-    bias, activation = skip(constants, step[BIAS] + column), step[ACTIVATION]
-    raw, total, residual, external = step[TARGET], step[SUM], step[RESIDUAL], step[EXTERNAL] > 0
+    every, span = step[OUTPUTS], len(width) * len(vector)
+    row, count = first * every + output, min(span, step[WIDTH] - column)
     gain = -(-step[WIDTH] // len(vector)) * len(vector)
-    span = len(width) * len(vector)
-    count = min(span, step[WIDTH] - column)
-    for r in range(valid):
-        here, row = skip(tile, r * span), (first + r) * step[OUTPUTS] + output
-        activate(vector, width, here, bias, gain, noise[step[NOISE] + row * step[NOISE_STRIDE]], activation)
-        if raw >= 0 and external:
-            _put(vector, width, here, skip(out, tables[raw + row] + column), count)
-        elif raw >= 0:
-            _put(vector, width, here, skip(arena, tables[raw + row] + column), count)
-        if total >= 0:
-            add(vector, width, here, skip(arena, tables[residual + row] + column))
-            _put(vector, width, here, skip(arena, tables[total + row] + column), count)
+    numbers, stride = skip(noise, step[NOISE] + row * step[NOISE_STRIDE]), every * step[NOISE_STRIDE]
+    activate(
+        vector, rows, width, tile, valid, skip(constants, step[BIAS] + column), gain, numbers, stride, step[ACTIVATION]
+    )
+    if step[EXTERNAL] > 0:
+        _put(vector, width, tile, valid, out, skip(tables, step[TARGET] + row), every, column, count)
+    elif step[TARGET] >= 0:
+        _put(vector, width, tile, valid, arena, skip(tables, step[TARGET] + row), every, column, count)
+    if step[SUM] >= 0:
+        others = skip(tables, step[RESIDUAL] + row)
+        for r in range(valid):
+            add(vector, width, skip(tile, r * span), skip(arena, others[r * every] + column))
+        _put(vector, width, tile, valid, arena, skip(tables, step[SUM] + row), every, column, count)
 
 
 @njit(**INNER)
@@ -151,14 +155,14 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
             prefetch(panel, stored + (p * count + t) * share, share)
             at = t * points + p
             multiply(vector, rows, width, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))
-    for t in range(count):
-        result, m = skip(products, t * points * size), first + t * height
-        for output in range(step[OUTPUTS]):
-            here = result
-            if points > 1:
-                here = tile
-                mix(vector, rows, width, tile, result, skip(constants, step[MIX] + output * points), points)
-            _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
+            if p == points - 1:  # what is stored now gets to memory beside the next tile's products
+                result, m = skip(products, t * points * size), first + t * height
+                for output in range(step[OUTPUTS]):
+                    here = result
+                    if points > 1:
+                        here = tile
+                        mix(vector, rows, width, tile, result, skip(constants, step[MIX] + output * points), points)
+                    _finish(vector, rows, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
 @njit(**INNER)
@@ -251,7 +255,7 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
             for c in range(channels):
                 line[c] = read(arena, start + row + c) * scratch[c] * read(arena, gain + row + c)
             for at in range(0, channels, len(vector)):
-                activate(vector, (0,), skip(line, at), constants, 0, np.float32(0), SWISH)
+                activate(vector, (0,), (0,), skip(line, at), 1, constants, 0, constants, 0, SWISH)
             for c in range(channels):
                 write(arena, start + row + c, line[c] * factor)
 

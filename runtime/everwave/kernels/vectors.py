@@ -22,8 +22,8 @@ TOGETHER = 12  # vectors that are mixed at once
 
 F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
 EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
-EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 2e-9 before rounding (minimax, highest power first)
-    1.535336196e-04, 1.339887441e-03, 9.618437357e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
+EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 8e-8 before rounding (minimax, highest power first)
+    1.327647199e-03, 9.675541334e-03, 5.550713273e-02, 2.402211972e-01, 6.931469671e-01, 1.000000072,
 )  # fmt: skip
 LOG2_E = 1.4426950408889634
 
@@ -382,37 +382,50 @@ def prefetch(typing: Any, pointer: Any, first: Any, count: Any) -> Any:
 
 
 @intrinsic
-def activate(typing: Any, vector: Any, width: Any, tile: Any, constants: Any, gain: Any, noise: Any, activation: Any) -> Any:  # fmt: skip
-    """tile = activation(tile + constants + noise * constants[gain:]) for `width` vectors, in place."""
-    signature = types.void(vector, width, tile, constants, types.int64, types.float32, types.int64)
+def activate(typing: Any, vector: Any, rows: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any) -> Any:  # fmt: skip
+    """tile = activation(tile + bias + noise * bias[gain:]) in place, of the first `valid` rows; noise[r * stride] is row r's.
+
+    Two rows at once where a tile has an even number of them: more to do while one waits for its results.
+    """
+    together = 2 - rows.count % 2
+    span = width.count * vector.count
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, data, table, gain, noise, activation = args
-        noise = e.broadcast(noise)
-        offsets = [int64(v * vector.count) for v in range(width.count)]
-        values = []
-        for offset in offsets:
-            value = builder.fadd(e.load(data, offset), e.load(table, offset))
-            values.append(e.multiply_add(noise, e.load(table, builder.add(gain, offset)), value))
-        done = builder.append_basic_block("activated")
-        results = [(values, builder.block)]
-        choice = builder.switch(activation, done)
-        for code, function in ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0))):
-            block = builder.append_basic_block("activation")
-            choice.add_case(int64(code), block)
+        _, _, _, data, valid, table, gain, noise, stride, activation = args
+        groups = builder.udiv(builder.add(valid, int64(together - 1)), int64(together))
+        columns = [int64(v * vector.count) for v in range(width.count)]
+
+        def pass_over(function: Any) -> None:
+            with cgutils.for_range(builder, groups) as group:
+                first, places, values = builder.mul(group.index, int64(together)), [], []
+                for r in range(together):
+                    row = builder.add(first, int64(r))
+                    number = e.broadcast(builder.load(builder.gep(noise, [builder.mul(row, stride)])))
+                    for column in columns:
+                        place = builder.add(builder.mul(row, int64(span)), column)
+                        value = builder.fadd(e.load(data, place), e.load(table, column))
+                        places.append(place)
+                        values.append(e.multiply_add(number, e.load(table, builder.add(gain, column)), value))
+                for place, value in zip(places, map(function, values), strict=True):
+                    e.store(value, data, place)
+
+        done, plain = builder.append_basic_block("activated"), builder.append_basic_block("plain")
+        choice = builder.switch(activation, plain)
+        kinds = ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0)), (NONE, lambda x: x))
+        for code, function in kinds:
+            block = plain if code == NONE else builder.append_basic_block("activation")
+            if code != NONE:
+                choice.add_case(int64(code), block)
             builder.position_at_end(block)
-            results.append(([function(value) for value in values], builder.block))
+            pass_over(function)
             builder.branch(done)
         builder.position_at_end(done)
-        merged = [builder.phi(e.floats) for _ in offsets]
-        for v, phi in enumerate(merged):
-            for result, block in results:
-                phi.add_incoming(result[v], block)
-        for phi, offset in zip(merged, offsets, strict=True):
-            e.store(phi, data, offset)
         return context.get_dummy_value()
 
+    signature = types.void(
+        vector, rows, width, tile, types.int64, bias, types.int64, noise, types.int64, types.int64
+    )  # fmt: skip
     return signature, codegen
 
 

@@ -26,7 +26,7 @@ SLACK = 64  # elements past the end of every array, for whole-vector reads at it
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
 FILTER_OUTPUTS = 4
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
-BLOCK_BYTES = 1536 * 1024  # of packed rows that one pass over the panels reads
+BLOCK_BYTES = 400 * 1024  # of packed rows that one pass over the panels reads: most of a second-level cache
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def noise_size(self) -> int:
-        return 1 + sum(self.capacity * steps for _, _, steps in self.noise)
+        return 1 + sum(self.capacity * steps for _, _, steps in self.noise) + SLACK
 
 
 @dataclass(eq=False)
