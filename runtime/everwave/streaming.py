@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
@@ -114,6 +113,8 @@ class Stream:
         return self
 
     async def __anext__(self) -> Array:
+        import asyncio  # 20 ms that only those who await need
+
         while True:
             block, segment = self._step()
             if block is not None:
