@@ -35,7 +35,7 @@ class Listener:
     number: int
     slow: bool = False  # plays at half speed
     begun: float = 0.0
-    first: float | None = None  # seconds to the first samples
+    first: float | None = None  # seconds to the first samples; of a station, to a second of them
     frames: int = 0
     dry: float = 0.0  # seconds of silence
     ahead: float = 0.6  # seconds that it wants to have ready
@@ -71,9 +71,9 @@ class Listener:
             async with asyncio.timeout(seconds):
                 while not self.refused and (data := await reader.read(1 << 16)):
                     now = time.monotonic()
-                    if self.first is None:
+                    if self.first is None and self.frames > RATE:
                         self.first = now - self.begun
-                    passed, last = now - last if played or self.frames > RATE else 0.0, now
+                    passed, last = now - last if self.first else 0.0, now
                     possible = min(passed, self.frames / RATE - played)
                     played, self.dry = played + possible, self.dry + passed - possible
                     self.frames += len(data) // FRAME  # header and chunk sizes are too short to be heard

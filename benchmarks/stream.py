@@ -4,8 +4,8 @@
     python benchmarks/stream.py changes --count 60
     python benchmarks/stream.py loops --count 20
 
-Each prints one JSON object. `real-time` pulls as a sound card does: it sleeps until half a second before the moment at
-which the last block will have been played, and counts an underrun whenever the next one comes later than that moment.
+Each prints one JSON object. `real-time` pulls as a player does that holds `--buffer` seconds: it sleeps until so long before
+the moment at which the last block will have been played, and counts an underrun whenever the next one comes later than that.
 `changes` and `loops` compare spectral flux: the sum over bins of the rise of the magnitude from one frame of 1024
 samples to the next 256 later, over the sum of magnitudes. At a change, what counts is the largest flux in the 20 ms
 around it, against the same of windows of 20 ms everywhere else in the piece, the borders of decoder windows included.
@@ -25,10 +25,10 @@ import everwave
 import numpy as np
 from everwave import weights
 from everwave.config import Condition
+from everwave.playing import BUFFER_SECONDS
 
 Array = np.ndarray
 
-LEAD = 0.5  # seconds that the player's own buffer holds
 N_FFT, HOP = 1024, 256
 AROUND = 882  # samples on either side of a change: 20 ms
 LOOP_SECONDS = (2.0, 4.0, 8.0, 15.0, 23.8, 30.0)  # 23.8: two whole generator windows
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--random-tempo", action="store_true",
                         help="in front of the model's decoders, a random generator of the same size that has a tempo")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--buffer", type=float, default=BUFFER_SECONDS, help="seconds; default: that of stream --play")
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -50,7 +51,7 @@ def main() -> None:
         model = everwave.load(options.model, options.threads)
     model.prepare()
     run: dict[str, Callable[[], dict[str, Any]]] = {
-        "real-time": lambda: real_time(model, 60 * options.minutes),
+        "real-time": lambda: real_time(model, 60 * options.minutes, options.buffer),
         "changes": lambda: changes(model, options.count),
         "loops": lambda: loops(model, options.count),
     }
@@ -70,9 +71,9 @@ def with_random_tempo(name: str, threads: int) -> everwave.Model:
 # -- real time -----------------------------------------------------------------------------------------------------
 
 
-def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
+def real_time(model: everwave.Model, seconds: float, buffer: float) -> dict[str, Any]:
     """Listen for `seconds`, with other controls every minute."""
-    late, overslept, delays, memory = [], [], [], []
+    late, overslept, waits, delays, memory = [], [], [], [], []
     rate, minute = model.sample_rate, 0
     cpu = time.process_time()
     with model.stream(seed=7) as stream:
@@ -82,22 +83,25 @@ def real_time(model: everwave.Model, seconds: float) -> dict[str, Any]:
             if played >= 60 * rate * (minute + 1):
                 minute += 1
                 delays.append(turn(model, stream, minute))
-            due = begin + played / rate - LEAD
-            time.sleep(max(0.0, due - time.monotonic()))
-            overslept.append(time.monotonic() - due)
+            room = max(begin + played / rate - buffer, time.monotonic())  # when the buffer takes more
+            time.sleep(max(0.0, room - time.monotonic()))
+            asked = time.monotonic()
+            overslept.append(asked - room)
             block = next(stream)
+            waits.append(time.monotonic() - asked)
             late.append(time.monotonic() - (begin + played / rate))
             played += len(block)
             if minute > len(memory) - 1:
                 memory.append(resident_mb())
     return {
+        "buffer_seconds": buffer,
         "minutes": round(played / rate / 60, 2),
         "blocks": len(late),
         "underruns": sum(x > 0 for x in late),
         "of_them_the_player_itself_woke_too_late": sum(
-            x > 0 and y > LEAD for x, y in zip(late, overslept, strict=True)
+            x > 0 and y > buffer for x, y in zip(late, overslept, strict=True)
         ),
-        "longest_wait_for_a_block_seconds": round(max(x + LEAD - y for x, y in zip(late, overslept, strict=True)), 3),
+        "longest_wait_for_a_block_seconds": round(max(waits), 3),
         "player_woke_late_by_at_most_seconds": round(max(overslept), 3),
         "least_slack_seconds": round(-max(late), 3),
         "changes": minute,

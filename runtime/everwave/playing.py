@@ -8,6 +8,8 @@ import numpy as np
 
 from .errors import AudioError, UsageError
 
+BUFFER_SECONDS = 2.0  # that the card is asked to hold: a busy machine may wake a program 0.6 s late
+
 
 def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
     """Play float32 blocks (n, 2) until they end; how often the card ran dry. UsageError without sounddevice."""
@@ -17,7 +19,9 @@ def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
         raise UsageError(f'no sound card without sounddevice ({error}); `pip install "everwave[play]"`') from None
     dry = 0
     try:
-        with sounddevice.OutputStream(samplerate=sample_rate, channels=2, dtype="float32", latency="high") as card:
+        with sounddevice.OutputStream(
+            samplerate=sample_rate, channels=2, dtype="float32", latency=BUFFER_SECONDS
+        ) as card:
             for block in blocks:
                 dry += bool(card.write(np.ascontiguousarray(block)))
     except sounddevice.PortAudioError as error:

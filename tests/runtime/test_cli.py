@@ -12,11 +12,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-from everwave import cli, weights
+from everwave import cli, playing, weights
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
 
@@ -163,6 +164,31 @@ def test_playing_without_a_sound_card_says_why(tiny: str, capsys: pytest.Capture
         pytest.skip("sounddevice is installed here")
     assert main(["stream", "--model", tiny, "--play"]) == 2
     assert 'pip install "everwave[play]"' in capsys.readouterr().err
+
+
+def test_the_sound_card_gets_every_block_and_is_asked_to_hold_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, asked = [], {}
+
+    class Card:
+        def __init__(self, **options: object) -> None:
+            asked.update(options)
+
+        def __enter__(self) -> Card:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def write(self, block: np.ndarray) -> bool:
+            played.append(block)
+            return len(played) == 2  # had run dry
+
+    stub = SimpleNamespace(OutputStream=Card, PortAudioError=type("PortAudioError", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "sounddevice", stub)
+    blocks = [np.full((n, 2), n, np.float32) for n in (3, 1, 2)]
+    assert playing.play(iter(blocks), 44100) == 1
+    np.testing.assert_array_equal(np.concatenate(played), np.concatenate(blocks))
+    assert asked == {"samplerate": 44100, "channels": 2, "dtype": "float32", "latency": playing.BUFFER_SECONDS}
 
 
 # -- the other commands ------------------------------------------------------------------------------------------------
