@@ -20,6 +20,7 @@ import pytest
 from everwave.audio import Writer
 from everwave.model import Model
 from everwave.pipeline import OneBlasThread
+from everwave.web import engine
 from everwave.weights import ModelFile
 from radio_client import FRAME, Listener, Served, becomes, message
 from websockets.exceptions import ConnectionClosed
@@ -95,7 +96,8 @@ def test_what_a_listener_hears_under_changes_is_what_its_log_makes_again(radio: 
     assert samples_of(plain) != listener.samples  # the changes were heard
 
 
-def test_a_listener_gets_ahead_only_as_far_as_it_says(radio: Served) -> None:
+def test_a_listener_gets_ahead_only_as_far_as_it_says(radio: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SLOW", 1000.0)  # where blocks are slow it gets more
     with radio.listen("seed=7") as connection:
         message(connection)
         received = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import socket
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -15,6 +17,7 @@ from everwave.model import Model
 from everwave.web import server as web_server
 from everwave.web.engine import CLOSED_SECONDS, GIVE_UP_SECONDS, HALF_LIFE, NEW_SECONDS, Cost, Engine, Seat, Seats
 from everwave.web.limits import Addresses, Bucket, Refused, address_of
+from everwave.web.voices import MOST_AHEAD, Conversation
 from radio_client import EASY, Listener, Served, becomes, message, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -311,6 +314,30 @@ def test_those_who_came_last_are_given_up_when_the_machine_becomes_too_slow(seat
         now[0] += 2 * GIVE_UP_SECONDS
         seats.waited(3.0, buffered=0.5)
     assert given_up() == [False, True, True, True]
+
+
+@pytest.mark.parametrize(("slow", "seconds"), [((), 0.6), ((0,), 1.2), ((3, 9), 2.4), (range(1000), MOST_AHEAD)])
+def test_listeners_get_more_ahead_where_blocks_come_slowly(slow: Collection[int], seconds: float) -> None:
+    class Tenths:
+        rate, sent, slow = 10, 0, False
+
+        async def block(self, buffered: float) -> bytes:
+            self.slow, self.sent = self.sent in slow, self.sent + 1
+            return b""
+
+    async def run() -> int:
+        live, sent = Tenths(), []
+
+        async def send(data: bytes) -> None:
+            sent.append(data)
+
+        speaking = asyncio.create_task(Conversation(live, None, {}, EASY, send).speak())  # type: ignore[arg-type]
+        for _ in range(1000):  # nothing is played
+            await asyncio.sleep(0)
+        speaking.cancel()
+        return len(sent)
+
+    assert asyncio.run(run()) == round(10 * seconds)
 
 
 def test_the_cost_is_that_of_late_and_survives_silence(now: list[float]) -> None:

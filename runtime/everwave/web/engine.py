@@ -178,10 +178,10 @@ class Seats:
         """Learn from one block of a stream."""
         self._costs.setdefault(model, Cost(self._clock)).add(worker_seconds, audio_seconds)
 
-    def waited(self, seconds: float, buffered: float) -> None:
-        """A listener who had `buffered` seconds left to play has waited so long for a block."""
-        now = self._clock()
-        if seconds > max(SLOW, buffered / 2):
+    def waited(self, seconds: float, buffered: float) -> bool:
+        """A listener who had `buffered` seconds left to play has waited so long for a block; whether that was slow."""
+        now, slow = self._clock(), seconds > max(SLOW, buffered / 2)
+        if slow:
             self._closed_until = now + CLOSED_SECONDS
         if seconds > max(LATE, buffered) and self.load > self._threads and now >= self._patient_until:
             staying = [seat for seat in self._taken if not seat.given_up]
@@ -189,3 +189,4 @@ class Seats:
             if own and len(staying) > 1:
                 own[-1].given_up = True
                 self._patient_until = now + GIVE_UP_SECONDS
+        return slow

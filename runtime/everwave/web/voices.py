@@ -97,6 +97,7 @@ class Live:
         self._voice, self._name, self._seats, self._seat = voice, name, seats, seat
         self.rate = model.sample_rate
         self.sent = 0  # frames
+        self.slow = False  # was the last block?
 
     @property
     def ending(self) -> bool:
@@ -109,7 +110,7 @@ class Live:
         asked = time.monotonic()
         data, frames = await self._voice.block(asked + buffered)
         self._seats.measured(self._name, self._voice.seconds, frames / self.rate)
-        self._seats.waited(time.monotonic() - asked, buffered)
+        self.slow = self._seats.waited(time.monotonic() - asked, buffered)
         self.sent += frames
         return data
 
@@ -140,6 +141,7 @@ class Conversation:
         self._live, self._voice, self._send, self._limits = live, voice, send, limits
         self._controls = controls
         self._ahead, self._played, self._changes = AHEAD, 0, 0
+        self._least = 0.0  # seconds to have ready, whatever the listener says: more on a machine that stutters
         self._room = asyncio.Event()
         self._allowed = Bucket(limits.changes_per_second, 4 * limits.changes_per_second)
         self._messages = Bucket(50, 200)
@@ -148,12 +150,14 @@ class Conversation:
         """Send blocks until something fails; TimeoutError if the listener plays nothing for too long."""
         live, pace = self._live, Bucket(FASTER, 2 * MOST_AHEAD)
         while True:
-            while live.sent - self._played >= self._ahead * live.rate:
+            while live.sent - self._played >= max(self._ahead, self._least) * live.rate:
                 self._room.clear()
                 async with asyncio.timeout(self._limits.stall_seconds):
                     await self._room.wait()
             before = live.sent
             data = await live.block((live.sent - self._played) / live.rate)
+            if live.slow:  # before the listener runs dry
+                self._least = min(2 * max(self._ahead, self._least), MOST_AHEAD)
             async with asyncio.timeout(self._limits.stall_seconds):
                 await self._send(data)
             while seconds := pace.wait((live.sent - before) / live.rate):
