@@ -22,6 +22,7 @@ from .weights_format import ModelFile, Parameters, check_reference, named, read,
 
 __all__ = [
     "ModelFile",
+    "autoencoder_path",
     "available",
     "bundle",
     "find",
@@ -112,7 +113,10 @@ def bundle(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFile:
     )
 
 
-def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFile:
+def autoencoder_path(model_file: ModelFile, path: str | os.PathLike[str]) -> Path:
+    """The file that holds the autoencoder of the model read from `path`: that one, or the one that a domain file names."""
+    if model_file.kind != "domain":
+        return Path(path)
     with named(path, "read"):
         check_reference(model_file.autoencoder)
         wanted = model_file.autoencoder or {}
@@ -125,12 +129,15 @@ def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFi
             raise ModelError(
                 f"it needs the {wanted['file']!r} of SHA-256 {wanted['sha256'][:12]}...; {found[0]} is another version"
             )
-    autoencoder = read(matching[0])
+    return matching[0]
+
+
+def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFile:
+    place = autoencoder_path(model_file, path)
+    autoencoder = read(place)
     own, other = model_file.config, autoencoder.config
     if autoencoder.kind == "domain" or (own.signal, own.autoencoder) != (other.signal, other.autoencoder):
-        raise ModelError(
-            f"{matching[0]}: does not fit {os.fspath(path)}: another kind, or another signal or latent size"
-        )
+        raise ModelError(f"{place}: does not fit {os.fspath(path)}: another kind, or another signal or latent size")
     return replace(autoencoder, parameters={name: autoencoder.parameters[name] for name in AUTOENCODER})
 
 

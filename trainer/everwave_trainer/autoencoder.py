@@ -1,9 +1,10 @@
-"""Training of the two autoencoders, in three stages.
+"""Training of the two autoencoders, in four stages.
 
 level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
           through the consistency of overlapping frames, seams through two neighbouring windows side by side
 finetune  the same with the encoder frozen and a critic on the log-magnitudes of the re-analysed waveform
 level2    chunk encoder and decoder on the latents of the frozen level 1, heard through its frozen decoder
+chunk     the chunk decoder alone, for one kind of music: latents keep their meaning, a domain file takes it along
 
 Every stage is mono: a crop is one channel of one track.
 """
@@ -26,19 +27,26 @@ from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
 
-STAGES = ("level1", "finetune", "level2")
+STAGES = ("level1", "finetune", "level2", "chunk")
 NETWORKS = {
     "level1": ("frame_encoder", "frame_decoder"),
     "finetune": ("frame_encoder", "frame_decoder"),
     "level2": ("frame_encoder", "frame_decoder", "chunk_encoder", "chunk_decoder"),
+    "chunk": ("frame_encoder", "frame_decoder", "chunk_encoder", "chunk_decoder"),
 }
 TRAINED = {
     "level1": ("frame_encoder", "frame_decoder"),
     "finetune": ("frame_decoder",),
     "level2": ("chunk_encoder", "chunk_decoder"),
+    "chunk": ("chunk_decoder",),
 }
-FRAMES = {"level1": 128, "finetune": 128, "level2": 256}
-CRITIC_WEIGHT = {"level1": 0.0, "finetune": 0.02, "level2": 0.0}  # a critic beats an untrained decoder at once
+FRAMES = {"level1": 128, "finetune": 128, "level2": 256, "chunk": 256}
+CRITIC_WEIGHT = {
+    "level1": 0.0,
+    "finetune": 0.02,
+    "level2": 0.0,
+    "chunk": 0.0,
+}  # a critic beats an untrained decoder at once
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
@@ -126,7 +134,7 @@ class AutoencoderTrainer:
         target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
         latents = self.encode(target)
         scalars = {}
-        if self.stage == "level2":
+        if "chunk_decoder" in self.networks:
             codes = self.compress(latents)
             scalars["latents"] = ops.mean(ops.square(codes - latents))
             latents = codes
@@ -186,7 +194,7 @@ class AutoencoderTrainer:
             from .evaluate.samples import save_reconstructions
 
             save_reconstructions(self, folder / "samples", step)
-        if self.stage == "level2":
+        if "chunk_decoder" in self.networks:
             provenance = {"steps": step, "batch_size": self.batch_size, "data": sources(self.tracks)}
             save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, provenance)
 

@@ -1,4 +1,4 @@
-"""`everwave-train`: corpus | label | autoencoder | encode | gan | export | evaluate | card."""
+"""`everwave-train`: corpus | label | autoencoder | encode | gan | finetune | export | evaluate | card."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     auto = commands.add_parser("autoencoder", help="train the spectrogram autoencoders on a corpus")
     _add_training_arguments(auto, steps=20000, learning_rate=3e-4, batch_size=16)
     auto.add_argument("corpus", type=Path, help="folder made by `everwave-train corpus`")
-    auto.add_argument("--stage", choices=["level1", "finetune", "level2"], required=True)
+    auto.add_argument("--stage", choices=["level1", "finetune", "level2", "chunk"], required=True)
     auto.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
     auto.add_argument("--init", type=Path, help="folder of the previous stage, or a weights file, to start from")
     auto.add_argument("--critic-weight", type=float, help="default: 0.02 for finetune, else 0, which means no critic")
@@ -55,6 +55,14 @@ def parser() -> argparse.ArgumentParser:
     encode.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
     encode.add_argument("--autoencoder", required=True, help="weights file with the four autoencoder networks")
     encode.add_argument("--styles", nargs="+", help="only tracks of these styles")
+    encode.add_argument("--split", default="train", choices=["train", "held-out"], help="default: train")
+    encode.add_argument(
+        "--speeds",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="play each track so fast, too (of little music: 0.94 1 1.06)",
+    )
     encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the latents")
     encode.set_defaults(run=_encode)
 
@@ -71,7 +79,19 @@ def parser() -> argparse.ArgumentParser:
         "--conditions", nargs="*", metavar="LABEL",
         help="labels of the latents to condition on (bpm, density; default: those of --init); pieces without are left out",
     )  # fmt: skip
+    gan.add_argument("--critic-width", type=int, help="default: the generator's; half is twice as fast")
     gan.set_defaults(run=_gan)
+
+    tune = commands.add_parser("finetune", help="go on training a model on your own music, in one command")
+    tune.add_argument("audio", type=Path, nargs="+", help="audio files or folders; half an hour is enough")
+    tune.add_argument("--init", required=True, help="model to start from: a shipped name or a weights file")
+    tune.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder: corpus, latents, run, model.h5; resumed"
+    )
+    tune.add_argument("--minutes", type=float, default=15.0, help="of training at most (default 15)")
+    tune.add_argument("--licence", default="not stated", help="of the music, and so of the model")
+    tune.add_argument("--seed", type=int, default=0)
+    tune.set_defaults(run=_finetune)
 
     export = commands.add_parser("export", help="write a training run's model as a weights file")
     export.add_argument("run_folder", type=Path, metavar="RUN")
@@ -79,6 +99,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--licence", required=True, help="licence of the weights, from that of the training data")
     export.add_argument("--metrics", type=Path, help="metrics.json of `evaluate`, to keep with the weights")
     export.add_argument("--autoencoder", help="for a generator: the shipped autoencoder that it shall name")
+    export.add_argument(
+        "--chunk-decoder", type=Path, help="for a generator: run of stage chunk whose decoder it shall have"
+    )
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -148,7 +171,10 @@ def _autoencoder(a: argparse.Namespace) -> None:
 def _encode(a: argparse.Namespace) -> None:
     from .latents import encode_corpus
 
-    encode_corpus(a.corpora, a.autoencoder, a.output, styles=a.styles)
+    for speed in a.speeds:
+        if not 0.5 <= speed <= 2:
+            raise UsageError(f"--speeds {speed:g}: must be between 0.5 and 2")
+    encode_corpus(a.corpora, a.autoencoder, a.output, styles=a.styles, split=a.split, speeds=a.speeds)
 
 
 def _gan(a: argparse.Namespace) -> None:
@@ -168,6 +194,7 @@ def _gan(a: argparse.Namespace) -> None:
         learning_rate=a.learning_rate,
         seed=a.seed,
         conditions=names,
+        critic_width=a.critic_width,
     )
     if left_out := len(latents.pieces) - len(trainer.latents.pieces):
         print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
@@ -176,11 +203,20 @@ def _gan(a: argparse.Namespace) -> None:
     _train(a, trainer)
 
 
+def _finetune(a: argparse.Namespace) -> int:
+    from .finetune import finetune
+
+    if not a.minutes > 0:
+        raise UsageError(f"--minutes {a.minutes}: must be greater than 0")
+    return finetune(a.audio, a.init, a.output, minutes=a.minutes, licence=a.licence, seed=a.seed)
+
+
 def _export(a: argparse.Namespace) -> None:
     from .export import export_run
 
     dtype = "float32" if a.float32 else "float16"
-    export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder)
+    export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder,
+               chunk_decoder=a.chunk_decoder)  # fmt: skip
 
 
 def _card(a: argparse.Namespace) -> None:

@@ -32,9 +32,11 @@ def _residual(name: str, x: Any, width: int, first_kernel: int = 4) -> Any:
     return x + y
 
 
-def latent_critic(config: Config) -> keras.Model:
-    """Two generator windows of latents and conditions (B, 2 * window, 2 * latents + conditions) -> score (B, 1)."""
-    b = config.generator.width
+def latent_critic(config: Config, b: int) -> keras.Model:
+    """Two generator windows of latents and conditions (B, 2 * window, 2 * latents + conditions) -> score (B, 1).
+
+    Widths are multiples of `b`; Musika's is the generator's.
+    """
     channels = 2 * config.autoencoder.latents + config.generator.condition_channels
     start = keras.Input((2 * config.generator.window, channels), name="latents")
     x = _conv("c0", start, 3 * b, 4, stride=2)

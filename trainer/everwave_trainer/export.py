@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from everwave import weights
 from everwave.config import Config
-from everwave.errors import EverwaveError
+from everwave.errors import EverwaveError, UsageError
 
 from .layers import parameters
 
@@ -48,12 +48,13 @@ def save_generator(
 
 def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
-    autoencoder: str | None = None,
+    autoencoder: str | None = None, chunk_decoder: Path | None = None,
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
     metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
     autoencoder: for a generator, the shipped file (same weights, float16) that it shall name.
+    chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
     """
     found = [folder / name for name in EXPORTS if (folder / name).exists()]
     if not found:
@@ -62,6 +63,15 @@ def export_run(
     provenance = model.provenance | {"trainer": everwave.__version__}
     if metrics is not None:
         provenance["metrics"] = json.loads(metrics.read_text())
+    networks = dict(model.parameters)
+    if chunk_decoder is not None:
+        if model.kind != "domain":
+            raise UsageError(f"--chunk-decoder: {found[0]} is no generator; an autoencoder has its chunk decoder")
+        theirs = weights.read(chunk_decoder / "autoencoder.h5")
+        networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
+        provenance["chunk_decoder"] = theirs.provenance
     reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
-    model = dataclasses.replace(model, licence=licence, provenance=provenance, autoencoder=reference)
+    model = dataclasses.replace(
+        model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
+    )
     weights.write(path, model, dtype=dtype)

@@ -22,7 +22,8 @@ from everwave.config import PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
 
-from . import backend, losses
+from . import backend, losses, moments
+from .atlas import Atlas
 from .critics import latent_critic
 from .export import config_key, save_generator
 from .latents import BEATS, Latents
@@ -33,34 +34,48 @@ R1_RATE = 1e-4  # change of the weight per step, as a share of its maximum
 R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more: a third of the work saved
 CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
+GENERATOR_RATE = 4.0  # the generator's learning rate as a multiple of the critic's, which is ahead of it anyway
+MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
+RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
+MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 
 
 class GanTrainer:
     """A generator of two windows of latents against a critic; `loop.run` drives it."""
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
-                 seed: int = 0, conditions: Sequence[str] = ()) -> None:  # fmt: skip
+                 seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None) -> None:  # fmt: skip
         latents = latents.labelled(conditions)
         generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, latents, conditions))
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed = latents, batch_size, seed
         self.mean, self.deviation = latents.statistics()
+        self.real_moments = self._real_moments(latents)
         self.settings = {
-            "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "config": config_key(self.config),
+            "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
+            "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
         self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
-        self.critic = latent_critic(self.config)
-        self.optimizers = [keras.optimizers.Adam(learning_rate, beta_1=0.5) for _ in range(2)]
-        for optimizer, network in zip(self.optimizers, (self.generator, self.critic), strict=True):
-            optimizer.build(network.trainable_variables)
+        self.critic = latent_critic(self.config, critic_width or generator.width)
+        self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
+        self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
+        rates = GENERATOR_RATE * learning_rate, learning_rate
+        self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
+        for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
+            optimizer.build(variables)
         self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         self._compiled = {
             penalised: backend.compiled(partial(self._update, penalised), state) for penalised in (False, True)
         }
+
+    def _real_moments(self, latents: Latents) -> tuple[Any, Any]:
+        g = self.config.generator
+        crops, inputs, _, _ = latents.crops(2 * g.window, MOMENTS_CROPS, self.seed, 0, g.conditions)
+        return self._moments((crops - self.mean) / self.deviation, inputs)
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file; UsageError if it has other conditions."""
@@ -79,6 +94,7 @@ class GanTrainer:
         return {
             "generator": self.generator.trainable_variables,
             "average": self.average,
+            "atlas": self.atlas.variables,
             "critic": self.critic.trainable_variables,
             "generator_optimizer": self.optimizers[0].variables,
             "critic_optimizer": self.optimizers[1].variables,
@@ -86,15 +102,17 @@ class GanTrainer:
         }
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
-        """Real latents (B, 2 w, C), their conditions (B, 2 w, n), and coordinates (B, 2 w, K) with conditions of others."""
+        """Real latents (B, 2 w, C), their conditions (B, 2 w, n) and places; coordinates (B, 2 w, K) with conditions of
+        others, and those."""
         g = self.config.generator
         length = 2 * g.window
-        real, conditions = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
+        real, conditions, *origin = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
         coordinates = training_coordinates(self.config, self.batch_size, np.random.default_rng([self.seed, step, 1]))
         # the fake ones ask for the conditions of other real crops, so both sides have one distribution
         asked = np.roll(conditions, 1, axis=0)
         real = (real - self.mean) / self.deviation
-        return real, conditions, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
+        places = self.atlas.locate(*origin, length)
+        return real, conditions, *places, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
         self.random.state.assign([self.seed, step])
@@ -106,15 +124,24 @@ class GanTrainer:
         latents = self.generator(ops.reshape(coordinates, (-1, window, channels)), training=True)
         return ops.reshape(latents, (-1, 2 * window, latents.shape[2]))
 
-    def _update(self, penalised: bool, real: Any, conditions: Any, coordinates: Any, asked: Any) -> dict[str, Any]:
+    def _moments(self, latents: Any, conditions: Any) -> tuple[Any, Any]:
+        functions = moments.features(conditions, self.config.generator.conditions)
+        return moments.summary(moments.moments(latents, functions))
+
+    def _update(self, penalised: bool, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any,
+                coordinates: Any, asked: Any) -> dict[str, Any]:  # fmt: skip
         generator, critic = self.generator, self.critic
 
         def persuade() -> tuple[Any, ...]:
-            fake = self.generate(coordinates)
+            known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
+            recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
+            recall = ops.mean(ops.square(recalled - real))
             score = critic(ops.concatenate([fake, asked], axis=2), training=True)
-            return -ops.mean(score), fake, score
+            apart = moments.distance(self.real_moments, self._moments(fake, asked))
+            total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart - ops.mean(score)
+            return total, fake, score, recall, apart
 
-        (_, fake, fake_score), generator_gradients = backend.gradients(persuade, generator.trainable_variables)
+        (_, fake, fake_score, recall, apart), generator_gradients = backend.gradients(persuade, self.learned)
         fake = ops.stop_gradient(ops.concatenate([fake, asked], axis=2))
 
         def score_of(x: Any) -> Any:
@@ -132,7 +159,7 @@ class GanTrainer:
             return hinge + total, hinge, r1_penalty, ops.mean(score)
 
         (_, hinge, r1_penalty, real_score), gradients = backend.gradients(judge, critic.trainable_variables)
-        self.optimizers[0].apply(generator_gradients, generator.trainable_variables)
+        self.optimizers[0].apply(generator_gradients, self.learned)
         self.optimizers[1].apply(gradients, critic.trainable_variables)
         step = ops.cast(self.optimizers[0].iterations, "float32")
         decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
@@ -146,6 +173,8 @@ class GanTrainer:
             "hinge": hinge,
             "real": real_score,
             "fake": fake_score,
+            "recall": recall,
+            "moments": apart,
             "r1_weight": ops.convert_to_tensor(self.r1_weight),
         }
         return scalars | ({"r1_penalty": r1_penalty} if penalised else {})

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from everwave import signal
 from everwave.conditioning import channels
 from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
+from everwave.resampling import resample
 from tqdm import tqdm
 
 from .corpora.store import Corpus, Track, sources
@@ -111,10 +113,12 @@ class Latents:
 
     def crops(
         self, length: int, batch: int, seed: int, step: int, conditions: Sequence[Condition] = ()
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Latents (batch, length, channels) and the network's inputs for `conditions` (batch, length, n) of one step.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Latents (batch, length, channels) and the network's inputs for `conditions` (batch, length, n) of one step,
+        and where they are from: piece and first latent (batch,).
 
-        A pure function of (seed, step). Left and right are swapped at random.
+        A pure function of (seed, step). Left and right are swapped at random; a swapped piece counts as another one,
+        len(pieces) further on.
         """
         rng = np.random.default_rng([seed, step])
         usable = np.array([max(p.steps - length + 1, 0) for p in self.pieces])
@@ -123,13 +127,17 @@ class Latents:
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
         latents = np.empty((batch, length, self.arrays[0].shape[2]), np.float32)
         signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)
+        origins, starts = chosen.copy(), np.empty(batch)
         for row, index in enumerate(chosen):
             piece, start, shift = self.pieces[index], int(rng.integers(usable[index])), int(rng.integers(SHIFTS))
             crop = self.arrays[index][shift % len(self.arrays[index]), start : start + length]
-            latents[row] = np.roll(crop, crop.shape[1] // 2, axis=1) if rng.integers(2) else crop
+            swapped = int(rng.integers(2))
+            latents[row] = np.roll(crop, crop.shape[1] // 2, axis=1) if swapped else crop
+            origins[row] += swapped * len(self.pieces)
+            starts[row] = start + shift / SHIFTS
             columns = [column for c in conditions for column in self._inputs(piece, c, start, shift, length)]
             signals[row] = np.reshape(columns, (-1, length)).T
-        return latents, signals
+        return latents, signals, origins, starts
 
     def _inputs(self, piece: Piece, condition: Condition, start: int, shift: int, length: int) -> list[np.ndarray]:
         """A condition's network inputs (length,) for a crop, as `everwave.conditioning` makes them from wishes."""
@@ -177,16 +185,17 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
     return np.stack([model.network("chunk_encoder")(c)[0].reshape(count, -1).copy() for c in chunks])
 
 
-def track_labels(corpus: Path, track: Track, steps: int, latent_rate: float) -> dict[str, Label]:
-    """What is known of a track: `bpm` a constant, `beats` times, `density` a curve over its latent steps."""
+def track_labels(corpus: Path, track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
+    """What is known of a track played at `speed`: `bpm` a constant, `beats` times, `density` a curve over its latents."""
     known = labels_store.read(corpus, track.id)
     found: dict[str, Label] = {}
     if known.bpm is not None:
-        found["bpm"] = known.bpm
+        found["bpm"] = known.bpm * speed
     if known.beats is not None:
-        found[BEATS] = list(known.beats)
+        found[BEATS] = [time / speed for time in known.beats]
     if known.onsets is not None:
-        found["density"] = density(known.onsets, steps, latent_rate, track.seconds).round(2).tolist()
+        onsets = [time / speed for time in known.onsets]
+        found["density"] = density(onsets, steps, latent_rate, track.seconds / speed).round(2).tolist()
     return found
 
 
@@ -208,13 +217,19 @@ def _chosen(corpora: Sequence[Path], styles: Sequence[str] | None, split: str) -
     return chosen
 
 
+def _at_speed(track: Track, speed: float) -> np.ndarray:
+    """int16 stereo, `speed` times as fast and as high."""
+    samples = resample(track.samples.astype(np.float32), round(track.sample_rate * speed), track.sample_rate)
+    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
+
+
 def encode_corpus(
     corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
-    split: str = "train",
+    split: str = "train", speeds: Sequence[float] = (1.0,),
 ) -> None:  # fmt: skip
     """Encode the tracks of corpora with the runtime into `folder`, with their labels; tracks already there are kept.
 
-    Tracks of one second or less are left out.
+    Tracks of one second or less are left out. Each track is played at each of the `speeds`, faster and so much higher.
     """
     import everwave
     from everwave import weights
@@ -229,15 +244,16 @@ def encode_corpus(
                 f"{corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
             )
     pieces = []
-    for corpus, track in tqdm(chosen, unit="track", disable=None):
-        file = folder / f"{track.id}.npy"
+    for (corpus, track), speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
+        file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
         if not file.exists():
+            samples = track.samples if speed == 1 else _at_speed(track, speed)
             temporary = file.with_suffix(".part")
             with open(temporary, "wb") as out:
-                np.save(out, encode_at_shifts(model, track.samples).astype(np.float16))
+                np.save(out, encode_at_shifts(model, samples).astype(np.float16))
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
-        labels = track_labels(corpus, track, steps, model.config.signal.latent_rate)
+        labels = track_labels(corpus, track, speed, steps, model.config.signal.latent_rate)
         pieces.append(Piece(file.name, track.title, track.package, steps, labels))
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)

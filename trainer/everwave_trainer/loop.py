@@ -35,11 +35,12 @@ class Trainer(Protocol):
 
 
 def run(
-    trainer: Trainer, folder: Path, steps: int, *, minutes: float = 5.0, log: Callable[..., None] | None = None
-) -> int:
+    trainer: Trainer, folder: Path, steps: int, *, minutes: float = 5.0, log: Callable[..., None] | None = None,
+    enough: Callable[[], bool] = lambda: False,
+) -> int:  # fmt: skip
     """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
 
-    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C. Losses that are not finite
+    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C; after each, `enough()` may end the run. Losses that are not finite
     stop the run before anything is written, so the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,8 @@ def run(
                     save(step + 1)
                     saved = time.monotonic()
                     tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
+                    if enough():
+                        return step + 1
                 if stop:
                     return step + 1
         save(steps)

@@ -34,7 +34,7 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)
         latents = trainer.encode(signal.log_magnitude(spectrum))
         latents = latents[:, : latents.shape[1] // 64 * 64]
-        if trainer.stage == "level2":
+        if "chunk_decoder" in trainer.networks:
             latents = trainer.compress(latents)
         samples = signal.istft(signal.spectrum(*trainer.decode(latents)), s)
         clip = np.concatenate([real, np.zeros(s.sample_rate // 4, np.float32), ops.convert_to_numpy(samples)[0]])

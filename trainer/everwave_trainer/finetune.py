@@ -1,0 +1,113 @@
+"""A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, gan, export.
+
+Little music is played at three speeds, which makes three times as much of it. At every checkpoint the model is compared with
+held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import everwave
+import numpy as np
+from everwave import weights
+from everwave.errors import UsageError
+
+from . import backend, loop
+from .corpora.store import Corpus
+from .evaluate.distribution import frechet_distance
+from .gan import GanTrainer, choose_config, training_coordinates
+from .latents import Latents
+
+SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
+BATCH_SIZE, LEARNING_RATE, CRITIC_SHARE = 8, 2e-4, 2  # the critic is half as wide as the generator
+CHECKPOINTS = 8  # over the minutes given
+PATIENCE = 3  # checkpoints without a better one
+STEPS = 1_000_000  # more than the minutes will hold
+BEST = "best.h5"
+WINDOW = 32  # latents, 3 s
+PIECES = 64  # of two generator windows, to compare
+
+
+class FineTuner(GanTrainer):
+    """A GAN trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
+
+    def compare_with(self, music: Latents, minutes: float) -> None:
+        """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
+        self.windows = _windows([array[0] for array in music.arrays])
+        g = self.config.generator
+        coordinates = training_coordinates(self.config, PIECES, np.random.default_rng([self.seed, 3]))
+        asked = self.latents.crops(2 * g.window, PIECES, self.seed, 0, g.conditions)[1]
+        self.coordinates = np.concatenate([coordinates, asked], axis=2).astype(np.float32)
+        self.distances: list[float] = []
+        self.end = time.monotonic() + 60 * minutes
+
+    def sample(self, folder: Path, step: int) -> None:
+        super().sample(folder, step)
+        generator = everwave.load(folder / "model.h5").network("generator")
+        latents = generator(self.coordinates.reshape(-1, self.config.generator.window, self.coordinates.shape[2]))[0]
+        made = _windows(latents.reshape(PIECES, -1, latents.shape[2]))
+        self.distances.append(round(frechet_distance(made, self.windows), 3))
+        if self.distances[-1] == min(self.distances):
+            shutil.copyfile(folder / "model.h5", folder / BEST)
+        print(f"step {step}: distance to held-out music {self.distances[-1]:g}", file=sys.stderr)
+
+    def enough(self) -> bool:
+        since_best = len(self.distances) - 1 - int(np.argmin(self.distances))
+        return since_best >= PATIENCE or time.monotonic() > self.end
+
+
+def _windows(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Latents (T, C) of pieces -> mean and standard deviation of every channel in every WINDOW of them: (N, 2 C)."""
+    cut = [p[: len(p) // WINDOW * WINDOW].astype(np.float64).reshape(-1, WINDOW, p.shape[1]) for p in pieces]
+    joined = np.concatenate(cut)
+    return np.concatenate([joined.mean(axis=1), joined.std(axis=1)], axis=1)
+
+
+def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> int:
+    """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`; returns the exit code."""
+    from .cli import main
+
+    start = weights.find(init)
+    model = weights.read(start)
+    if "generator" not in model.parameters:
+        raise UsageError(f"--init {init}: kind {model.kind!r} has no generator; give a model that has one")
+    autoencoder = weights.autoencoder_path(model, start)
+    corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
+    files = list(map(str, audio))
+    if code := main(["corpus", "--audio", *files, "--licence", licence, "--sample-rate",
+                     str(model.config.signal.sample_rate), "-o", str(corpus)]):  # fmt: skip
+        return code
+    if model.config.generator.conditions and (code := main(["label", str(corpus)])):
+        return code
+    encode = ["encode", str(corpus), "--autoencoder", str(autoencoder), "-o"]
+    if code := main([*encode, str(latents), "--speeds", *SPEEDS]):
+        return code
+    kept_out = any(track.split == "held-out" for track in Corpus.open(corpus).tracks)
+    if kept_out and (code := main([*encode, str(held_out), "--split", "held-out"])):
+        return code
+    if not kept_out:
+        print(
+            "no track is held out (there are too few): checkpoints are compared with the training music",
+            file=sys.stderr,
+        )
+    _train(start, Latents.open(latents), Latents.open(held_out if kept_out else latents), run, minutes, seed)
+    shutil.copyfile(run / BEST, run / "model.h5")
+    shutil.copyfile(autoencoder, folder / autoencoder.name)
+    return main(["export", str(run), "--licence", licence, "-o", str(folder / "model.h5")])
+
+
+def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
+    config = choose_config("lite", init, latents)
+    trainer = FineTuner(
+        config, latents, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed,
+        conditions=[c.name for c in config.generator.conditions], critic_width=config.generator.width // CRITIC_SHARE,
+    )  # fmt: skip
+    trainer.initialise(init)
+    trainer.compare_with(music, minutes)
+    loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
+             log=backend.scalar_writer(str(run / "logs")))  # fmt: skip

@@ -1,0 +1,47 @@
+"""How latents move with their conditions: what a generator must get right to be controllable, measured without a critic.
+
+A critic learns last whether a beat falls where the clock says. Yet that is a simple statistic: the moment of each latent
+channel with functions of the conditions (their values, and the harmonics of the clocks' hands). Generated latents shall have
+real ones' moments, in the mean over crops (what all music has in common, such as a kick on the beat) and in their spread
+from crop to crop (what differs, such as the rest of the pattern).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from everwave.config import Condition
+from keras import ops
+
+HARMONICS = 4  # of every hand: of a bar's down to its beats, of a beat's down to sixteenths
+
+
+def features(inputs: Any, conditions: Sequence[Condition]) -> Any:
+    """Network inputs (B, T, n) of `conditions` -> functions of them (B, T, F): 1, the values, harmonics of the clocks."""
+    columns, at = [ops.ones(inputs.shape[:2])], 0
+    for condition in conditions:
+        columns.append(inputs[:, :, at])
+        for clock in range(len(condition.clocks)):
+            cosine, sine = inputs[:, :, at + 1 + 2 * clock], inputs[:, :, at + 2 + 2 * clock]
+            real, imaginary = cosine, sine
+            for _ in range(HARMONICS):
+                columns += [real, imaginary]
+                real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
+        at += condition.channels
+    return ops.stack(columns, axis=2)
+
+
+def moments(latents: Any, functions: Any) -> Any:
+    """Latents (B, T, C) and functions of the conditions (B, T, F) -> mean products over time (B, F, C)."""
+    return ops.matmul(ops.transpose(functions, (0, 2, 1)), latents) / latents.shape[1]
+
+
+def summary(moments: Any) -> tuple[Any, Any]:
+    """Moments (B, F, C) -> their mean and root mean square over the crops, (F, C) each."""
+    return ops.mean(moments, axis=0), ops.sqrt(ops.mean(ops.square(moments), axis=0) + 1e-8)
+
+
+def distance(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
+    """Squared distance of two summaries, summed over functions and channels."""
+    return sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True))
