@@ -50,7 +50,7 @@ class FineTuner(GanTrainer):
         super().sample(folder, step)
         generator = everwave.load(folder / "model.h5").network("generator")
         latents = generator(self.coordinates.reshape(-1, self.config.generator.window, self.coordinates.shape[2]))[0]
-        made = _windows(latents.reshape(PIECES, -1, latents.shape[2]))
+        made = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
         self.distances.append(round(frechet_distance(made, self.windows), 3))
         if self.distances[-1] == min(self.distances):
             shutil.copyfile(folder / "model.h5", folder / BEST)

@@ -106,12 +106,12 @@ class GanTrainer:
         others, and those."""
         g = self.config.generator
         length = 2 * g.window
-        real, conditions, *origin = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
+        real, conditions, origins, starts = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
         coordinates = training_coordinates(self.config, self.batch_size, np.random.default_rng([self.seed, step, 1]))
         # the fake ones ask for the conditions of other real crops, so both sides have one distribution
         asked = np.roll(conditions, 1, axis=0)
         real = (real - self.mean) / self.deviation
-        places = self.atlas.locate(*origin, length)
+        places = self.atlas.locate(origins, starts, length)
         return real, conditions, *places, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:

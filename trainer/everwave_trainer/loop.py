@@ -20,7 +20,9 @@ from . import checkpoint
 class Trainer(Protocol):
     """What the loop needs: data and randomness are functions of the step number, which makes resuming exact."""
 
-    settings: Mapping[str, Any]
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a checkpoint must have been trained with."""
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         """Everything that a step changes, in named groups."""
