@@ -13,6 +13,7 @@ from everwave.config import PRESETS, GeneratorConfig
 from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
 from everwave_trainer import cli
+from everwave_trainer.corpora.store import Corpus
 from everwave_trainer.gan import GanTrainer, choose_config
 from everwave_trainer.latents import Latents
 
@@ -90,3 +91,37 @@ def test_what_does_not_fit_is_said(imported, latents, tmp_path):
     )
     with pytest.raises(UsageError, match="conditions"):
         trainer.initialise(imported)
+
+
+def test_one_command_fine_tunes_on_a_folder_of_audio(imported, tmp_path, capsys):
+    music, rng = tmp_path / "music", np.random.default_rng(0)
+    music.mkdir()
+    for i in range(12):  # of these names some are held out
+        soundfile.write(music / f"{i}.wav", rng.uniform(-0.5, 0.5, (2 * 44100, 2)), 44100)
+    words = ["finetune", music, "--init", imported, "--minutes", 0.001, "--licence", "CC0-1.0", "-o", tmp_path / "out"]
+    assert cli.main([str(w) for w in words]) == 0
+    assert "distance to held-out music" in capsys.readouterr().err
+    trained = weights.read(tmp_path / "out" / "model.h5")
+    assert (trained.licence, trained.config) == ("CC0-1.0", weights.read(imported).config)
+    assert everwave.load(tmp_path / "out" / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
+    split = [t.split for t in Corpus.open(tmp_path / "out" / "corpus").tracks]
+    assert len(Latents.open(tmp_path / "out" / "latents").pieces) == 3 * split.count("train")
+    assert len(Latents.open(tmp_path / "out" / "held-out").pieces) == split.count("held-out") > 0
+
+
+def test_speeds_scale_length_and_labels(imported, tmp_path):
+    from everwave_trainer.labels.store import TrackLabels, write
+
+    music, corpus, folder = (tmp_path / name for name in ("music", "corpus", "latents"))
+    music.mkdir()
+    soundfile.write(music / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (8 * 44100, 2)), 44100)
+    assert cli.main(["corpus", "--audio", str(music), "--hold-out", "0", "-o", str(corpus)]) == 0
+    (track,) = Corpus.open(corpus).tracks
+    write(corpus, track.id, TrackLabels(120.0, None, (0.0, 0.5, 1.0), {"bpm": "me", "beats": "me"}))
+    words = ["encode", corpus, "--autoencoder", imported, "--speeds", 1, 1.25, "-o", folder]
+    assert cli.main([str(w) for w in words]) == 0
+    plain, fast = Latents.open(folder).pieces
+    assert fast.steps == pytest.approx(plain.steps / 1.25, abs=2)
+    assert (fast.labels["bpm"], fast.labels["beats"]) == (150.0, [0.0, 0.4, 0.8])
+    assert (plain.labels["bpm"], plain.labels["beats"]) == (120.0, [0.0, 0.5, 1.0])
+    assert cli.main([str(w) for w in [*words[:4], "--speeds", 3, "-o", folder]]) == 2

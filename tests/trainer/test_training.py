@@ -64,13 +64,24 @@ def test_corpus_to_generated_music(corpus, tmp_path):
     autoencoder = tmp_path / "autoencoder.h5"
     assert run("export", level2, "-o", autoencoder, "--licence", "CC0-1.0") == 0
 
+    chunk, own = tmp_path / "chunk", tmp_path / "own.h5"
+    assert run(*train, "--stage", "chunk", "--init", level2, "-o", chunk) == 0
+    before, after = arrays(level2), arrays(chunk)
+    for frozen in ("frame_encoder:0", "frame_decoder:0", "chunk_encoder:0"):
+        np.testing.assert_array_equal(before[frozen], after[frozen])
+    assert (before["chunk_decoder:0"] != after["chunk_decoder:0"]).any()
+
     latents = tmp_path / "latents"
     assert run("encode", corpus, "--autoencoder", autoencoder, "-o", latents) == 0
     opened = Latents.open(latents)
     assert len(opened.pieces) == 3
-    real, conditions = opened.crops(64, 4, seed=1, step=0)
+    real, conditions, origins, starts = opened.crops(64, 4, seed=1, step=0)
     assert real.shape == (4, 64, 32)
     assert conditions.shape == (4, 64, 0)
+    for crop, origin, start in zip(real, origins, starts, strict=True):  # where it says it is from, there it is
+        first, shift = divmod(round(4 * start), 4)
+        there = opened.arrays[origin % 3][shift, first : first + 64]
+        np.testing.assert_array_equal(crop, np.roll(there, 16, axis=1) if origin >= 3 else there)
     # crops of two windows are longer than these pieces: the error says so instead of training on nothing
     gan = tmp_path / "gan"
     assert run("gan", latents, *TINY, "--steps", 3, "-o", gan) == 0
@@ -78,6 +89,9 @@ def test_corpus_to_generated_music(corpus, tmp_path):
     assert run("export", gan, "-o", model_file, "--licence", "CC0-1.0") == 0
     model = everwave.load(model_file)
     audio = model.generate(seconds=2, seed=7)
+    assert run("export", gan, "-o", own, "--licence", "CC0-1.0", "--chunk-decoder", chunk) == 0
+    assert np.abs(everwave.load(own).generate(seconds=2, seed=7) - audio).max() > 0
+    assert run("export", level2, "-o", own, "--licence", "CC0-1.0", "--chunk-decoder", chunk) == 2
     assert audio.shape == (2 * 44100, 2)
     assert np.isfinite(audio).all()
     assert np.abs(audio).max() > 0
@@ -134,7 +148,7 @@ def test_clocks_follow_the_labelled_beats_as_the_runtime_follows_the_tempo(tmp_p
     latents = Latents.open(tmp_path)
     (tempo,) = latents.conditions(["bpm"])
     assert tempo.clocks == (1, 4)
-    crops, inputs = latents.crops(20, 8, seed=0, step=0, conditions=[tempo])
+    crops, inputs, _, _ = latents.crops(20, 8, seed=0, step=0, conditions=[tempo])
     config = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(tempo,)))
     wished = conditioning.signal(config, {"bpm": 120})
     for crop, got in zip(crops, inputs, strict=True):

@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
         help="labels of the latents to condition on (bpm, density; default: those of --init); pieces without are left out",
     )  # fmt: skip
     gan.add_argument("--critic-width", type=int, help="default: the generator's; half is twice as fast")
+    gan.add_argument("--alone", type=int, default=2000, help="first steps without a critic (default 2000)")
     gan.set_defaults(run=_gan)
 
     tune = commands.add_parser("finetune", help="go on training a model on your own music, in one command")
@@ -195,6 +196,7 @@ def _gan(a: argparse.Namespace) -> None:
         seed=a.seed,
         conditions=names,
         critic_width=a.critic_width,
+        alone=a.alone,
     )
     if left_out := len(latents.pieces) - len(trainer.latents.pieces):
         print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)

@@ -97,7 +97,8 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         )
     _train(start, Latents.open(latents), Latents.open(held_out if kept_out else latents), run, minutes, seed)
     shutil.copyfile(run / BEST, run / "model.h5")
-    shutil.copyfile(autoencoder, folder / autoencoder.name)
+    named = Latents.open(latents)
+    shutil.copyfile(named.autoencoder_path, folder / named.autoencoder["file"])
     return main(["export", str(run), "--licence", licence, "-o", str(folder / "model.h5")])
 
 

@@ -34,7 +34,7 @@ R1_RATE = 1e-4  # change of the weight per step, as a share of its maximum
 R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more: a third of the work saved
 CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
-GENERATOR_RATE = 4.0  # the generator's learning rate as a multiple of the critic's, which is ahead of it anyway
+GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
 MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
 RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
@@ -44,15 +44,15 @@ class GanTrainer:
     """A generator of two windows of latents against a critic; `loop.run` drives it."""
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
-                 seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None) -> None:  # fmt: skip
+                 seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
         latents = latents.labelled(conditions)
         generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, latents, conditions))
         self.config = dataclasses.replace(config, generator=generator)
-        self.latents, self.batch_size, self.seed = latents, batch_size, seed
+        self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
         self.real_moments = self._real_moments(latents)
         self.settings = {
-            "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
+            "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width, "alone": alone,
             "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
@@ -62,15 +62,15 @@ class GanTrainer:
         self.critic = latent_critic(self.config, critic_width or generator.width)
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
-        rates = GENERATOR_RATE * learning_rate, learning_rate
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([alone], [x * learning_rate for x in GENERATOR_RATES])
+        rates = rate, learning_rate
         self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
         for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
             optimizer.build(variables)
         self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
-        self._compiled = {
-            penalised: backend.compiled(partial(self._update, penalised), state) for penalised in (False, True)
-        }
+        modes = "alone", "judged", "penalised"
+        self._compiled = {mode: backend.compiled(partial(self._update, mode), state) for mode in modes}
 
     def _real_moments(self, latents: Latents) -> tuple[Any, Any]:
         g = self.config.generator
@@ -116,7 +116,8 @@ class GanTrainer:
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
         self.random.state.assign([self.seed, step])
-        return self._compiled[step % R1_INTERVAL == 0](*map(ops.convert_to_tensor, batch))
+        mode = "alone" if step < self.alone else "judged" if step % R1_INTERVAL else "penalised"
+        return self._compiled[mode](*map(ops.convert_to_tensor, batch))
 
     def generate(self, coordinates: Any) -> Any:
         """Coordinates (B, 2 w, K) -> latents (B, 2 w, C), in two independent windows."""
@@ -128,53 +129,57 @@ class GanTrainer:
         functions = moments.features(conditions, self.config.generator.conditions)
         return moments.summary(moments.moments(latents, functions))
 
-    def _update(self, penalised: bool, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any,
-                coordinates: Any, asked: Any) -> dict[str, Any]:  # fmt: skip
-        generator, critic = self.generator, self.critic
+    def _update(self, mode: str, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any, coordinates: Any,
+                asked: Any) -> dict[str, Any]:  # fmt: skip
+        """One step of the generator and, unless it learns "alone", of the critic."""
 
-        def persuade() -> tuple[Any, ...]:
+        def learn() -> tuple[Any, ...]:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
             recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
             recall = ops.mean(ops.square(recalled - real))
-            score = critic(ops.concatenate([fake, asked], axis=2), training=True)
             apart = moments.distance(self.real_moments, self._moments(fake, asked))
-            total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart - ops.mean(score)
-            return total, fake, score, recall, apart
+            fake = ops.concatenate([fake, asked], axis=2)
+            score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
+            return RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart - score, fake, score, recall, apart
 
-        (_, fake, fake_score, recall, apart), generator_gradients = backend.gradients(persuade, self.learned)
-        fake = ops.stop_gradient(ops.concatenate([fake, asked], axis=2))
+        (_, fake, score, recall, apart), gradients = backend.gradients(learn, self.learned)
+        scalars = {"recall": recall, "moments": apart}
+        if mode != "alone":
+            real = ops.concatenate([real, conditions], axis=2)
+            scalars |= self._judge(mode == "penalised", real, ops.stop_gradient(fake), score)
+        self.optimizers[0].apply(gradients, self.learned)
+        step = ops.cast(self.optimizers[0].iterations, "float32")
+        decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
+        for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
+            average.assign(decay * average + (1 - decay) * variable)
+        return scalars
 
-        def score_of(x: Any) -> Any:
-            return critic(ops.concatenate([x, conditions], axis=2), training=True)
+    def _judge(self, penalised: bool, real: Any, fake: Any, fake_score: Any) -> dict[str, Any]:
+        """One step of the critic on latents with their conditions."""
+        channels = 2 * self.config.autoencoder.latents  # conditions are given, so the penalty is on latents alone
 
         def judge() -> tuple[Any, ...]:
             total = r1_penalty = ops.zeros(())
             if penalised:
-                score, slope = backend.input_gradient(score_of, real)
+                given = real[:, :, channels:]
+                score_of = lambda x: self.critic(ops.concatenate([x, given], axis=2), training=True)  # noqa: E731
+                score, slope = backend.input_gradient(score_of, real[:, :, :channels])
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
                 total = self.r1_weight * R1_INTERVAL * r1_penalty
             else:
-                score = score_of(real)
-            hinge = (losses.hinge_real(score) + losses.hinge_fake(critic(fake, training=True))) / 2
+                score = self.critic(real, training=True)
+            hinge = (losses.hinge_real(score) + losses.hinge_fake(self.critic(fake, training=True))) / 2
             return hinge + total, hinge, r1_penalty, ops.mean(score)
 
-        (_, hinge, r1_penalty, real_score), gradients = backend.gradients(judge, critic.trainable_variables)
-        self.optimizers[0].apply(generator_gradients, self.learned)
-        self.optimizers[1].apply(gradients, critic.trainable_variables)
-        step = ops.cast(self.optimizers[0].iterations, "float32")
-        decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
-        for average, variable in zip(self.average, generator.trainable_variables, strict=True):
-            average.assign(decay * average + (1 - decay) * variable)
-        fake_score = ops.mean(fake_score)
-        certainty = ops.clip(real_score - fake_score, 0.0, 2.0) / 2
+        (_, hinge, r1_penalty, score), gradients = backend.gradients(judge, self.critic.trainable_variables)
+        self.optimizers[1].apply(gradients, self.critic.trainable_variables)
+        certainty = ops.clip(score - fake_score, 0.0, 2.0) / 2
         change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
         self.r1_weight.assign(ops.clip(self.r1_weight + change, 0.0, MAX_R1_WEIGHT))
         scalars = {
             "hinge": hinge,
-            "real": real_score,
+            "real": score,
             "fake": fake_score,
-            "recall": recall,
-            "moments": apart,
             "r1_weight": ops.convert_to_tensor(self.r1_weight),
         }
         return scalars | ({"r1_penalty": r1_penalty} if penalised else {})

@@ -1,0 +1,70 @@
+"""What makes a generator controllable before its critic has learned anything: places of real pieces, moments of conditions."""
+
+import numpy as np
+from everwave.config import PRESETS, Condition
+from everwave_trainer import moments
+from everwave_trainer.atlas import Atlas
+from everwave_trainer.gan import training_coordinates
+
+TEMPO = Condition("bpm", "beats per minute", 140.0, 15.0, 115.0, 165.0, clocks=(1, 4))
+
+
+def clocked(phase):
+    """Network inputs of a tempo (B, T, 5) whose beats have come as far as `phase` (B, T)."""
+    hands = [f(2 * np.pi * phase / turn) for turn in TEMPO.clocks for f in (np.cos, np.sin)]
+    return np.stack([np.full_like(phase, 0.5), *hands], axis=2).astype(np.float32)
+
+
+def test_features_are_the_harmonics_of_the_hands():
+    phase = np.random.default_rng(0).uniform(0, 40, (2, 50))
+    found = np.asarray(moments.features(clocked(phase), [TEMPO]))
+    expected = [np.ones_like(phase), np.full_like(phase, 0.5)]
+    for turn in TEMPO.clocks:
+        for harmonic in range(1, moments.HARMONICS + 1):
+            angle = 2 * np.pi * phase * harmonic / turn
+            expected += [np.cos(angle), np.sin(angle)]
+    np.testing.assert_allclose(found, np.stack(expected, axis=2), atol=1e-4)
+
+
+def test_a_beat_shows_in_the_moments_and_noise_does_not():
+    rng = np.random.default_rng(0)
+    phase = np.arange(256) * 0.21 + rng.uniform(0, 4, (64, 1))
+    inputs = clocked(phase)
+    noise = rng.standard_normal((64, 256, 3)).astype(np.float32)
+    beat = noise + np.cos(2 * np.pi * phase)[:, :, None].astype(np.float32)
+    summaries = [moments.summary(moments.moments(x, moments.features(inputs, [TEMPO]))) for x in (noise, beat)]
+    quiet, loud = (np.asarray(mean) for mean, _ in summaries)
+    np.testing.assert_allclose(loud[2], 0.5, atol=0.05)  # the mean of cos * cos, first harmonic of the beat
+    np.testing.assert_allclose(loud[9], 0.5, atol=0.05 + 0.5)  # of the bar's fourth, the same hand
+    assert np.abs(quiet).max() < 0.05
+    far, near = (float(moments.distance(summaries[1], summaries[i])) for i in (0, 1))
+    assert far > 1.0
+    assert near == 0.0
+
+
+def test_a_place_is_a_line_between_the_pieces_own_anchors():
+    g = PRESETS["tiny"].generator
+    steps = [3 * g.anchor_spacing + 5, g.anchor_spacing // 2]
+    atlas = Atlas(g, steps, seed=1)
+    starts = np.array([2 * g.anchor_spacing + 3.75, 0.0])
+    found = np.asarray(atlas.coordinates(*atlas.locate(np.array([0, 1]), starts, 2 * g.window)))
+    assert found.shape == (2, 2 * g.window, g.anchor + g.style)
+    normal = [v.numpy() / np.linalg.norm(v.numpy(), axis=1, keepdims=True) * v.shape[1] ** 0.5 for v in atlas.variables]
+    styles, anchors = normal
+    for row, (start, first) in enumerate(zip(starts, (0, 3 + 2), strict=True)):
+        np.testing.assert_allclose(found[row, :, g.anchor :], np.tile(styles[row], (2 * g.window, 1)), rtol=1e-4)
+        for t in (0, 2 * g.window - 1):
+            index, share = divmod((start + t + 0.5) / g.anchor_spacing, 1)
+            expected = (1 - share) * anchors[first + int(index)] + share * anchors[first + int(index) + 1]
+            np.testing.assert_allclose(found[row, t, : g.anchor], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_places_are_of_the_kind_that_generation_draws():
+    """Mean square 1 in anchors and styles, as in normal ones; between anchors less, as in `training_coordinates`."""
+    g = PRESETS["lite"].generator
+    atlas = Atlas(g, [10 * g.anchor_spacing] * 20, seed=0)
+    starts = np.random.default_rng(0).uniform(0, 9 * g.anchor_spacing, 20)
+    ours = np.asarray(atlas.coordinates(*atlas.locate(np.arange(20), starts, 2 * g.window)))
+    drawn = training_coordinates(PRESETS["lite"], 200, np.random.default_rng(0))
+    for part in (slice(0, g.anchor), slice(g.anchor, None)):
+        np.testing.assert_allclose(np.mean(ours[..., part] ** 2), np.mean(drawn[..., part] ** 2), rtol=0.1)
