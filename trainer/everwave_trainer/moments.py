@@ -1,8 +1,8 @@
 """How latents move with their conditions: what a generator must get right to be controllable, measured without a critic.
 
 A critic learns last whether a beat falls where the clock says. Yet that is a simple statistic: the moment of each latent
-channel with functions of the conditions (their values, and the harmonics of the clocks' hands). Generated latents shall have
-real ones' moments, in the mean over crops (what all music has in common, such as a kick on the beat) and in their spread
+channel, and of its changes, with functions of the conditions (their values, and the harmonics of the clocks' hands). Generated
+latents shall have real ones' moments, in the mean over crops (what all music has in common, such as a kick on the beat) and in their spread
 from crop to crop (what differs, such as the rest of the pattern).
 """
 
@@ -33,8 +33,13 @@ def features(inputs: Any, conditions: Sequence[Condition]) -> Any:
 
 
 def moments(latents: Any, functions: Any) -> Any:
-    """Latents (B, T, C) and functions of the conditions (B, T, F) -> mean products over time (B, F, C)."""
-    return ops.matmul(ops.transpose(functions, (0, 2, 1)), latents) / latents.shape[1]
+    """Latents (B, T, C) and functions of the conditions (B, T, F) -> mean products over time (B, F, 2 C).
+
+    The second half is of squared changes from one latent to the next: how much happens, where the first says what.
+    """
+    changes = ops.square(latents[:, 1:] - latents[:, :-1])
+    both = [(latents, functions), (changes, functions[:, 1:])]
+    return ops.concatenate([ops.matmul(ops.transpose(f, (0, 2, 1)), x) / x.shape[1] for x, f in both], axis=2)
 
 
 def summary(moments: Any) -> tuple[Any, Any]:
