@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -17,6 +23,7 @@ from everwave.weights import random_parameters
 from llvmlite import binding, ir
 
 AMX = next((path for path in paths.available() if path.name == "amx_bf16"), None)
+AMX_PATH = replace(paths.AMX_TWIN, name="amx_bf16", unit="int8")
 FEATURES = frozenset({"avx512f", "avx512bf16", "amx-tile", "amx-bf16", "avx2", "fma", "f16c"})
 
 
@@ -111,3 +118,31 @@ def test_a_path_that_fails_its_check_is_left_out(
     with pytest.raises(UsageError, match="'amx_bf16_twin' is not available"):
         numba_ops.numba_network(name, config, parameters, "auto", "amx_bf16_twin")
     numba_ops.fault.cache_clear()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or paths.platform.machine() != "x86_64", reason="a handler for Linux on x86-64"
+)
+@pytest.mark.skipif(not {"avx2", "fma"} <= paths.cpu_features(), reason="what surrounds the tiles is compiled for AVX2")
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to compile amx_by_hand.c")
+def test_the_tile_instructions_do_what_intels_manual_says(tmp_path: Path) -> None:
+    """The machine code of the real path runs; each tile instruction traps into amx_by_hand.c, which decodes and does it."""
+    handler = tmp_path / "amx.so"
+    source = Path(__file__).with_name("amx_by_hand.c")
+    flags = ["-O2", "-mfma", "-ffp-contract=off", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *flags, "-o", handler, source, "-lm"], check=True)
+    script = (
+        "from everwave.kernels.paths import Path\nfrom everwave.ops.numba_ops import fault\n"
+        f"print(fault({AMX_PATH!r}) or 'right')"
+    )
+    names = "avx avx2 bmi bmi2 cmov cx16 cx8 f16c fma fxsr lzcnt mmx movbe popcnt sse sse2 sse3 sse4.1 sse4.2 ssse3"
+    features = ",".join(f"+{name}" for name in [*names.split(), "amx-tile", "amx-bf16"])
+    environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+        env=os.environ | environment | {"LD_PRELOAD": str(handler)},
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "right\n"), result.stderr
+    # 70 rows are 3 tiles, 50 columns 2 panels: 6 products of 4 sums, each over 75 pairs in 5 lines
+    counts = {"ldtilecfg": 1, "tilerelease": 1, "tilezero": 24, "tileloadd": 120, "tilestored": 24, "tdpbf16ps": 120}
+    assert result.stderr.splitlines() == [f"{name} {count}" for name, count in counts.items()]
