@@ -148,8 +148,9 @@ def test_a_download_is_what_was_heard_under_changes(page: chromium.Page, address
 
 def test_tempo_where_the_model_has_it_and_the_reason_where_not(page: chromium.Page, address: str) -> None:
     page.open(address + "#model=techno&seed=1")
-    assert page.js("document.getElementById('bpm').disabled")
-    assert page.js("document.getElementById('bpm-why').textContent") == "techno was trained without tempo."
+    assert not page.js("document.getElementById('bpm').disabled")
+    assert page.js("document.getElementById('density').disabled")
+    assert page.js("document.getElementById('density-why').textContent") == "techno was trained without note density."
     page.js(
         "(() => { const e = document.getElementById('model'); e.value = 'small'; e.dispatchEvent(new Event('change', {bubbles: true})); })()"
     )

@@ -49,10 +49,10 @@ function fitToModel() {
     const condition = conditions.find((c) => c.name === id);
     input.disabled = !condition;
     input.closest(".card").classList.toggle("lacking", !condition);
-    $(`${id}-why`).textContent = condition ? `${condition.low} to ${condition.high} ${unit(condition)}` : `${lacks[id] ?? `${name} lacks it`}.`;
+    $(`${id}-why`).textContent = condition ? `${range(condition).min} to ${range(condition).max} ${unit(condition)}` : `${lacks[id] ?? `${name} lacks it`}.`;
     if (!condition) continue;
     input.dataset.unit = unit(condition);
-    Object.assign(input, { min: condition.low, max: condition.high, step: condition.high - condition.low > 20 ? 1 : 0.1 });
+    Object.assign(input, range(condition));
     input.value = wanted(id) ?? condition.mean;
   }
   $("licence").textContent = licence ? `Licence: ${licence}` : "";
@@ -67,6 +67,12 @@ function fitToModel() {
 }
 
 const UNITS = { bpm: "bpm", density: "notes/s" };
+// whole numbers of beats per minute, tenths of notes per second, inside what the model takes
+function range({ low, high }) {
+  const perUnit = high - low > 30 ? 1 : 10;
+  return { min: Math.ceil(low * perUnit) / perUnit, max: Math.floor(high * perUnit) / perUnit, step: 1 / perUnit };
+}
+
 const unit = (condition) => UNITS[condition.name] ?? condition.unit;
 
 // -- links: everything after the #, so that it stays in the browser --------------------------------------------------
