@@ -43,7 +43,9 @@ def _load_numba_without_blas() -> None:
         from numba.np import linalg
     except (ImportError, OSError):  # no Numba, or none that loads: whoever imports a kernel is told
         return
-    look = linalg.ensure_blas
+    look = getattr(linalg, "ensure_blas", None)
+    if look is None:  # another Numba than those we know
+        return
     linalg.ensure_blas = lambda: None
     try:
         from numba.np import arraymath
