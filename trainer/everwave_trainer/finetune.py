@@ -46,12 +46,16 @@ class FineTuner(GanTrainer):
         self.distances: list[float] = []
         self.end = time.monotonic() + 60 * minutes
 
-    def sample(self, folder: Path, step: int) -> None:
-        super().sample(folder, step)
-        generator = everwave.load(folder / "model.h5").network("generator")
+    def distance(self, model: Path) -> float:
+        """Frechet distance of what `model` makes to the music that it is compared with."""
+        generator = everwave.load(model).network("generator")
         latents = generator(self.coordinates.reshape(-1, self.config.generator.window, self.coordinates.shape[2]))[0]
         made = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
-        self.distances.append(round(frechet_distance(made, self.windows), 3))
+        return round(frechet_distance(made, self.windows), 3)
+
+    def sample(self, folder: Path, step: int) -> None:
+        super().sample(folder, step)
+        self.distances.append(self.distance(folder / "model.h5"))
         if self.distances[-1] == min(self.distances):
             shutil.copyfile(folder / "model.h5", folder / BEST)
         print(f"step {step}: distance to held-out music {self.distances[-1]:g}", file=sys.stderr)
@@ -110,5 +114,6 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
     )  # fmt: skip
     trainer.initialise(init)
     trainer.compare_with(music, minutes)
+    print(f"before: distance to held-out music {trainer.distance(init):g}", file=sys.stderr)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip
