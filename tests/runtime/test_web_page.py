@@ -73,7 +73,8 @@ def test_what_arrives_and_what_is_played_is_what_generate_writes(
     messages, samples = page.received()
     assert messages[0]["type"] == "start"
     frames = len(samples) // FRAME
-    expected = techno.generate(frames / 44100, seed=7, truncation=1.5)
+    bpm = float(page.js("document.getElementById('bpm').value"))
+    expected = techno.generate(frames / 44100, seed=7, truncation=1.5, bpm=bpm)
     assert samples == pcm(expected)
 
     page.click("#play")

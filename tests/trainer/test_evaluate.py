@@ -207,7 +207,7 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
     monkeypatch.setattr(control, "CONSTANTS", 3)
     monkeypatch.setattr(control, "CURVES", 2)
     monkeypatch.setattr(control, "CURVE_SECONDS", 12.0)
-    monkeypatch.setattr(control, "SECONDS", 12.0)
+    monkeypatch.setattr(control, "SECONDS", 18.0)  # sixteen beats at 60 bpm are 16
     monkeypatch.setattr(control, "REAL_CLIPS", 2)
     monkeypatch.setattr(distribution, "SECONDS", 6.5)
     monkeypatch.setattr("everwave_trainer.evaluate.SECONDS", 3.0)

@@ -25,7 +25,7 @@ Estimator = Callable[[Sequence[Samples], int], list[Any]]  # clips float32 (n, 2
 
 
 def tempo(tempocnn: Path | None) -> dict[str, Estimator]:
-    """Beats per minute by librosa, and by Tempo-CNN if the interpreter that has it is given."""
+    """Beats per minute by librosa (0 where it hears none), and by Tempo-CNN if the interpreter that has it is given."""
     found: dict[str, Estimator] = {"librosa": partial(_librosa, "bpm")}
     return found | ({"tempocnn": partial(_external, "tempocnn", "bpm", tempocnn)} if tempocnn else {})
 
@@ -39,7 +39,7 @@ def onsets(madmom: Path | None) -> dict[str, Estimator]:
 def _librosa(what: str, clips: Sequence[Samples], sample_rate: int) -> list[Any]:
     bar = tqdm(clips, desc="librosa", disable=None, leave=False)
     labels = (with_librosa(_int16(clip), sample_rate, BPM_RANGE) for clip in bar)
-    return [getattr(label, what) for label in labels]
+    return [0.0 if what == "bpm" and label.bpm is None else getattr(label, what) for label in labels]
 
 
 def _external(tool: str, what: str, python: Path, clips: Sequence[Samples], sample_rate: int) -> list[Any]:
