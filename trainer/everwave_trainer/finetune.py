@@ -73,7 +73,10 @@ def _windows(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> int:
-    """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`; returns the exit code."""
+    """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`; returns the exit code.
+
+    A chunk decoder of the model's own stays behind: it was made for other music.
+    """
     from .cli import main
 
     start = weights.find(init)
@@ -99,10 +102,10 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
             "no track is held out (there are too few): checkpoints are compared with the training music",
             file=sys.stderr,
         )
-    _train(start, Latents.open(latents), Latents.open(held_out if kept_out else latents), run, minutes, seed)
+    music = Latents.open(latents)
+    _train(start, music, Latents.open(held_out) if kept_out else music, run, minutes, seed)
     shutil.copyfile(run / BEST, run / "model.h5")
-    named = Latents.open(latents)
-    shutil.copyfile(named.autoencoder_path, folder / named.autoencoder["file"])
+    shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
     return main(["export", str(run), "--licence", licence, "-o", str(folder / "model.h5")])
 
 
@@ -114,6 +117,8 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
     )  # fmt: skip
     trainer.initialise(init)
     trainer.compare_with(music, minutes)
+    if (run / BEST).exists():  # resumed: only a better one may replace it
+        trainer.distances.append(trainer.distance(run / BEST))
     print(f"before: distance to held-out music {trainer.distance(init):g}", file=sys.stderr)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip

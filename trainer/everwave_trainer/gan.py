@@ -62,9 +62,10 @@ class GanTrainer:
         self.critic = latent_critic(self.config, critic_width or generator.width)
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay([alone], [x * learning_rate for x in GENERATOR_RATES])
-        rates = rate, learning_rate
-        self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
+        falling = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [alone], [x * learning_rate for x in GENERATOR_RATES]
+        )
+        self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in (falling, learning_rate)]
         for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
             optimizer.build(variables)
         self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
@@ -158,11 +159,12 @@ class GanTrainer:
         """One step of the critic on latents with their conditions."""
         channels = 2 * self.config.autoencoder.latents  # conditions are given, so the penalty is on latents alone
 
+        def score_of(latents: Any) -> Any:
+            return self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
+
         def judge() -> tuple[Any, ...]:
             total = r1_penalty = ops.zeros(())
             if penalised:
-                given = real[:, :, channels:]
-                score_of = lambda x: self.critic(ops.concatenate([x, given], axis=2), training=True)  # noqa: E731
                 score, slope = backend.input_gradient(score_of, real[:, :, :channels])
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
                 total = self.r1_weight * R1_INTERVAL * r1_penalty

@@ -21,6 +21,7 @@ from everwave.conditioning import channels
 from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
 from everwave.resampling import resample
+from everwave.wav import quantise
 from tqdm import tqdm
 
 from .corpora.store import Corpus, Track, sources
@@ -220,7 +221,7 @@ def _chosen(corpora: Sequence[Path], styles: Sequence[str] | None, split: str) -
 def _at_speed(track: Track, speed: float) -> np.ndarray:
     """int16 stereo, `speed` times as fast and as high."""
     samples = resample(track.samples.astype(np.float32), round(track.sample_rate * speed), track.sample_rate)
-    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
+    return quantise(samples / np.float32(32768), 16, "<i2")
 
 
 def encode_corpus(

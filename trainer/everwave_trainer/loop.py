@@ -42,8 +42,8 @@ def run(
 ) -> int:  # fmt: skip
     """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
 
-    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C; after each, `enough()` may end the run. Losses that are not finite
-    stop the run before anything is written, so the last good checkpoint stays.
+    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C; after each, `enough()` may end the run.
+    Losses that are not finite stop the run before anything is written, so the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0

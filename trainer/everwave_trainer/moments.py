@@ -1,9 +1,9 @@
 """How latents move with their conditions: what a generator must get right to be controllable, measured without a critic.
 
 A critic learns last whether a beat falls where the clock says. Yet that is a simple statistic: the moment of each latent
-channel, and of its changes, with functions of the conditions (their values, and the harmonics of the clocks' hands). Generated
-latents shall have real ones' moments, in the mean over crops (what all music has in common, such as a kick on the beat) and in their spread
-from crop to crop (what differs, such as the rest of the pattern).
+channel, and of its changes, with functions of the conditions (their values, and the harmonics of the clocks' hands).
+Generated latents shall have real ones' moments, in the mean over crops (what all music has in common, such as a kick on
+the beat) and in their spread from crop to crop (what differs, such as the rest of the pattern).
 """
 
 from __future__ import annotations

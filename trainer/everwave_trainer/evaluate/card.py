@@ -40,7 +40,9 @@ def _head(path: Path, file: weights.ModelFile, provenance: Mapping[str, Any]) ->
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _measures(metrics: Mapping[str, Any]) -> Iterator[str]:
