@@ -2,8 +2,9 @@
 
 A value may be a number (constant), a sequence of numbers (one per latent), a sequence of (seconds, value) pairs or a
 CSV file of them (straight lines in between, held before the first and after the last). A condition that is left out
-is drawn from what the model was trained on, by the seed. The network sees (value - mean) / scale, and for a tempo with
-clocks also where in the beat, the bar ... each latent lies: beats are counted from the start of the piece.
+is drawn from what the model was trained on, by the seed. The network sees (value - mean) / scale, and for a condition
+with clocks also where in the beat, the bar ... each latent lies: beats (of a tempo; of a note density its onsets) are
+counted from the start of the piece.
 """
 
 from __future__ import annotations
@@ -60,17 +61,18 @@ class Signal:
 
         A loop has whole turns of the slowest clock: the nearest number, which is at most half a turn from the tempo.
         """
-        curve, turn = self.curves[index], max(self.conditions[index].clocks)
+        curve, condition = self.curves[index], self.conditions[index]
         if period is None:
-            return curve.integral(n) / 60 + self.ahead[index]
-        beats = curve.integral(np.array([0, period])) / 60
-        return curve.integral(n % period) / 60 * (max(round(np.diff(beats)[0] / turn), 1) * turn / np.diff(beats)[0])
+            return curve.integral(n) / condition.seconds + self.ahead[index]
+        first, last = curve.integral(np.array([0, period]))
+        turns = max(round((last - first) / condition.seconds / max(condition.clocks)), 1)
+        return curve.integral(n % period) * (turns * max(condition.clocks) / max(last - first, 1e-9))
 
     def after(self, previous: Signal, n: int) -> Signal:
         """This signal with clocks that go on at latent `n` from where those of `previous` are."""
         at = np.array([n])
         ahead = [
-            previous.beats(i, at)[0] - self.curves[i].integral(at)[0] / 60 if condition.clocks else 0.0
+            previous.beats(i, at)[0] - self.curves[i].integral(at)[0] / condition.seconds if condition.clocks else 0.0
             for i, condition in enumerate(self.conditions)
         ]
         return replace(self, ahead=tuple(float(a) for a in ahead))
@@ -96,7 +98,7 @@ def with_clocks(config: Config, x: Array) -> Array:
     columns = list(x[:, :plain].T)
     for condition, column in zip(conditions, x[:, plain:].T, strict=True):
         values = condition.mean + condition.scale * column.astype(np.float64)
-        beats = Steps(values, config.signal.latent_rate).integral(np.arange(len(x))) / 60
+        beats = Steps(values, config.signal.latent_rate).integral(np.arange(len(x))) / condition.seconds
         columns += [column, *channels(condition, values, beats)[1:]]
     return np.stack(columns, axis=1).astype(np.float32)
 

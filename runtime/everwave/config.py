@@ -57,9 +57,10 @@ class AutoencoderConfig:
 class Condition:
     """Extra coordinate channels: what they mean and how a value becomes a network input.
 
-    The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for. A tempo may come with
-    `clocks`: for each of these numbers of beats, cosine and sine of a hand that turns once in so many beats. A window
-    then knows where in the bar it is, and the beat goes on across the seams of windows.
+    The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for. A value that counts
+    something over time (beats per minute, onsets per second) may come with `clocks`: for each of these numbers of beats,
+    cosine and sine of a hand that turns once in so many. A window then knows when the next one comes, where in the bar it
+    is, and the beat goes on across the seams of windows.
     """
 
     name: str
@@ -68,7 +69,12 @@ class Condition:
     scale: float
     low: float
     high: float
-    clocks: tuple[int, ...] = ()  # beats per turn
+    clocks: tuple[int, ...] = ()  # beats (of a tempo; onsets of a density) per turn
+
+    @property
+    def seconds(self) -> float:
+        """What the value counts per: a beat comes every `seconds` / value seconds."""
+        return 60.0 if self.unit.endswith("per minute") else 1.0
 
     @property
     def channels(self) -> int:

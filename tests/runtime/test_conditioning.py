@@ -117,6 +117,17 @@ def test_the_clocks_of_a_loop_have_whole_turns():
     assert steps == pytest.approx(np.full(99, 20 / 100))  # 20.5 beats become five bars
 
 
+def test_the_clocks_of_a_density_turn_with_its_onsets():
+    notes = Condition("density", "onsets per second", mean=5, scale=3, low=0, high=12, clocks=(1, 4))
+    config = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(notes,)))
+    t = (np.arange(200) + 0.5) / 10
+    assert signal(config, {"density": 3})(0, 200)[:, 3] == pytest.approx(np.cos(2 * np.pi * 3 * t / 4), abs=1e-5)
+    rising = signal(config, {"density": [(0.0, 0.0), (10.0, 10.0)]})  # t^2 / 2 notes have come after t seconds
+    assert rising.beats(0, np.arange(99)) == pytest.approx(t[:99] ** 2 / 2)
+    silence = signal(config, {"density": 0})(0, 40, period=20)
+    assert np.isfinite(silence).all()
+
+
 def test_coordinates_with_values_alone_get_their_clocks():
     x = np.random.default_rng(0).standard_normal((50, 130)).astype(np.float32)
     x[:, 129] = -1.0

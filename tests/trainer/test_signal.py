@@ -34,9 +34,35 @@ def test_inverse_stft_matches_the_runtime():
 
 def test_spectral_distance_is_zero_for_itself_and_has_finite_gradients_at_silence(samples):
     x = ops.convert_to_tensor(samples[None])
-    same = losses.spectral_distance(x, x, 512)
+    same = losses.spectral_distance(x, x, 512, 44100)
     assert float(same[0]) < 1e-6
     assert float(same[1]) < 1e-2
     silence = ops.zeros((1, 4096))
-    _, slope = backend.input_gradient(lambda y: sum(losses.spectral_distance(x[:, :4096], y, 512)), silence)
+    _, slope = backend.input_gradient(lambda y: sum(losses.spectral_distance(x[:, :4096], y, 512, 44100)), silence)
     assert np.isfinite(ops.convert_to_numpy(slope)).all()
+
+
+def test_every_mel_weighs_the_same():
+    weights = losses.mel_weights(513, 44100)
+    assert weights.mean() == pytest.approx(1)
+    mels = 2595 * np.log10(1 + np.linspace(0, 22050, 514) / 700)
+    assert np.corrcoef(weights, np.diff(mels))[0, 1] > 0.999
+    bands = losses.mel_bands(513, 44100)
+    assert bands.sum(axis=0) == pytest.approx(np.ones(losses.BANDS))
+    shares = weights @ (bands > 0) / weights.sum()
+    assert shares == pytest.approx(np.full(losses.BANDS, 1 / losses.BANDS), abs=0.02)
+
+
+def test_onset_strength_hears_attacks_and_not_when_exactly():
+    """A jump is stronger than a slow rise of the same height, and as strong a few frames later; falling is nothing."""
+    t = np.arange(66)
+    jump, later, slope = (np.repeat(y[None, :, None], 513, 2) for y in (t >= 20, t >= 26, np.clip((t - 18) / 12, 0, 1)))
+    strengths = [
+        ops.convert_to_numpy(losses.onset_strength(ops.convert_to_tensor(x.astype(np.float32)), 44100))
+        for x in (jump, later, slope, 1.0 - jump)
+    ]
+    assert strengths[0].shape == (1, 4, losses.BANDS)
+    np.testing.assert_allclose(strengths[0], strengths[1], atol=1e-6)
+    assert (strengths[2][0, 1] < 0.5 * strengths[0][0, 1]).all()
+    assert strengths[3].max() < 2e-3
+    assert float(losses.onset_distance(jump.astype(np.float32), later.astype(np.float32), 44100)) < 1e-6

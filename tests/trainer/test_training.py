@@ -61,8 +61,13 @@ def test_corpus_to_generated_music(corpus, tmp_path):
     np.testing.assert_array_equal(before["frame_encoder:0"], after["frame_encoder:0"])  # frozen
     assert (before["frame_decoder:0"] != after["frame_decoder:0"]).any()
     assert run(*train, "--stage", "level2", "--init", finetune, "-o", level2) == 0
-    autoencoder = tmp_path / "autoencoder.h5"
-    assert run("export", level2, "-o", autoencoder, "--licence", "CC0-1.0") == 0
+    finish, autoencoder = tmp_path / "finish", tmp_path / "autoencoder.h5"
+    assert run(*train, "--stage", "finish", "--init", level2, "-o", finish) == 0
+    before, after = arrays(level2), arrays(finish)
+    for frozen in ("frame_encoder:0", "chunk_encoder:0", "chunk_decoder:0"):
+        np.testing.assert_array_equal(before[frozen], after[frozen])
+    assert (before["frame_decoder:0"] != after["frame_decoder:0"]).any()
+    assert run("export", finish, "-o", autoencoder, "--licence", "CC0-1.0") == 0
 
     chunk, own = tmp_path / "chunk", tmp_path / "own.h5"
     assert run(*train, "--stage", "chunk", "--init", level2, "-o", chunk) == 0
@@ -133,7 +138,8 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
     assert (condition.name, condition.low, condition.high) == ("density", 0.0, 9.0)
 
 
-def test_clocks_follow_the_labelled_beats_as_the_runtime_follows_the_tempo(tmp_path):
+@pytest.mark.parametrize(("name", "value", "times"), [("bpm", 120.0, "beats"), ("density", 2.0, "onsets")])
+def test_clocks_follow_the_labels_as_the_runtime_follows_the_wish(tmp_path, name, value, times):
     """A piece of 120 bpm whose first bar begins at 0: the crop's inputs are those that `bpm=120` gives a generator."""
     from everwave import conditioning
     from everwave.config import Config, GeneratorConfig, SignalConfig
@@ -141,19 +147,19 @@ def test_clocks_follow_the_labelled_beats_as_the_runtime_follows_the_tempo(tmp_p
 
     steps = np.arange(300, dtype=np.float16)[:, None]
     np.save(tmp_path / "0.npy", np.stack([np.repeat(steps + shift / 4, 4, axis=1) for shift in range(4)]))
-    labels = {"bpm": 120.0, "beats": (np.arange(8) / 2).tolist()}
+    labels = {name: value, times: (np.arange(8) / 2).tolist()}
     pieces = [{"file": "0.npy", "title": "", "package": "", "steps": 300, "labels": labels}]
     data = {"version": 2, "autoencoder": {}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
     (tmp_path / "latents.json").write_text(json.dumps(data))
     latents = Latents.open(tmp_path)
-    (tempo,) = latents.conditions(["bpm"])
-    assert tempo.clocks == (1, 4)
-    crops, inputs, _, _ = latents.crops(20, 8, seed=0, step=0, conditions=[tempo])
-    config = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(tempo,)))
-    wished = conditioning.signal(config, {"bpm": 120})
+    (condition,) = latents.conditions([name])
+    assert condition.clocks == (1, 4)
+    crops, inputs, _, _ = latents.crops(20, 8, seed=0, step=0, conditions=[condition])
+    config = Config(SignalConfig(16000, 100), generator=GeneratorConfig(conditions=(condition,)))
+    wished = conditioning.signal(config, {name: value})
     for crop, got in zip(crops, inputs, strict=True):
         n = crop[:, 0].astype(np.float64)  # the latents say where they are
-        clocks = conditioning.channels(tempo, np.full(20, 120.0), wished.beats(0, n))
+        clocks = conditioning.channels(condition, np.full(20, value), wished.beats(0, n))
         np.testing.assert_allclose(got, np.stack(clocks, axis=1), atol=1e-5)
     assert beats_at(np.array([1.0, 1.5, 2.5]), np.array([0.0, 1.0, 1.75, 2.0, 4.5])) == pytest.approx(
         [-2, 0, 1.25, 1.5, 4]

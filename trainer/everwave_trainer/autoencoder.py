@@ -1,9 +1,11 @@
-"""Training of the two autoencoders, in four stages.
+"""Training of the two autoencoders, in stages.
 
 level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
           through the consistency of overlapping frames, seams through two neighbouring windows side by side
 finetune  the same with the encoder frozen and a critic on the log-magnitudes of the re-analysed waveform
 level2    chunk encoder and decoder on the latents of the frozen level 1, heard through its frozen decoder
+finish    the frame decoder alone, on latents as they are and, half of every batch, as level 2 leaves them: it never hears
+          others when music is generated
 chunk     the chunk decoder alone, for one kind of music: latents keep their meaning, a domain file takes it along
 
 Every stage is mono: a crop is one channel of one track.
@@ -19,6 +21,7 @@ import keras
 import numpy as np
 from everwave import weights
 from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from everwave.networks import AUTOENCODER
 from keras import ops
 
 from . import backend, checkpoint, losses, signal
@@ -27,26 +30,31 @@ from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
 
-STAGES = ("level1", "finetune", "level2", "chunk")
+STAGES = ("level1", "finetune", "level2", "finish", "chunk")
 NETWORKS = {
     "level1": ("frame_encoder", "frame_decoder"),
     "finetune": ("frame_encoder", "frame_decoder"),
-    "level2": ("frame_encoder", "frame_decoder", "chunk_encoder", "chunk_decoder"),
-    "chunk": ("frame_encoder", "frame_decoder", "chunk_encoder", "chunk_decoder"),
+    "level2": AUTOENCODER,
+    "finish": AUTOENCODER,
+    "chunk": AUTOENCODER,
 }
 TRAINED = {
     "level1": ("frame_encoder", "frame_decoder"),
     "finetune": ("frame_decoder",),
     "level2": ("chunk_encoder", "chunk_decoder"),
+    "finish": ("frame_decoder",),
     "chunk": ("chunk_decoder",),
 }
-FRAMES = {"level1": 128, "finetune": 128, "level2": 256, "chunk": 256}
+FRAMES = {"level1": 128, "finetune": 128, "level2": 256, "finish": 128, "chunk": 256}
 CRITIC_WEIGHT = {
     "level1": 0.0,
     "finetune": 0.02,
     "level2": 0.0,
+    "finish": 0.0,
     "chunk": 0.0,
 }  # a critic beats an untrained decoder at once
+WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2}
+WEIGHTS_OF = {"finish": {"convergence": 0.6}}  # where they differ
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
@@ -67,6 +75,9 @@ class AutoencoderTrainer:
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.networks = {name: build(name, config, self.random) for name in NETWORKS[stage]}
+        self.others: dict[
+            str, dict[str, np.ndarray]
+        ] = {}  # networks that this stage does not know, kept for its weights file
         self.trained = [v for name in TRAINED[stage] for v in self.networks[name].trainable_variables]
         self.optimizer = adam(learning_rate, steps)
         self.optimizer.build(self.trained)
@@ -134,7 +145,10 @@ class AutoencoderTrainer:
         target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
         latents = self.encode(target)
         scalars = {}
-        if "chunk_decoder" in self.networks:
+        if self.stage == "finish":
+            half = latents.shape[0] // 2
+            latents = ops.concatenate([latents[:half], self.compress(latents[half:])], axis=0)
+        elif "chunk_decoder" in self.networks:
             codes = self.compress(latents)
             scalars["latents"] = ops.mean(ops.square(codes - latents))
             latents = codes
@@ -142,14 +156,15 @@ class AutoencoderTrainer:
         waveform = signal.istft(signal.spectrum(magnitude, phase), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
         ours, theirs = waveform[:, edge:-edge], samples[:, edge:-edge]
-        distances = [losses.spectral_distance(theirs, ours, n) for n in RESOLUTIONS]
-        scalars["magnitude"] = losses.absolute(magnitude, target)
+        distances = [losses.spectral_distance(theirs, ours, n, s.sample_rate) for n in RESOLUTIONS]
+        scalars["magnitude"] = losses.log_distance(magnitude, target, s.sample_rate)
+        scalars["onsets"] = losses.onset_distance(magnitude, target, s.sample_rate)
         scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
         scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
         return waveform, target, scalars
 
     def _reconstruction(self, scalars: dict[str, Any]) -> Any:
-        weights = {"latents": 1.0, "magnitude": 2.0, "log_spectrum": 2.0, "convergence": 0.2}
+        weights = WEIGHTS | WEIGHTS_OF.get(self.stage, {})
         return sum(weights[name] * value for name, value in scalars.items())
 
     def _update(self, samples: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from . import backend, losses, moments
 from .atlas import Atlas
 from .critics import latent_critic
 from .export import config_key, save_generator
-from .latents import BEATS, Latents
+from .latents import TIMES, Latents
 from .layers import build, set_parameters
 
 MAX_R1_WEIGHT = 10.0
@@ -225,10 +225,12 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
     """Those of `config` if they are called `names`, for a generator that is trained on; else as the labels have them."""
     known = config.generator.conditions
     chosen = known if [c.name for c in known] == list(names) else latents.conditions(names)
-    if any(c.clocks for c in chosen) and not all(BEATS in piece.labels for piece in latents.pieces):
-        raise UsageError(
-            f"{latents.folder}: no piece says when its beats are, as the model's clocks need; label the corpus"
-        )
+    for needed in {TIMES[c.name] for c in chosen if c.clocks}:
+        if not all(needed in piece.labels for piece in latents.pieces):
+            raise UsageError(
+                f"{latents.folder}: no piece says when its {needed} are, as the model's clocks need; label the corpus and"
+                " encode it again"
+            )
     return chosen
 
 

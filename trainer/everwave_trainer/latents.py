@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from .corpora.store import Corpus, Track, sources
 from .labels import store as labels_store
-from .labels.curves import density
+from .labels.curves import density, merged
 
 VERSION = 2
 SHIFTS = 4
 UNITS = {"bpm": "beats per minute", "density": "onsets per second"}
-BEATS = "beats"  # the label with the times of a track's beats in seconds, the first of them the first of a bar
-CLOCKS = (1, 4)  # beats per turn of the clocks that go with a tempo where beats are known
-Label = float | list[float]  # a constant, or one value per latent step; beats: times
+TIMES = {"bpm": "beats", "density": "onsets"}  # the label with the times of what a condition counts, in seconds
+CLOCKS = (1, 4)  # of these per turn of the clocks that go with a condition where their times are known
+Label = float | list[float]  # a constant, or one value per latent step; times
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ class Latents:
         return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
 
     def labelled(self, names: Sequence[str]) -> Latents:
-        """Only the pieces that have all labels called `names`; of a tempo, if any piece says when its beats are, those.
+        """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
 
         UsageError if none is left.
         """
-        needed = set(names) | ({BEATS} if "bpm" in names and any(BEATS in p.labels for p in self.pieces) else set())
+        times = {TIMES[name] for name in names if name in TIMES}
+        needed = set(names) | {label for label in times if any(label in p.labels for p in self.pieces)}
         kept = [i for i, piece in enumerate(self.pieces) if needed <= set(piece.labels)]
         if not kept:
             raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
@@ -91,14 +92,14 @@ class Latents:
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
         """Normalisation of the labels called `names`, which every piece has: mean, standard deviation, range as found.
 
-        A tempo gets clocks where every piece says when its beats are.
+        A condition gets clocks where every piece has the times of what it counts.
         """
         conditions = []
         for name in names:
             flat = np.concatenate([np.broadcast_to(p.labels[name], p.steps) for p in self.pieces])
             scale = max(float(flat.std()), 1e-3)
             low, high = float(flat.min()), float(flat.max())
-            clocks = CLOCKS if name == "bpm" and all(BEATS in p.labels for p in self.pieces) else ()
+            clocks = CLOCKS if all(TIMES.get(name) in p.labels for p in self.pieces) else ()
             conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high, clocks))
         return tuple(conditions)
 
@@ -146,7 +147,7 @@ class Latents:
         beats = np.zeros(length)
         if condition.clocks:
             middle = (start + np.arange(length) + 0.5 + shift / SHIFTS) / self.latent_rate
-            beats = beats_at(np.asarray(piece.labels[BEATS], np.float64), middle)
+            beats = beats_at(np.asarray(piece.labels[TIMES[condition.name]], np.float64), middle)
         return channels(condition, values, beats)
 
 
@@ -187,16 +188,18 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
 
 
 def track_labels(corpus: Path, track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
-    """What is known of a track played at `speed`: `bpm` a constant, `beats` times, `density` a curve over its latents."""
+    """What is known of a track played at `speed`: `bpm` a constant, `density` a curve over its latents, the times of both."""
     known = labels_store.read(corpus, track.id)
     found: dict[str, Label] = {}
     if known.bpm is not None:
         found["bpm"] = known.bpm * speed
     if known.beats is not None:
-        found[BEATS] = [time / speed for time in known.beats]
+        found["beats"] = [time / speed for time in known.beats]
     if known.onsets is not None:
         onsets = [time / speed for time in known.onsets]
         found["density"] = density(onsets, steps, latent_rate, track.seconds / speed).round(2).tolist()
+        if len(notes := merged(onsets)) > 1:
+            found["onsets"] = notes.round(4).tolist()
     return found
 
 

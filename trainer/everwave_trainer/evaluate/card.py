@@ -68,6 +68,12 @@ def _reconstruction(m: Mapping[str, Any]) -> Rows:
         true, random, lim = (m[f"convergence_{n}_{kind}_phase"] for kind in ("true", "random", "griffin_lim"))
         beside = f"true phases {true:.2f}, random {random:.2f}, 32 x Griffin-Lim {lim:.2f}"
         yield f"spectral convergence at FFT {n}, decoded phases", f"{m[f'convergence_{n}_decoded_phase']:.2f}", beside
+    if "convergence_1024_true_bass_phase" in m:  # not in files of older evaluations
+        bass, ours, true = (
+            m[f"convergence_1024_{kind}_phase"] for kind in ("true_bass", "both_levels_decoded", "both_levels_true")
+        )
+        yield "the same at 1024, true phases below 700 Hz alone", f"{bass:.2f}", ""
+        yield "spectral convergence at FFT 1024, both levels", f"{ours:.2f}", f"true phases {true:.2f}"
     yield "inconsistency of decoded spectra", f"{m['inconsistency']:.2f}", "0 is the spectrum of a signal"
 
 

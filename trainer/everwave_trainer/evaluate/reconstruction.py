@@ -9,6 +9,7 @@ import everwave
 import numpy as np
 import soundfile
 from everwave import spectrogram
+from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
 from everwave.signal import istft, log_magnitude, stft
 
@@ -17,6 +18,7 @@ from . import metrics
 from .samples import held_out_crop
 
 FFT_SIZES = (256, 1024, 4096)
+BASS = 700.0  # Hz; below, nearly all of the energy of music lies, and so of what wrong phases do to it
 
 
 def clips(corpus: Path, count: int, seconds: float) -> list[np.ndarray]:
@@ -49,14 +51,19 @@ def _measure(model: Any, real: np.ndarray) -> dict[str, float]:
     rate, row = s.sample_rate, {}
     both = model.decode(model.encode(real, rate))[: len(real), 0]
     row["log_mel_error_db"] = metrics.log_mel_error(real, both, rate)
-    magnitude, phase = level1(model, real)
+    magnitude, phase = decoded(model, real, levels=1)
     whole = real[: istft_length(len(magnitude), s)]
     true_phase = np.angle(stft(whole, s)) / np.pi
     random = np.random.default_rng(0).uniform(-1, 1, phase.shape)
+    bass = np.arange(s.bins) * s.sample_rate / s.n_fft < BASS
+    again, its_phase = decoded(model, real, levels=2)
     amplitude = np.sqrt(10 ** (0.1 * (75 * magnitude - 25)) + 1e-7)
     audio = {
         "decoded": istft(magnitude, phase, s),
         "true": istft(magnitude, true_phase.astype(np.float32), s),
+        "true_bass": istft(magnitude, np.where(bass, true_phase, phase).astype(np.float32), s),
+        "both_levels_decoded": istft(again, its_phase, s),
+        "both_levels_true": istft(again, true_phase.astype(np.float32), s),
         "random": istft(magnitude, random.astype(np.float32), s),
         "griffin_lim": metrics.griffin_lim(amplitude, s),
     }
@@ -75,14 +82,18 @@ def istft_length(frames: int, signal: Any) -> int:
     return (frames - 1) * signal.hop_length + signal.n_fft
 
 
-def level1(model: Any, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-magnitude and phase (T, bins) of mono samples through frame encoder and decoder alone."""
+def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-magnitude and phase (T, bins) of mono samples through level 1 of the autoencoder alone, or through both."""
     s = model.config.signal
-    encoder, decoder = model.network("frame_encoder"), model.network("frame_decoder")
     frames = log_magnitude(stft(real, s))
-    frames = frames[: len(frames) // 64 * 64].reshape(-1, 64, s.bins)
-    (latents,) = encoder(np.ascontiguousarray(frames))
-    magnitude, phase = decoder(np.array(latents))
+    x = frames[: len(frames) // DECODER_FRAMES * DECODER_FRAMES].reshape(-1, DECODER_FRAMES, s.bins)
+    chunk = (-1, FRAMES_PER_LATENT, model.config.autoencoder.frame_latents)
+    steps = [("frame_encoder", x.shape)]
+    if levels == 2:
+        steps += [("chunk_encoder", chunk), ("chunk_decoder", (-1, DECODER_LATENTS, model.config.autoencoder.latents))]
+    for network, shape in steps:
+        x = np.array(model.network(network)(np.ascontiguousarray(x.reshape(shape)))[0])
+    magnitude, phase = model.network("frame_decoder")(x.reshape(-1, DECODER_FRAMES, chunk[2]))
     return magnitude.reshape(-1, s.bins).copy(), phase.reshape(-1, s.bins).copy()
 
 
