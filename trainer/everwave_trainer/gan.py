@@ -25,6 +25,7 @@ from keras import ops
 from . import backend, losses, moments
 from .atlas import Atlas
 from .critics import latent_critic
+from .ear import Ear, slowest_hand
 from .export import config_key, save_generator
 from .latents import TIMES, Latents
 from .layers import build, set_parameters
@@ -37,6 +38,7 @@ EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
 MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
 RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
+EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 
 
@@ -60,6 +62,8 @@ class GanTrainer:
         self.generator = build("generator", self.config, self.random)
         self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
         self.critic = latent_critic(self.config, critic_width or generator.width)
+        self.hand = slowest_hand(generator.conditions)
+        self.ear = Ear(latents.autoencoder_path, self.config, self.random) if self.hand else None
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
         falling = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -139,12 +143,16 @@ class GanTrainer:
             recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
             recall = ops.mean(ops.square(recalled - real))
             apart = moments.distance(self.real_moments, self._moments(fake, asked))
+            missed = ops.zeros(())
+            if self.ear:
+                missed = self.ear.missed(fake * self.deviation + self.mean, asked[:, :, self.hand])
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
-            return RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart - score, fake, score, recall, apart
+            total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + EAR_WEIGHT * missed - score
+            return total, fake, score, recall, apart, missed
 
-        (_, fake, score, recall, apart), gradients = backend.gradients(learn, self.learned)
-        scalars = {"recall": recall, "moments": apart}
+        (_, fake, score, recall, apart, missed), gradients = backend.gradients(learn, self.learned)
+        scalars = {"recall": recall, "moments": apart} | ({"missed": missed} if self.ear else {})
         if mode != "alone":
             real = ops.concatenate([real, conditions], axis=2)
             scalars |= self._judge(mode == "penalised", real, ops.stop_gradient(fake), score)

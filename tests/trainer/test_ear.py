@@ -1,0 +1,81 @@
+"""What the ear takes for asked onsets, and that it tells notes on time from notes that are not."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from everwave import weights
+from everwave.config import PRESETS, Condition
+from everwave_trainer import ear
+from everwave_trainer.ear import Ear, near_onsets, slowest_hand
+from keras import ops
+
+DENSITY = Condition("density", "onsets per second", 5.0, 3.0, 0.0, 12.0, clocks=(1, 4))
+
+
+def hands(onsets, steps):
+    """The slowest hand (1, steps, 2) at the middles of latents when onsets come at these times in latents."""
+    counted = np.interp(np.arange(steps) + 0.5, onsets, np.arange(len(onsets)))
+    return np.stack([np.cos(math.pi / 2 * counted), np.sin(math.pi / 2 * counted)], axis=1)[None].astype(np.float32)
+
+
+def test_frames_near_onsets_are_where_the_clock_passes_whole_numbers():
+    onsets = 0.2 + 1.7 * np.arange(8)
+    near = ops.convert_to_numpy(near_onsets(ops.convert_to_tensor(hands(onsets, 12)), 4))[0]
+    frames = 8 + np.arange(11 * 16)
+    distance = frames[:, None] - np.floor(16 * onsets[1:-1])
+    wanted = ((distance >= ear.FIRST - 1) & (distance <= ear.LAST + 1)).any(axis=1)
+    surely = ((distance >= ear.FIRST + 1) & (distance <= ear.LAST - 1)).any(axis=1)
+    assert near[surely].all()
+    assert not near[~wanted].any()
+
+
+def test_the_hand_is_found_behind_other_conditions():
+    tempo = Condition("bpm", "beats per minute", 140.0, 15.0, 115.0, 165.0, clocks=(1, 4))
+    assert slowest_hand((tempo, DENSITY)) == slice(8, 10)
+    assert slowest_hand((tempo,)) is None
+    assert slowest_hand((Condition("density", "onsets per second", 5.0, 3.0, 0.0, 12.0),)) is None
+
+
+@pytest.fixture
+def listener(tmp_path):
+    file = tmp_path / "a.h5"
+    model = weights.random_model(PRESETS["tiny"])
+    networks = {name: p for name, p in model.parameters.items() if name != "generator"}
+    weights.write(file, weights.ModelFile(model.config, "autoencoder", networks, "CC0-1.0"), "float32")
+    return Ear(file, PRESETS["tiny"], keras.random.SeedGenerator(0))
+
+
+def test_notes_on_time_are_heard_and_late_ones_are_missed(listener, monkeypatch):
+    """With decoders whose log-magnitudes rise where channel 0 of the latents says, in the middle of a latent."""
+    config = PRESETS["tiny"]
+
+    def rises(latents):
+        place = np.zeros(16, np.float32)
+        place[8] = 1.0  # the frame in which the middle of the latent is
+        frames = ops.reshape(latents[:, :, :1] * place, (latents.shape[0], -1))
+        return frames[:, :-2] + 0.01
+
+    monkeypatch.setattr(listener, "rises", rises)
+    onsets = np.arange(0.5, 40, 4)  # every fourth latent, in its middle
+    asked = np.repeat(hands(onsets, 36), 4, axis=0)
+    latents = np.zeros((4, 36, 2 * config.autoencoder.latents), np.float32)
+    latents[:, ::4] = 1.0
+    late = np.roll(latents, 2, axis=1)
+    on_time, missed = (
+        float(listener.missed(ops.convert_to_tensor(x), ops.convert_to_tensor(asked))) for x in (latents, late)
+    )
+    assert on_time == 0
+    assert missed > math.log(ear.CONTRAST)
+    asked[0], latents[0] = asked[0, :1], latents[0, :1]  # no note is asked for in one crop, which is full of them
+    one = float(listener.missed(ops.convert_to_tensor(latents), ops.convert_to_tensor(asked)))
+    assert 0 < one < missed
+
+
+def test_rises_come_from_the_decoders(listener):
+    latents = np.random.default_rng(0).standard_normal((2, 8, PRESETS["tiny"].autoencoder.latents)).astype(np.float32)
+    heard = ops.convert_to_numpy(listener.rises(ops.convert_to_tensor(latents)))
+    assert heard.shape == (2, 8 * 16 - 2)
+    assert (heard >= 0).all()
+    assert heard.std() > 0
