@@ -166,6 +166,25 @@ def test_clocks_follow_the_labels_as_the_runtime_follows_the_wish(tmp_path, name
     )
 
 
+def test_an_export_may_offer_less_than_the_data_had_and_never_more(tmp_path):
+    from dataclasses import replace
+
+    from everwave import weights
+    from everwave.config import PRESETS, Condition
+
+    config, condition = PRESETS["tiny"], Condition("density", "onsets per second", 5.0, 3.0, 0.0, 20.0)
+    config = replace(config, generator=replace(config.generator, conditions=(condition,)))
+    weights.write(tmp_path / "model.h5", replace(weights.random_model(config), licence="CC0-1.0"), "float32")
+    run = lambda *words: cli.main(["export", str(tmp_path), "--licence", "CC0-1.0", *map(str, words)])  # noqa: E731
+    out = tmp_path / "out.h5"
+    assert run("-o", out, "--range", "density", 3, 9) == 0
+    assert weights.read(out).config.generator.conditions == (replace(condition, low=3.0, high=9.0),)
+    assert run("-o", out, "--range", "density", 3, 21) == 2
+    assert run("-o", out, "--range", "density", 9, 3) == 2
+    assert run("-o", out, "--range", "density", "few", "many") == 2
+    assert run("-o", out, "--range", "bpm", 3, 9) == 2
+
+
 def test_pieces_without_the_labels_are_left_out(tmp_path):
     np.save(tmp_path / "0.npy", np.zeros((4, 10, 4), np.float16))
     labels = [

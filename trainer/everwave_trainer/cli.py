@@ -103,6 +103,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--chunk-decoder", type=Path, help="for a generator: run of stage chunk whose decoder it shall have"
     )
+    export.add_argument(
+        "--range", nargs=3, action="append", default=[], metavar=("CONDITION", "LOW", "HIGH"),
+        help="for a generator: what may be asked for, where it obeys less than its training data had",
+    )  # fmt: skip
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -218,8 +222,12 @@ def _export(a: argparse.Namespace) -> None:
     from .export import export_run
 
     dtype = "float32" if a.float32 else "float16"
+    try:
+        ranges = [(name, float(low), float(high)) for name, low, high in a.range]
+    except ValueError:
+        raise UsageError(f"--range {a.range}: give a condition and two numbers") from None
     export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder,
-               chunk_decoder=a.chunk_decoder)  # fmt: skip
+               chunk_decoder=a.chunk_decoder, ranges=ranges)  # fmt: skip
 
 
 def _card(a: argparse.Namespace) -> None:

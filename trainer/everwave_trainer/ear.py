@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from everwave import weights
 from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, Condition, Config
 from keras import ops
@@ -66,7 +67,9 @@ class Ear:
         near = near_onsets(hands, max(CLOCKS))
         first = FRAMES_PER_LATENT // 2
         rises = rises[:, first : first + near.shape[1]]
-        away = 1.0 - near
+        inner = np.ones(near.shape[1], np.float32)
+        inner[: LAST + 1] = inner[FIRST:] = 0.0  # an onset may lie just before or after
+        away = (1.0 - near) * inner
         there = ops.sum(rises * near, axis=1) / (ops.sum(near, axis=1) + 1e-3)
         # fourth powers: one rise as strong as a note's is a note that nobody asked for, many weak ones are none
         elsewhere = (ops.sum(rises**4 * away, axis=1) / (ops.sum(away, axis=1) + 1e-3) + 1e-12) ** 0.25

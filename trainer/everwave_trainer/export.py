@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,14 @@ def save_generator(
 def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
     autoencoder: str | None = None, chunk_decoder: Path | None = None,
+    ranges: Sequence[tuple[str, float, float]] = (),
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
     metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
     autoencoder: for a generator, the shipped file (same weights, float16) that it shall name.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
+    ranges: (condition, low, high) that a user may ask for, where the model obeys less than its training data had.
     """
     found = [folder / name for name in EXPORTS if (folder / name).exists()]
     if not found:
@@ -70,8 +72,25 @@ def export_run(
         theirs = weights.read(chunk_decoder / "autoencoder.h5")
         networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
         provenance["chunk_decoder"] = theirs.provenance
+    for name, low, high in ranges:
+        model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
     model = dataclasses.replace(
         model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
     )
     weights.write(path, model, dtype=dtype)
+
+
+def _narrowed(config: Config, name: str, low: float, high: float) -> Config:
+    """`config` with the range of the condition `name` made smaller; UsageError if there is none, or it would not be smaller."""
+    conditions = {c.name: c for c in config.generator.conditions}
+    if name not in conditions:
+        raise UsageError(f"--range {name}: the model has the conditions {list(conditions)}")
+    ours = conditions[name]
+    if not ours.low <= low < high <= ours.high:
+        raise UsageError(
+            f"--range {name} {low:g} {high:g}: must lie within {ours.low:g} to {ours.high:g}, as the data has it"
+        )
+    conditions[name] = dataclasses.replace(ours, low=low, high=high)
+    generator = dataclasses.replace(config.generator, conditions=tuple(conditions.values()))
+    return dataclasses.replace(config, generator=generator)
