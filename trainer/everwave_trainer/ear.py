@@ -21,14 +21,9 @@ from . import losses
 from .latents import CLOCKS
 from .layers import build, set_parameters
 
-CONTRAST = (
-    3.0  # of rises near asked onsets to those elsewhere, which is enough; piano music through its autoencoder has 1.6
-)
+CONTRAST = 3.0  # of rises near asked onsets to those elsewhere; more is not asked for
 LENGTH = 16  # latents of one channel that are listened to in a step
-FIRST, LAST = (
-    -3,
-    3,
-)  # frames around an onset in which log-magnitudes rise over losses.RISE frames: a window is four hops long
+FIRST, LAST = -3, 3  # frames around an onset in which log-magnitudes rise: a window is four hops long
 
 
 class Ear:
