@@ -18,7 +18,6 @@ from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, 
 from keras import ops
 
 from . import losses
-from .latents import CLOCKS
 from .layers import build, set_parameters
 
 CONTRAST = 3.0  # of rises near asked onsets to those elsewhere; more is not asked for
@@ -30,7 +29,7 @@ class Ear:
     """The decoders of an autoencoder, not trained, and what is heard of generated latents."""
 
     def __init__(self, autoencoder: Path, config: Config, random: keras.random.SeedGenerator) -> None:
-        self.config, self.random = config, random
+        self.config, self.random, self.hand = config, random, slowest_hand(config.generator.conditions)
         parameters = weights.read(autoencoder).parameters
         self.networks = {name: build(name, config, random) for name in ("chunk_decoder", "frame_decoder")}
         for name, network in self.networks.items():
@@ -45,21 +44,24 @@ class Ear:
         )
         level, _ = self.networks["frame_decoder"](frames, training=True)
         level = ops.reshape(level, (-1, FRAMES_PER_LATENT * latents.shape[1], level.shape[2]))
-        rise = ops.relu(level[:, losses.RISE :] - level[:, : -losses.RISE])
-        return ops.mean(rise * losses.mel_weights(level.shape[2], self.config.signal.sample_rate), axis=2)
+        return ops.mean(
+            losses.rises(level) * losses.mel_weights(level.shape[2], self.config.signal.sample_rate), axis=2
+        )
 
-    def missed(self, latents: Any, hands: Any) -> Any:
+    def missed(self, latents: Any, inputs: Any) -> Any:
         """How much less than CONTRAST times as strong as elsewhere rises near asked onsets are: mean logarithm, 0 if none is.
 
-        latents (B, T, 2 C): of both channels, T >= LENGTH. hands (B, T, 2): cosine and sine of the clock's slowest hand.
+        latents (B, T, 2 C): of both channels, T >= LENGTH. inputs (B, T, n): the conditions that were asked for.
         """
+        assert self.hand is not None
+        place, turn = self.hand
         half, size = latents.shape[0] // 2, latents.shape[2] // 2
         places = (latents.shape[1] - LENGTH) // DECODER_LATENTS + 1
         start = DECODER_LATENTS * keras.random.randint((), 0, places, seed=self.random)
         here = ops.arange(LENGTH) + start
-        heard, hands = ops.take(latents, here, axis=1), ops.take(hands, here, axis=1)
+        heard, hands = ops.take(latents, here, axis=1), ops.take(inputs[:, :, place], here, axis=1)
         rises = self.rises(ops.concatenate([heard[:half, :, :size], heard[half:, :, size:]], axis=0))
-        near = near_onsets(hands, max(CLOCKS))
+        near = near_onsets(hands, turn)
         first = FRAMES_PER_LATENT // 2
         rises = rises[:, first : first + near.shape[1]]
         inner = np.ones(near.shape[1], np.float32)
@@ -91,11 +93,13 @@ def near_onsets(hands: Any, turn: int) -> Any:
     return ops.max_pool(wide, LAST - FIRST + 1, 1)[:, :, 0]
 
 
-def slowest_hand(conditions: tuple[Condition, ...]) -> slice | None:
-    """Where among the network's inputs the hand of a density's clock is that turns once in most onsets."""
+def slowest_hand(conditions: tuple[Condition, ...]) -> tuple[slice, int] | None:
+    """Where among the network's inputs the slowest hand of a density's clock is, and in how many onsets it turns once."""
     at = 0
     for condition in conditions:
-        at += condition.channels
         if condition.name == "density" and condition.clocks:
-            return slice(at - 2, at)
+            turn = max(condition.clocks)
+            first = at + 1 + 2 * condition.clocks.index(turn)
+            return slice(first, first + 2), turn
+        at += condition.channels
     return None

@@ -62,8 +62,8 @@ class GanTrainer:
         self.generator = build("generator", self.config, self.random)
         self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
         self.critic = latent_critic(self.config, critic_width or generator.width)
-        self.hand = slowest_hand(generator.conditions)
-        self.ear = Ear(latents.autoencoder_path, self.config, self.random) if self.hand else None
+        audible = slowest_hand(generator.conditions) is not None
+        self.ear = Ear(latents.autoencoder_path, self.config, self.random) if audible else None
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
         falling = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -145,7 +145,7 @@ class GanTrainer:
             apart = moments.distance(self.real_moments, self._moments(fake, asked))
             missed = ops.zeros(())
             if self.ear:
-                missed = self.ear.missed(fake * self.deviation + self.mean, asked[:, :, self.hand])
+                missed = self.ear.missed(fake * self.deviation + self.mean, asked)
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
             total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + EAR_WEIGHT * missed - score

@@ -37,15 +37,20 @@ def mel_bands(bins: int, sample_rate: int) -> np.ndarray:
     return members / members.sum(axis=0)
 
 
+def rises(log_magnitude: Any) -> Any:
+    """How much log-magnitudes (B, T, bins) rise over `RISE` frames, 0 where they fall: (B, T - RISE, bins)."""
+    return ops.relu(log_magnitude[:, RISE:] - log_magnitude[:, :-RISE])
+
+
 def onset_strength(log_magnitude: Any, sample_rate: int) -> Any:
     """Log-magnitudes (B, T, bins) -> root mean square of their rises over `RISE` frames, in each band (B, T // SPAN, BANDS).
 
     Squares, because a slow rise adds up to as much as a fast one; over SPAN frames, because what does not know when exactly a
     note begins would otherwise do best with none.
     """
-    rises = ops.relu(log_magnitude[:, RISE:] - log_magnitude[:, :-RISE])
-    whole = rises.shape[1] // SPAN
-    squares = ops.matmul(ops.square(rises[:, : whole * SPAN]), mel_bands(log_magnitude.shape[-1], sample_rate))
+    rising = rises(log_magnitude)
+    whole = rising.shape[1] // SPAN
+    squares = ops.matmul(ops.square(rising[:, : whole * SPAN]), mel_bands(log_magnitude.shape[-1], sample_rate))
     return ops.sqrt(ops.mean(ops.reshape(squares, (-1, whole, SPAN, BANDS)), axis=2) + 1e-6)
 
 
