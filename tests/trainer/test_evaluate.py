@@ -217,6 +217,7 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
     metrics = json.loads(capsys.readouterr().out)
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert metrics["reconstruction"]["clips"] == 2
+    assert 0 <= metrics["pitch"]["level1"]["within_50_cents"] <= 1
     tempo = metrics["tempo"]["librosa"]
     assert tempo["real"]["up_to_octave"] == tempo["real"]["clips"] > 0  # the estimator knows clicks
     assert tempo["generated"]["clips"] == 3
@@ -230,7 +231,14 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
 
     assert cli.main(["card", str(model), "--metrics", str(out / "metrics.json")]) == 0
     card = capsys.readouterr().out
-    for text in ("bpm, 115 to 165", "log-mel error", "tempo within 4 %", "density, Spearman", "Frechet distance"):
+    for text in (
+        "bpm, 115 to 165",
+        "log-mel error",
+        "quarter tone",
+        "tempo within 4 %",
+        "density, Spearman",
+        "Frechet distance",
+    ):
         assert text in card
 
 

@@ -18,7 +18,7 @@ from everwave.errors import UsageError
 from ..corpora.store import Corpus, Track, hours
 
 SECONDS = 10.0
-MEASURES = ("reconstruction", "tempo", "density", "distribution")
+MEASURES = ("reconstruction", "pitch", "tempo", "density", "distribution")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,10 @@ def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[st
     from . import musicnn
 
     conditions = {c.name for c in model.conditions}
-    possible: dict[str, Callable[[], dict[str, Any]]] = {"reconstruction": lambda: _reconstruction(a)}
+    possible: dict[str, Callable[[], dict[str, Any]]] = {
+        "reconstruction": lambda: _reconstruction(a),
+        "pitch": lambda: _pitch(model),
+    }
     problems: dict[str, str] = {}
     for name, condition, measured in (("tempo", "bpm", _tempo), ("density", "density", _density)):
         if condition in conditions:
@@ -116,6 +119,12 @@ def _reconstruction(a: argparse.Namespace) -> dict[str, Any]:
     from .reconstruction import evaluate
 
     return evaluate(a.model, a.corpus, a.clips, SECONDS)
+
+
+def _pitch(model: Any) -> dict[str, Any]:
+    from .pitch import evaluate
+
+    return evaluate(model)
 
 
 def _tempo(a: argparse.Namespace, model: Any) -> dict[str, Any]:

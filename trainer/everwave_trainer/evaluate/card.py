@@ -46,7 +46,13 @@ def _plain(value: Any) -> str:
 
 
 def _measures(metrics: Mapping[str, Any]) -> Iterator[str]:
-    writers = {"reconstruction": _reconstruction, "tempo": _tempo, "density": _density, "distribution": _distribution}
+    writers = {
+        "reconstruction": _reconstruction,
+        "pitch": _pitch,
+        "tempo": _tempo,
+        "density": _density,
+        "distribution": _distribution,
+    }
     rows = [row for name, write in writers.items() if name in metrics for row in write(metrics[name])]
     if not rows:
         return
@@ -75,6 +81,13 @@ def _reconstruction(m: Mapping[str, Any]) -> Rows:
         yield "the same at 1024, true phases below 700 Hz alone", f"{bass:.2f}", ""
         yield "spectral convergence at FFT 1024, both levels", f"{ours:.2f}", f"true phases {true:.2f}"
     yield "inconsistency of decoded spectra", f"{m['inconsistency']:.2f}", "0 is the spectrum of a signal"
+
+
+def _pitch(m: Mapping[str, Any]) -> Rows:
+    centres = f"at the centres of their bins {m['bin_centres']['median_cents']:.0f} cents, {m['bin_centres']['within_50_cents']:.0%}"
+    for name, levels in (("level1", "level 1"), ("both_levels", "both levels")):
+        figure = f"{m[name]['median_cents']:.0f} cents, {m[name]['within_50_cents']:.0%}"
+        yield f"pitch of partials below 2 kHz, {levels}: median error, within a quarter tone", figure, centres
 
 
 def _tempo(m: Mapping[str, Any]) -> Rows:
