@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from everwave import weights
+from everwave import conditioning, weights
 from everwave.config import PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
@@ -39,6 +39,7 @@ GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the
 MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
 RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
+STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for besides real music's: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 
 
@@ -117,7 +118,23 @@ class GanTrainer:
         asked = np.roll(conditions, 1, axis=0)
         real = (real - self.mean) / self.deviation
         places = self.atlas.locate(origins, starts, length)
-        return real, conditions, *places, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked
+        steady = self._steady(np.random.default_rng([self.seed, step, 2])) if self.ear else ()
+        return real, conditions, *places, np.concatenate([coordinates, asked], axis=2).astype(np.float32), asked, *steady
+
+    def _steady(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Windows (B / 2, w, K) that ask for a constant density each, any of STEADY alike on a logarithmic scale; and the conditions."""
+        g, count = self.config.generator, self.batch_size // 2
+        n = np.arange(g.window)
+        asked = np.empty((count, g.window, g.condition_channels), np.float32)
+        for window in asked:
+            columns: list[np.ndarray] = []
+            for c in g.conditions:
+                value = np.exp(rng.uniform(*np.log(STEADY))) if c.name == "density" else rng.normal(c.mean, c.scale)
+                beats = value / c.seconds * n / self.config.signal.latent_rate + rng.uniform(0, max((*c.clocks, 1)))
+                columns += conditioning.channels(c, np.full(len(n), value), beats)
+            window[:] = np.stack(columns, axis=1)
+        coordinates = training_coordinates(self.config, count, rng)[:, : g.window]
+        return np.concatenate([coordinates, asked], axis=2), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
         self.random.state.assign([self.seed, step])
@@ -135,8 +152,8 @@ class GanTrainer:
         return moments.summary(moments.moments(latents, functions))
 
     def _update(self, mode: str, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any, coordinates: Any,
-                asked: Any) -> dict[str, Any]:  # fmt: skip
-        """One step of the generator and, unless it learns "alone", of the critic."""
+                asked: Any, *steady: Any) -> dict[str, Any]:  # fmt: skip
+        """One step of the generator and, unless it learns "alone", of the critic; `steady` is what else the ear listens to."""
 
         def learn() -> tuple[Any, ...]:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
@@ -145,7 +162,10 @@ class GanTrainer:
             apart = moments.distance(self.real_moments, self._moments(fake, asked))
             missed = ops.zeros(())
             if self.ear:
-                missed = self.ear.missed(fake * self.deviation + self.mean, asked)
+                half, window = steady[0].shape[:2]
+                others = self.generator(steady[0], training=True) * self.deviation + self.mean
+                latents = _in_turn(fake[:half, :window] * self.deviation + self.mean, others)
+                missed = self.ear.missed(latents, _in_turn(asked[:half, :window], steady[1]))
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
             total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + EAR_WEIGHT * missed - score
@@ -240,6 +260,11 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
                 " encode it again"
             )
     return chosen
+
+
+def _in_turn(x: Any, y: Any) -> Any:
+    """(B, ...) twice -> (2 B, ...): one of the first, one of the second, and so on."""
+    return ops.reshape(ops.stack([x, y], axis=1), (-1, *x.shape[1:]))
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:
