@@ -79,6 +79,6 @@ def distribute(batch_size: int) -> None:
 
 def _split(x: Any) -> Any:
     distribution = keras.distribution.distribution()
-    if distribution is None:
-        return x
+    if distribution is None or x.shape[0] % len(keras.distribution.list_devices()):
+        return x  # what does not divide is on every device
     return keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))

@@ -39,10 +39,7 @@ GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the
 MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
 RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
-STEADY = (
-    1.0,
-    12.0,
-)  # constant densities, onsets per second, that the ear asks for besides real music's: few pieces are slow for long
+STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 
 
@@ -112,7 +109,7 @@ class GanTrainer:
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """Real latents (B, 2 w, C), their conditions (B, 2 w, n) and places; coordinates (B, 2 w, K) with conditions of
-        others, and those."""
+        others, and those; for the ear, what `_steady` gives."""
         g = self.config.generator
         length = 2 * g.window
         real, conditions, origins, starts = self.latents.crops(length, self.batch_size, self.seed, step, g.conditions)
@@ -122,18 +119,13 @@ class GanTrainer:
         real = (real - self.mean) / self.deviation
         places = self.atlas.locate(origins, starts, length)
         steady = self._steady(np.random.default_rng([self.seed, step, 2])) if self.ear else ()
-        return (
-            real,
-            conditions,
-            *places,
-            np.concatenate([coordinates, asked], axis=2).astype(np.float32),
-            asked,
-            *steady,
-        )
+        wished = np.concatenate([coordinates, asked], axis=2).astype(np.float32)
+        return real, conditions, *places, wished, asked, *steady
 
     def _steady(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Windows (B / 2, w, K) that ask for a constant density each, any of STEADY alike on a logarithmic scale; and the conditions."""
-        g, count = self.config.generator, self.batch_size // 2
+        """Windows (half a batch, w, K) that ask for a constant density each, any of STEADY alike on a logarithmic scale; and the
+        conditions."""
+        g, count = self.config.generator, -(-self.batch_size // 2)
         n = np.arange(g.window)
         asked = np.empty((count, g.window, g.condition_channels), np.float32)
         for window in asked:
