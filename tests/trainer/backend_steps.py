@@ -1,6 +1,6 @@
 """Run by test_backends.py under either Keras backend: first steps of every tiny trainer, from one checkpoint each.
 
-    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|finetune|level2|gan ...
+    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|finetune|level2|gan|ear ...
 
 losses: the first backend to run leaves the checkpoints in FOLDER that the others start from; prints them as JSON.
 resume: prints whether runs that were interrupted end in the same variables.
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from everwave import weights
 from everwave.config import PRESETS
 from everwave_trainer import backend, checkpoint, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer
 from everwave_trainer.gan import GanTrainer
-from everwave_trainer.latents import Latents, Piece
+from everwave_trainer.latents import TIMES, Latents, Piece
 from keras import ops
 
 BATCH, STEPS = 2, 3
@@ -46,18 +47,26 @@ class Techno(GanTrainer):
         pass
 
 
-def latents():
+def latents(*labels):
     rng = np.random.default_rng(0)
-    pieces = tuple(Piece("", "", "", 300, {"bpm": 120.0 + i}) for i in range(2))
+    pieces = tuple(Piece("", "", "", 300, x) for x in labels)
     arrays = tuple(rng.standard_normal((2, 300, 32)).astype(np.float16) for _ in pieces)
-    return Latents(pieces, arrays, {}, {}, TINY.signal.latent_rate, Path())
+    file = Path(sys.argv[1]) / "autoencoder.h5"  # the ear reads it
+    weights.write(file, weights.random_model(TINY), "float32")
+    return Latents(pieces, arrays, {"file": file.name}, {}, TINY.signal.latent_rate, file.parent)
+
+
+def gan(*labels):
+    conditions = [name for name in labels[0] if name not in TIMES.values()]
+    return Techno(TINY, latents(*labels), steps=100, batch_size=BATCH, conditions=conditions)
 
 
 TRAINERS = {
     "level1": lambda: Music("level1", TINY, [], steps=100, batch_size=BATCH),
     "finetune": lambda: Music("finetune", TINY, [], steps=100, batch_size=BATCH),
     "level2": lambda: Music("level2", TINY, [], steps=100, batch_size=BATCH),
-    "gan": lambda: Techno(TINY, latents(), steps=100, batch_size=BATCH, conditions=["bpm"]),
+    "gan": lambda: gan({"bpm": 120.0}, {"bpm": 121.0}),
+    "ear": lambda: gan({"density": 2.0, "onsets": (np.arange(20) / 2).tolist()}),
 }
 
 

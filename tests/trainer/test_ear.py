@@ -1,8 +1,6 @@
 """What the ear takes for asked onsets, and that it tells notes on time from notes that are not."""
 
-import json
 import math
-import shutil
 from dataclasses import replace
 
 import keras
@@ -13,7 +11,7 @@ from everwave.config import PRESETS, Condition
 from everwave_trainer import ear
 from everwave_trainer.ear import Ear, near_onsets, slowest_hand
 from everwave_trainer.gan import STEADY, GanTrainer
-from everwave_trainer.latents import Latents
+from everwave_trainer.latents import Latents, Piece
 from keras import ops
 
 DENSITY = Condition("density", "onsets per second", 5.0, 3.0, 0.0, 12.0, clocks=(1, 4))
@@ -92,21 +90,11 @@ def test_rises_come_from_the_decoders(listener):
 
 def test_the_ear_also_asks_for_constant_densities(listener, tmp_path):
     """Windows of which each has one density, its hands turning with it; and a step of training hears them."""
-    folder = tmp_path / "latents"
-    folder.mkdir()
-    shutil.copy(tmp_path / "a.h5", folder / "autoencoder.h5")
-    np.save(folder / "0.npy", np.random.default_rng(0).standard_normal((4, 300, 32)).astype(np.float16))
-    labels = {"density": 2.0, "onsets": (np.arange(60) / 2).tolist()}
-    pieces = [{"file": "0.npy", "title": "", "package": "", "steps": 300, "labels": labels}]
-    data = {
-        "version": 2,
-        "autoencoder": {"file": "autoencoder.h5"},
-        "sources": {},
-        "latent_rate": 43.07,
-        "pieces": pieces,
-    }
-    (folder / "latents.json").write_text(json.dumps(data))
-    trainer = GanTrainer(PRESETS["tiny"], Latents.open(folder), steps=4, batch_size=8, conditions=["density"], alone=4)
+    piece = Piece("", "", "", 300, {"density": 2.0, "onsets": (np.arange(60) / 2).tolist()})
+    array = np.random.default_rng(0).standard_normal((4, 300, 32)).astype(np.float16)
+    rate = PRESETS["tiny"].signal.latent_rate
+    latents = Latents((piece,), (array,), {"file": "a.h5"}, {}, rate, tmp_path)  # where `listener` has its autoencoder
+    trainer = GanTrainer(PRESETS["tiny"], latents, steps=4, batch_size=8, conditions=["density"], alone=4)
     (condition,) = trainer.config.generator.conditions
     *_, coordinates, asked = batch = trainer.batch(0)
     np.testing.assert_array_equal(coordinates[..., -asked.shape[2] :], asked)
@@ -116,6 +104,5 @@ def test_the_ear_also_asks_for_constant_densities(listener, tmp_path):
     assert (values > STEADY[0]).all()
     assert (values < STEADY[1]).all()
     turned = np.angle((asked[:, 1:, 3] + 1j * asked[:, 1:, 4]) * (asked[:, :-1, 3] - 1j * asked[:, :-1, 4]))
-    rate = PRESETS["tiny"].signal.latent_rate
     np.testing.assert_allclose(turned / (2 * np.pi) * 4 * rate, values[:, 1:], rtol=1e-3)
     assert float(trainer.step(0, *batch)["missed"]) > 0

@@ -125,17 +125,17 @@ class GanTrainer:
     def _steady(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Windows (half a batch, w, K) that ask for a constant density each, any of STEADY alike on a logarithmic scale; and the
         conditions."""
-        g, count = self.config.generator, -(-self.batch_size // 2)
-        n = np.arange(g.window)
-        asked = np.empty((count, g.window, g.condition_channels), np.float32)
-        for window in asked:
-            columns: list[np.ndarray] = []
-            for c in g.conditions:
-                value = np.exp(rng.uniform(*np.log(STEADY))) if c.name == "density" else rng.normal(c.mean, c.scale)
-                beats = value / c.seconds * n / self.config.signal.latent_rate + rng.uniform(0, max((*c.clocks, 1)))
-                columns += conditioning.channels(c, np.full(len(n), value), beats)
-            window[:] = np.stack(columns, axis=1)
-        coordinates = training_coordinates(self.config, count, rng)[:, : g.window]
+        g, rate = self.config.generator, self.config.signal.latent_rate
+
+        def constants() -> np.ndarray:
+            density = np.exp(rng.uniform(*np.log(STEADY)))
+            values = [density if c.name == "density" else rng.normal(c.mean, c.scale) for c in g.conditions]
+            curves = tuple(conditioning.Constant(value, rate) for value in values)
+            ahead = tuple(rng.uniform(0, max(c.clocks, default=1)) for c in g.conditions)
+            return conditioning.Signal(g.conditions, curves, ahead)(0, g.window)
+
+        asked = np.stack([constants() for _ in range(-(-self.batch_size // 2))])
+        coordinates = training_coordinates(self.config, len(asked), rng)[:, : g.window]
         return np.concatenate([coordinates, asked], axis=2), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:

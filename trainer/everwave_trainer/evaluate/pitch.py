@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from everwave.signal import istft
 
-from .reconstruction import decoded, istft, istft_length
+from .reconstruction import decoded
 
 NOTES = 55.0 * 2 ** (np.arange(0, 49, 2) / 12)  # Hz, A1 to A5 in whole tones
 PARTIALS = 4
 HIGHEST = 2000.0  # Hz; above, a bin is narrow enough
 SECONDS = 2.0
+REACH = 30.0  # Hz on either side of a partial in which it is looked for: less than from one partial to the next
 RESOLUTION = 1 << 18  # FFT size: peaks to a sixth of a Hz
 
 
 def evaluate(model: Any) -> dict[str, Any]:
     """Cents (median; share within a quarter tone) between partials of notes and what is loudest near where they were.
 
-    Beside the decoded ones: partials at the centres of their bins, which is all that a decoder of magnitudes can do.
+    Beside them: what it would be if all partials came back at the centres of their bins.
     """
     s = model.config.signal
     found: dict[str, list[float]] = {"level1": [], "both_levels": [], "bin_centres": []}
@@ -26,8 +28,7 @@ def evaluate(model: Any) -> dict[str, Any]:
         samples = tone(hertz, s.sample_rate)
         partials = [n * hertz for n in range(1, PARTIALS + 1) if n * hertz < HIGHEST]
         for levels, name in ((1, "level1"), (2, "both_levels")):
-            magnitude, phase = decoded(model, samples, levels)
-            again = istft(magnitude, phase, s)[: istft_length(len(magnitude), s)]
+            again = istft(*decoded(model, samples, levels), s)
             found[name] += [cents(peak(again, p, s.sample_rate), p) for p in partials]
         width = s.sample_rate / s.n_fft
         found["bin_centres"] += [cents(max(round(p / width), 1) * width, p) for p in partials]
@@ -44,11 +45,11 @@ def tone(hertz: float, sample_rate: int) -> np.ndarray:
     return (0.2 * np.sum(partials, axis=0)).astype(np.float32)
 
 
-def peak(samples: np.ndarray, hertz: float, sample_rate: int, reach: float = 30.0) -> float:
-    """The loudest frequency within `reach` Hz of `hertz`, after the attack."""
+def peak(samples: np.ndarray, hertz: float, sample_rate: int) -> float:
+    """The loudest frequency within REACH of `hertz`, after the attack."""
     inner = samples[sample_rate // 5 : -sample_rate // 10]
     spectrum = np.abs(np.fft.rfft(inner * np.hanning(len(inner)), RESOLUTION))
-    low, high = (round(f * RESOLUTION / sample_rate) for f in (max(hertz - reach, 10.0), hertz + reach))
+    low, high = (round(f * RESOLUTION / sample_rate) for f in (hertz - REACH, hertz + REACH))
     return float((low + spectrum[low : high + 1].argmax()) * sample_rate / RESOLUTION)
 
 
