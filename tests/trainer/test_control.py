@@ -32,7 +32,7 @@ def test_a_beat_shows_in_the_moments_and_noise_does_not():
     inputs = clocked(phase)
     noise = rng.standard_normal((64, 256, 3)).astype(np.float32)
     beat = noise + np.cos(2 * np.pi * phase)[:, :, None].astype(np.float32)
-    summaries = [moments.summary(moments.moments(x, moments.features(inputs, [TEMPO]))) for x in (noise, beat)]
+    summaries = [moments.over_crops(moments.moments(x, moments.features(inputs, [TEMPO]))) for x in (noise, beat)]
     quiet, loud = (np.asarray(mean)[:, :3] for mean, _ in summaries)  # of the latents; their changes come after
     np.testing.assert_allclose(loud[2], 0.5, atol=0.05)  # the mean of cos * cos, first harmonic of the beat
     np.testing.assert_allclose(loud[16], 0.5, atol=0.05)  # of the bar's fourth, the same hand
@@ -42,6 +42,22 @@ def test_a_beat_shows_in_the_moments_and_noise_does_not():
     assert near == 0.0
     changes = np.asarray(summaries[0][0])[0, 3:]
     np.testing.assert_allclose(changes, 2.0, atol=0.1)  # of noise of variance 1, the mean squared difference
+
+
+def test_running_moments_do_not_reward_crops_that_are_all_alike():
+    """The mean of four crops scatters: by batches, crops that vary as they should look far off. In the running mean they do not."""
+    rng = np.random.default_rng(0)
+    crops = rng.standard_normal((400, 4, 1, 6)).astype(np.float32)  # moments of crops, in batches of four
+    real = recent = moments.over_crops(crops.reshape(-1, 1, 6))
+    alike = real[0], np.square(real[0])  # as if every crop were the mean
+    single = []
+    for batch in crops[:300]:
+        now = moments.over_crops(batch)
+        single.append(float(moments.distance(real, now)))
+        recent = moments.blend(recent, now, 0.95)
+    right, flat = (float(moments.distance(real, x)) for x in (recent, alike))
+    assert right < 0.1 * np.mean(single)
+    assert right < 0.1 * flat
 
 
 def test_a_place_is_a_line_between_the_pieces_own_anchors():

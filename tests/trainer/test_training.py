@@ -186,6 +186,35 @@ def test_an_export_may_offer_less_than_the_data_had_and_never_more(tmp_path):
     assert run("-o", out, "--range", "bpm", 3, 9) == 2
 
 
+def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
+    from dataclasses import replace
+
+    from everwave import networks, weights
+    from everwave.config import PRESETS, Condition
+    from everwave.ops.numpy_ops import NumpyOps
+
+    bpm = Condition("bpm", "beats per minute", 140.0, 10.0, 110.0, 170.0, (1, 4))
+    config = replace(PRESETS["tiny"], generator=replace(PRESETS["tiny"].generator, conditions=(bpm,)))
+    trained = replace(weights.random_model(config), licence="CC0-1.0")
+    weights.write(tmp_path / "model.h5", trained, "float32")
+    run = lambda *words: cli.main(["export", str(tmp_path), "--licence", "CC0-1.0", *map(str, words)])  # noqa: E731
+    out = tmp_path / "out.h5"
+    assert run("-o", out, "--float32", "--spread", 1.5) == 0
+    exported = weights.read(out)
+    assert exported.provenance["spread"] == 1.5
+    g = config.generator
+    x = np.random.default_rng(0).standard_normal((1, g.window, g.coordinates)).astype(np.float32)
+    longer = x.copy()
+    longer[:, :, : g.anchor + g.style] *= 1.5
+    pieces = [
+        networks.generator(NumpyOps(m.parameters["generator"]), y, config)
+        for m, y in ((exported, x), (trained, longer))
+    ]
+    np.testing.assert_allclose(*pieces, atol=1e-5 * np.abs(pieces[1]).max())
+    assert np.abs(pieces[0] - networks.generator(NumpyOps(trained.parameters["generator"]), x, config)).max() > 0.01
+    assert run("-o", out, "--spread", 0) == 2
+
+
 def test_pieces_without_the_labels_are_left_out(tmp_path):
     np.save(tmp_path / "0.npy", np.zeros((4, 10, 4), np.float16))
     labels = [
@@ -261,3 +290,14 @@ def test_other_settings_are_refused_on_resume(tmp_path):
     checkpoint.save(tmp_path, 3, {}, {"seed": 0})
     with pytest.raises(EverwaveError, match="seed=0, not 1"):
         checkpoint.restore(tmp_path, {}, {"seed": 1})
+
+
+def test_a_checkpoint_of_an_earlier_trainer_is_refused_in_one_line(tmp_path):
+    import keras
+    from everwave.errors import EverwaveError
+
+    checkpoint.save(tmp_path, 3, {"weight": [keras.Variable(1.0)]}, {})
+    variables = {"weight": [keras.Variable(0.0)], "moments": [keras.Variable(0.0)]}
+    with pytest.raises(EverwaveError, match=r"no 'moments'.*--init"):
+        checkpoint.restore(tmp_path, variables, {})
+    assert float(variables["weight"][0]) == 0.0  # nothing half loaded

@@ -41,6 +41,12 @@ def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapp
                     f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
                     "use the same option or another folder"
                 )
+        missing = [group for group, members in variables.items() if members and f"{group}:0" not in data]
+        if missing:
+            raise EverwaveError(
+                f"{folder}: the checkpoint has no {missing[0]!r}, so it is of an earlier version of the trainer; "
+                "begin a new run from its weights with --init"
+            )
         for group, members in variables.items():
             for i, variable in enumerate(members):
                 variable.assign(data[f"{group}:{i}"])

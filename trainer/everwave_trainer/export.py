@@ -12,7 +12,7 @@ import everwave
 import keras
 import numpy as np
 from everwave import weights
-from everwave.config import Config
+from everwave.config import Config, GeneratorConfig
 from everwave.errors import EverwaveError, UsageError
 
 from .layers import parameters
@@ -49,7 +49,7 @@ def save_generator(
 def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
     autoencoder: str | None = None, chunk_decoder: Path | None = None,
-    ranges: Sequence[tuple[str, float, float]] = (),
+    ranges: Sequence[tuple[str, float, float]] = (), spread: float = 1.0,
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
@@ -57,6 +57,8 @@ def export_run(
     autoencoder: for a generator, the shipped file (same weights, float16) that it shall name.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
     ranges: (condition, low, high) that a user may ask for, where the model obeys less than its training data had.
+    spread: for a generator, how many times as far styles and anchors lie from the middle. The runtime draws them shorter than
+        training does (it cuts normals off), and little training makes pieces too much alike besides.
     """
     found = [folder / name for name in EXPORTS if (folder / name).exists()]
     if not found:
@@ -72,6 +74,11 @@ def export_run(
         theirs = weights.read(chunk_decoder / "autoencoder.h5")
         networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
         provenance["chunk_decoder"] = theirs.provenance
+    if spread != 1.0:
+        if "generator" not in networks:
+            raise UsageError(f"--spread: {found[0]} is no generator; only one has styles and anchors")
+        networks["generator"] = _spread(networks["generator"], model.config.generator, spread)
+        provenance["spread"] = spread
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
@@ -79,6 +86,22 @@ def export_run(
         model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
     )
     weights.write(path, model, dtype=dtype)
+
+
+def _spread(parameters: Mapping[str, np.ndarray], generator: GeneratorConfig, factor: float) -> dict[str, np.ndarray]:
+    """Parameters of the generator that takes styles and anchors for `factor` times as long, and conditions as before.
+
+    Coordinates enter by products only, so their rows of the kernels are multiplied.
+    """
+    if not 0 < factor <= 4:
+        raise UsageError(
+            f"--spread {factor:g}: choose a number above 0 and up to 4; 1 leaves the model as it was trained"
+        )
+    rows = np.full(generator.coordinates, factor, np.float32)
+    rows[generator.anchor + generator.style :] = 1.0  # conditions
+    scales = {"stem/kernel": np.tile(rows, 2)[:, None]}  # two steps of coordinates
+    scales |= {name: rows[None, :, None] for name in parameters if name.endswith("/style_kernel")}
+    return {name: value * scales.get(name, np.float32(1)) for name, value in parameters.items()}
 
 
 def _narrowed(config: Config, name: str, low: float, high: float) -> Config:

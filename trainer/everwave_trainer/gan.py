@@ -41,6 +41,7 @@ RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
+MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's are: one batch's alone scatter too much
 
 
 class GanTrainer:
@@ -54,6 +55,7 @@ class GanTrainer:
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
         self.real_moments = self._real_moments(latents)
+        self.moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
         self.settings = {
             "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width, "alone": alone,
             "config": config_key(self.config),
@@ -105,6 +107,7 @@ class GanTrainer:
             "generator_optimizer": self.optimizers[0].variables,
             "critic_optimizer": self.optimizers[1].variables,
             "r1_weight": [self.r1_weight],
+            "moments": self.moments,
         }
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
@@ -151,7 +154,7 @@ class GanTrainer:
 
     def _moments(self, latents: Any, conditions: Any) -> tuple[Any, Any]:
         functions = moments.features(conditions, self.config.generator.conditions)
-        return moments.summary(moments.moments(latents, functions))
+        return moments.over_crops(moments.moments(latents, functions))
 
     def _update(self, mode: str, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any, coordinates: Any,
                 asked: Any, *steady: Any) -> dict[str, Any]:  # fmt: skip
@@ -161,7 +164,9 @@ class GanTrainer:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
             recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
             recall = ops.mean(ops.square(recalled - real))
-            apart = moments.distance(self.real_moments, self._moments(fake, asked))
+            recent = moments.blend(self.moments, self._moments(fake, asked), MOMENTS_DECAY)
+            # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
+            apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
             missed = ops.zeros(())
             if self.ear:
                 half, window = steady[0].shape[:2]
@@ -171,9 +176,11 @@ class GanTrainer:
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
             total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + EAR_WEIGHT * missed - score
-            return total, fake, score, recall, apart, missed
+            return total, fake, score, recall, apart, missed, *recent
 
-        (_, fake, score, recall, apart, missed), gradients = backend.gradients(learn, self.learned)
+        (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)
+        for variable, value in zip(self.moments, recent, strict=True):
+            variable.assign(value)
         scalars = {"recall": recall, "moments": apart} | ({"missed": missed} if self.ear else {})
         if mode != "alone":
             real = ops.concatenate([real, conditions], axis=2)

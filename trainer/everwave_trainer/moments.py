@@ -42,11 +42,21 @@ def moments(latents: Any, functions: Any) -> Any:
     return ops.concatenate([ops.matmul(ops.transpose(f, (0, 2, 1)), x) / x.shape[1] for x, f in both], axis=2)
 
 
-def summary(moments: Any) -> tuple[Any, Any]:
-    """Moments (B, F, C) -> their mean and root mean square over the crops, (F, C) each."""
-    return ops.mean(moments, axis=0), ops.sqrt(ops.mean(ops.square(moments), axis=0) + 1e-8)
+def over_crops(moments: Any) -> tuple[Any, Any]:
+    """Moments (B, F, C) -> their mean and mean square over the crops, (F, C) each."""
+    return ops.mean(moments, axis=0), ops.mean(ops.square(moments), axis=0)
 
 
-def distance(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
-    """Squared distance of two summaries, summed over functions and channels."""
-    return sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True))
+def blend(before: Sequence[Any], now: Sequence[Any], decay: float) -> tuple[Any, ...]:
+    """The running means `before` of what `over_crops` gives, moved on by `now`.
+
+    The mean of a small batch scatters about that of all music, the more the more its crops differ. So a generator that
+    is asked for the right mean in every batch does well to make all crops alike; in the running mean over many batches it gains nothing by that.
+    """
+    return tuple(decay * x + (1 - decay) * y for x, y in zip(before, now, strict=True))
+
+
+def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
+    """Squared distance of two means over crops and of their root mean squares, summed over functions and channels."""
+    (x, xx), (y, yy) = a, b
+    return ops.sum(ops.square(x - y)) + ops.sum(ops.square(ops.sqrt(xx + 1e-8) - ops.sqrt(yy + 1e-8)))
