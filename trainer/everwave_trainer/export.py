@@ -99,9 +99,10 @@ def _spread(parameters: Mapping[str, np.ndarray], generator: GeneratorConfig, fa
         )
     rows = np.full(generator.coordinates, factor, np.float32)
     rows[generator.anchor + generator.style :] = 1.0  # conditions
-    scales = {"stem/kernel": np.tile(rows, 2)[:, None]}  # two steps of coordinates
-    scales |= {name: rows[None, :, None] for name in parameters if name.endswith("/style_kernel")}
-    return {name: value * scales.get(name, np.float32(1)) for name, value in parameters.items()}
+    stem = parameters["stem/kernel"]  # reads a few steps of coordinates, one after the other
+    spread = {name: value * rows[:, None] for name, value in parameters.items() if name.endswith("/style_kernel")}
+    spread["stem/kernel"] = stem * np.tile(rows, len(stem) // len(rows))[:, None]
+    return {**parameters, **spread}
 
 
 def _narrowed(config: Config, name: str, low: float, high: float) -> Config:

@@ -55,7 +55,7 @@ class GanTrainer:
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
         self.real_moments = self._real_moments(latents)
-        self.moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
+        self.recent_moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
         self.settings = {
             "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width, "alone": alone,
             "config": config_key(self.config),
@@ -107,7 +107,7 @@ class GanTrainer:
             "generator_optimizer": self.optimizers[0].variables,
             "critic_optimizer": self.optimizers[1].variables,
             "r1_weight": [self.r1_weight],
-            "moments": self.moments,
+            "moments": self.recent_moments,
         }
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
@@ -164,7 +164,7 @@ class GanTrainer:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
             recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
             recall = ops.mean(ops.square(recalled - real))
-            recent = moments.blend(self.moments, self._moments(fake, asked), MOMENTS_DECAY)
+            recent = moments.blend(self.recent_moments, self._moments(fake, asked), MOMENTS_DECAY)
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
             missed = ops.zeros(())
@@ -179,7 +179,7 @@ class GanTrainer:
             return total, fake, score, recall, apart, missed, *recent
 
         (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)
-        for variable, value in zip(self.moments, recent, strict=True):
+        for variable, value in zip(self.recent_moments, recent, strict=True):
             variable.assign(value)
         scalars = {"recall": recall, "moments": apart} | ({"missed": missed} if self.ear else {})
         if mode != "alone":
