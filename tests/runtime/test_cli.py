@@ -306,16 +306,19 @@ def test_stream_until_the_reader_leaves(tiny: str) -> None:
 )
 def test_signals_leave_a_valid_file(tiny: str, number: signal.Signals, says: str, ending: str) -> None:
     process = subprocess.Popen(
-        everwave("generate", "--model", tiny, "--seed", "7", "--seconds", "20000", "-o", f"out.{ending}"),
+        everwave("generate", "--model", tiny, "--seed", "7", "--seconds", "2000", "-o", f"out.{ending}"),
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 60
-    while sum(p.stat().st_size for p in Path().iterdir()) < 500_000 and time.monotonic() < deadline:
+    while (
+        process.poll() is None
+        and sum(p.stat().st_size for p in Path().iterdir()) < 500_000
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert error.decode().splitlines() == [f"everwave: {says}"]
+    assert (error.decode().splitlines(), process.returncode) == ([f"everwave: {says}"], 128 + number)
     assert os.listdir() == [f"out.{ending}"]
     kept = samples(f"out.{ending}")
     assert len(kept) > 44100

@@ -31,6 +31,14 @@ def test_mean_distance_between_rows():
     assert distribution.pairwise(np.array([[0.0, 0], [3, 4], [0, 0]])) == pytest.approx(10 / 3)
 
 
+def test_level_of_a_clipped_sine():
+    sine = np.sin(np.linspace(0, 2000 * np.pi, 200_001)[:-1])[:, None] * [1.0, 1.0]
+    assert distribution.level(0.5 * sine) == {"rms_db": pytest.approx(-9.03, abs=0.01), "full_scale_percent": 0.0}
+    loud = distribution.level(np.clip(2 * sine, -1, 1))  # |sin| > 1 / 2 two thirds of the time
+    assert loud["full_scale_percent"] == pytest.approx(66.7, abs=0.5)
+    assert distribution.level(np.zeros((10, 2)))["rms_db"] == -100
+
+
 def test_tempo_agreement_counts_octaves_apart():
     found = control.tempo_agreement([120, 120, 140, 160], [121, 60, 150, 160])
     assert found == {"clips": 4, "within_4_percent": 2, "up_to_octave": 3, "median_error_bpm": 5.5}
@@ -228,6 +236,8 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
     assert distances["windows"] == 4
     assert distances["diversity"]["held_out"] > 0
     assert distances["nearest"]["generated_to_training"] > 0
+    assert -60 < distances["level"]["held_out"]["rms_db"] < 0
+    assert 0 <= distances["level"]["generated"]["full_scale_percent"] <= 100
 
     assert cli.main(["card", str(model), "--metrics", str(out / "metrics.json")]) == 0
     card = capsys.readouterr().out
@@ -238,6 +248,7 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
         "tempo within 4 %",
         "density, Spearman",
         "Frechet distance",
+        "full scale",
     ):
         assert text in card
 

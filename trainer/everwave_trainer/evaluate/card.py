@@ -144,3 +144,10 @@ def _distribution(m: Mapping[str, Any]) -> Rows:
             f"{n['generated_to_training']:.2f}",
             f"held-out music {n['held_out_to_training']:.2f}, a copy {n['copy']:.2f}",
         )
+        if levels := m.get("level"):  # metrics from before it was measured lack it
+            ours, theirs = levels["generated"], levels["held_out"]
+            yield (
+                "samples at full scale, generated",
+                f"{ours['full_scale_percent']:.2f} %",
+                f"held-out music {theirs['full_scale_percent']:.2f} %; level {ours['rms_db']:.1f} dB, {theirs['rms_db']:.1f}",
+            )

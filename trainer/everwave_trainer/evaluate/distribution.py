@@ -5,6 +5,8 @@ Frechet distance (Kilgour et al., arXiv 1812.08466) of windows of 3 s, against h
 sets fall with the number of windows, so every set has the same.
 
 Diversity: the mean distance between pieces, and how near generated windows are to the nearest one of the training music.
+
+Level: root mean square, and how much lies at full scale, where the runtime cuts off; embeddings do not hear it, listeners do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..corpora.store import Track
 from .musicnn import Musicnn
 
 SECONDS = 21.5  # of a piece: seven windows
+FULL_SCALE = 32767 / 32768  # and above, as 16 bits have it
 
 Embeddings = list[np.ndarray]  # one (windows, 200) for every piece
 
@@ -30,10 +33,15 @@ def evaluate(
     """Frechet distances and diversity of `count` pieces of each kind; generated ones only if the model can."""
     rate = model.sample_rate
     real = list(pieces(held_out, count))
+    levels: dict[str, dict[str, float]] = {}
 
     def embedded(name: str, sounds: Iterable[np.ndarray]) -> Embeddings:
-        bar = tqdm(sounds, total=count, desc=name, unit="piece", disable=None, leave=False)
-        return [network.embed(samples.mean(axis=1), rate) for samples in bar]
+        windows, measured = [], []
+        for samples in tqdm(sounds, total=count, desc=name, unit="piece", disable=None, leave=False):
+            windows.append(network.embed(samples.mean(axis=1), rate))
+            measured.append(level(samples))
+        levels[name.replace("-", "_")] = {k: round(float(np.mean([m[k] for m in measured])), 4) for k in measured[0]}
+        return windows
 
     sets = {
         "held_out": embedded("held-out", real),
@@ -50,6 +58,7 @@ def evaluate(
         "frechet_to_held_out": _frechet(sets),
         "diversity": _diversity(sets),
         "nearest": _nearest(sets),
+        "level": levels,
     }  # fmt: skip
 
 
@@ -64,6 +73,15 @@ def pieces(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
         track = tracks[index]
         start = int((place - ends[index] + track.seconds - SECONDS) * track.sample_rate)
         yield track.samples[start : start + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768
+
+
+def level(samples: np.ndarray) -> dict[str, float]:
+    """Of samples in [-1, 1]: root mean square in dB below full scale, and the share at full scale in percent."""
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return {
+        "rms_db": 10 * float(np.log10(max(power, 1e-10))),
+        "full_scale_percent": 100 * float(np.mean(np.abs(samples) >= FULL_SCALE)),
+    }
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
