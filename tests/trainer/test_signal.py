@@ -5,6 +5,7 @@ import pytest
 from everwave import signal as runtime
 from everwave.config import SignalConfig
 from everwave_trainer import backend, losses, signal
+from everwave_trainer.evaluate import metrics
 from keras import ops
 
 SIGNAL = SignalConfig()
@@ -66,3 +67,13 @@ def test_onset_strength_hears_attacks_and_not_when_exactly():
     assert (strengths[2][0, 1] < 0.5 * strengths[0][0, 1]).all()
     assert strengths[3].max() < 2e-3
     assert float(losses.onset_distance(jump.astype(np.float32), later.astype(np.float32), 44100)) < 1e-6
+
+
+def test_mel_distance_is_what_evaluate_measures():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(20480).astype(np.float32)
+    x, y = 0.1 * noise, 0.03 * np.cumsum(noise).astype(np.float32) * np.hanning(len(noise)).astype(np.float32)
+    expected = metrics.log_mel_error(x, y, 44100)
+    assert expected > 3
+    found = 75 * float(ops.convert_to_numpy(losses.mel_distance(x[None], y[None], 44100)))
+    assert found == pytest.approx(expected, rel=0.01)

@@ -2,10 +2,10 @@
 
 level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
           through the consistency of overlapping frames, seams through two neighbouring windows side by side
-finetune  the same with the encoder frozen and a critic on the log-magnitudes of the re-analysed waveform
+finetune  the same with the encoder frozen and critics on the log-magnitudes of the re-analysed waveform
 level2    chunk encoder and decoder on the latents of the frozen level 1, heard through its frozen decoder
-finish    the frame decoder alone, on latents as they are and, half of every batch, as level 2 leaves them: it never hears
-          others when music is generated
+finish    both decoders, on latents as they are and, half of every batch, as level 2 leaves them: they never hear others when
+          music is generated, and critics judge that half; latents keep their meaning
 chunk     the chunk decoder alone, for one kind of music: latents keep their meaning, a domain file takes it along
 
 Every stage is mono: a crop is one channel of one track.
@@ -42,7 +42,7 @@ TRAINED = {
     "level1": ("frame_encoder", "frame_decoder"),
     "finetune": ("frame_decoder",),
     "level2": ("chunk_encoder", "chunk_decoder"),
-    "finish": ("frame_decoder",),
+    "finish": ("chunk_decoder", "frame_decoder"),
     "chunk": ("chunk_decoder",),
 }
 FRAMES = {"level1": 128, "finetune": 128, "level2": 256, "finish": 128, "chunk": 256}
@@ -50,12 +50,16 @@ CRITIC_WEIGHT = {
     "level1": 0.0,
     "finetune": 0.02,
     "level2": 0.0,
-    "finish": 0.0,
+    "finish": 0.03,
     "chunk": 0.0,
 }  # a critic beats an untrained decoder at once
-WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2}
-WEIGHTS_OF = {"finish": {"convergence": 0.6}}  # where they differ
+WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2, "mel": 0.0}
+WEIGHTS_OF = {  # where they differ
+    # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead
+    "finish": {"magnitude": 1.0, "log_spectrum": 1.0, "convergence": 0.6, "mel": 4.0}
+}
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
+CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
 
@@ -72,6 +76,9 @@ class AutoencoderTrainer:
             "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "critic_weight": critic_weight, "config": config_key(config),
         }  # fmt: skip
+        self.weights = WEIGHTS | WEIGHTS_OF.get(stage, {})
+        # what level 1 leaves is known so well that a critic could only spoil it
+        self.judged = slice(batch_size // 2 if stage == "finish" else 0, None)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.networks = {name: build(name, config, self.random) for name in NETWORKS[stage]}
@@ -81,19 +88,21 @@ class AutoencoderTrainer:
         self.trained = [v for name in TRAINED[stage] for v in self.networks[name].trainable_variables]
         self.optimizer = adam(learning_rate, steps)
         self.optimizer.build(self.trained)
-        self.critic = spectrum_critic(config, FRAMES[stage]) if critic_weight else None
-        if self.critic is not None:
+        sizes = [scale * config.signal.n_fft for scale in CRITIC_SCALES] if critic_weight else []
+        self.critics = {n_fft: spectrum_critic(config, f"critic_{n_fft}") for n_fft in sizes}
+        self.judging = [v for critic in self.critics.values() for v in critic.trainable_variables]
+        if self.critics:
             self.critic_optimizer = adam(learning_rate, steps, beta_1=0.5)
-            self.critic_optimizer.build(self.critic.trainable_variables)
-        update: Callable[..., dict[str, Any]] = self._adversarial_update if self.critic else self._update
+            self.critic_optimizer.build(self.judging)
+        update: Callable[..., dict[str, Any]] = self._adversarial_update if self.critics else self._update
         state = [v for group in self.variables().values() for v in group]
         self._compiled = backend.compiled(update, [*state, self.random.state])
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         groups: dict[str, Sequence[Any]] = {name: m.trainable_variables for name, m in self.networks.items()}
         groups["optimizer"] = self.optimizer.variables
-        if self.critic is not None:
-            groups["critic"] = self.critic.trainable_variables
+        if self.critics:
+            groups["critic"] = self.judging
             groups["critic_optimizer"] = self.critic_optimizer.variables
         return groups
 
@@ -140,14 +149,16 @@ class AutoencoderTrainer:
         return ops.reshape(self.networks["chunk_decoder"](windows, training=True), (-1, *latents.shape[1:]))
 
     def _reconstruct(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """The decoded waveform, the target's log-magnitude, and the reconstruction losses."""
+        """Decoded and true samples where all frames overlap, and the reconstruction losses."""
         s = self.config.signal
         target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
         latents = self.encode(target)
         scalars = {}
         if self.stage == "finish":
             half = latents.shape[0] // 2
-            latents = ops.concatenate([latents[:half], self.compress(latents[half:])], axis=0)
+            codes = self.compress(latents[half:])
+            scalars["latents"] = ops.mean(ops.square(codes - latents[half:]))
+            latents = ops.concatenate([latents[:half], codes], axis=0)
         elif "chunk_decoder" in self.networks:
             codes = self.compress(latents)
             scalars["latents"] = ops.mean(ops.square(codes - latents))
@@ -161,11 +172,12 @@ class AutoencoderTrainer:
         scalars["onsets"] = losses.onset_distance(magnitude, target, s.sample_rate)
         scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
         scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
-        return waveform, target, scalars
+        if self.weights["mel"]:
+            scalars["mel"] = losses.mel_distance(ours, theirs, s.sample_rate)
+        return ours, theirs, scalars
 
     def _reconstruction(self, scalars: dict[str, Any]) -> Any:
-        weights = WEIGHTS | WEIGHTS_OF.get(self.stage, {})
-        return sum(weights[name] * value for name, value in scalars.items())
+        return sum(self.weights[name] * value for name, value in scalars.items())
 
     def _update(self, samples: Any) -> dict[str, Any]:
         names: list[str] = []
@@ -180,28 +192,37 @@ class AutoencoderTrainer:
         return dict(zip(["loss", *names], results, strict=True))
 
     def _adversarial_update(self, samples: Any) -> dict[str, Any]:
-        assert self.critic is not None
-        s, critic = self.config.signal, self.critic
         names: list[str] = []
 
         def compute() -> tuple[Any, ...]:
-            waveform, target, scalars = self._reconstruct(samples)
-            heard = signal.log_magnitude(signal.stft(waveform, s.n_fft, s.hop_length), signal.SPECTRAL_FLOOR)
-            scalars = scalars | {"fooled": ops.mean(critic(heard, training=True))}
-            names[:] = scalars
-            total = self._reconstruction({k: v for k, v in scalars.items() if k != "fooled"})
-            return (total - self.critic_weight * scalars["fooled"], heard, target, *scalars.values())
+            ours, theirs, scalars = self._reconstruct(samples)
+            heard = self._heard(ours[self.judged])
+            fooled = sum(ops.mean(score) for score in self._scores(heard)) / len(heard)
+            names[:] = [*scalars, "fooled"]
+            total = self._reconstruction(scalars) - self.critic_weight * fooled
+            return (total, *heard, *self._heard(theirs[self.judged]), *scalars.values(), fooled)
 
-        (total, heard, target, *rest), gradients = backend.gradients(compute, self.trained)
+        (total, *rest), gradients = backend.gradients(compute, self.trained)
         self.optimizer.apply(gradients, self.trained)
-        real, fake = ops.maximum(target, signal.FLOOR_LEVEL), ops.stop_gradient(heard)
+        count = len(self.critics)
+        fake, real, scalars = [ops.stop_gradient(x) for x in rest[:count]], rest[count : 2 * count], rest[2 * count :]
 
         def judge() -> tuple[Any, ...]:
-            return (losses.hinge_real(critic(real, training=True)) + losses.hinge_fake(critic(fake, training=True)),)
+            pairs = zip(self._scores(real), self._scores(fake), strict=True)
+            return (sum(losses.hinge_real(r) + losses.hinge_fake(f) for r, f in pairs) / count,)
 
-        (hinge,), gradients = backend.gradients(judge, critic.trainable_variables)
-        self.critic_optimizer.apply(gradients, critic.trainable_variables)
-        return dict(zip(["loss", *names, "critic"], [total, *rest, hinge], strict=True))
+        (hinge,), gradients = backend.gradients(judge, self.judging)
+        self.critic_optimizer.apply(gradients, self.judging)
+        return dict(zip(["loss", *names, "critic"], [total, *scalars, hinge], strict=True))
+
+    def _heard(self, samples: Any) -> list[Any]:
+        """Samples (B, N) -> what each critic hears: log-magnitudes (B, T, bins), of long FFTs the lowest bins."""
+        bins = self.config.signal.bins
+        spectra = (signal.stft(samples, n_fft, n_fft // OVERLAP) for n_fft in self.critics)
+        return [signal.log_magnitude(s, signal.SPECTRAL_FLOOR)[:, :, :bins] for s in spectra]
+
+    def _scores(self, heard: Sequence[Any]) -> list[Any]:
+        return [critic(x, training=True) for critic, x in zip(self.critics.values(), heard, strict=True)]
 
     def sample(self, folder: Path, step: int) -> None:
         """Held-out clips, real and reconstructed, as audio and pictures; the weights when all are there."""

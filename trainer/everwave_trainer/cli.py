@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     auto.add_argument("--stage", choices=["level1", "finetune", "level2", "finish", "chunk"], required=True)
     auto.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
     auto.add_argument("--init", type=Path, help="folder of the previous stage, or a weights file, to start from")
-    auto.add_argument("--critic-weight", type=float, help="default: 0.02 for finetune, else 0, which means no critic")
+    auto.add_argument(
+        "--critic-weight", type=float, help="default: 0.02 for finetune, 0.03 for finish, else 0, which means no critic"
+    )
     auto.set_defaults(run=_autoencoder)
 
     encode = commands.add_parser("encode", help="turn a corpus into latents for the GAN")

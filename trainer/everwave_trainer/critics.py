@@ -49,13 +49,13 @@ def latent_critic(config: Config, b: int) -> keras.Model:
     return keras.Model(start, score, name="critic")
 
 
-def spectrum_critic(config: Config, frames: int) -> keras.Model:
-    """Log-magnitudes (B, frames, bins) -> one score for every 16 frames (B, frames / 16, 1)."""
+def spectrum_critic(config: Config, name: str) -> keras.Model:
+    """Log-magnitudes (B, T, bins) -> one score for every 16 frames (B, T / 16, 1)."""
     w = config.autoencoder.width
-    start = keras.Input((frames, config.signal.bins), name="log_magnitude")
+    start = keras.Input((None, config.signal.bins), name="log_magnitude")
     x = start
     for i, width in enumerate((2 * w, 2 * w, 3 * w, 3 * w)):
         x = _conv(f"c{i}", x, width, 4, stride=2)
     x = _conv("c4", x, 3 * w, 3)
     score = keras.layers.Conv1D(1, 1, kernel_initializer="he_uniform", dtype="float32", name="score")(x)
-    return keras.Model(start, score, name="critic")
+    return keras.Model(start, score, name=name)

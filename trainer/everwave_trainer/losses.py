@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from .evaluate.metrics import FLOOR_DB, MEL_FFT, MEL_HOP, mel_filters
 from .signal import SPECTRAL_FLOOR, power, stft
 
 BANDS = 8  # of onset strength
@@ -75,6 +76,14 @@ def spectral_distance(x: Any, y: Any, n_fft: int, sample_rate: int) -> tuple[Any
     error = ops.sum(ops.square(root_a - root_b), axis=(1, 2))
     # a floor of 1 in the energy keeps near-silent crops from dominating
     return distance, ops.mean(ops.sqrt((error + 1e-6) / (norms + 1.0)))
+
+
+def mel_distance(x: Any, y: Any, sample_rate: int) -> Any:
+    """`evaluate`'s log-mel error of samples (B, N), in units of 75 dB: levels of bands, whatever their textures."""
+    filters = mel_filters(sample_rate) / (MEL_FFT / 4)
+    amplitudes = (ops.matmul(ops.sqrt(power(stft(s, MEL_FFT, MEL_HOP)) + 1e-9), filters) for s in (x, y))
+    a, b = (ops.log(ops.maximum(amplitude, 10 ** (FLOOR_DB / 20))) for amplitude in amplitudes)
+    return ops.mean(ops.abs(a - b)) * (20.0 / math.log(10.0) / 75.0)
 
 
 def hinge_real(score: Any) -> Any:
