@@ -64,6 +64,3 @@ def spectrum(log_magnitude: Any, phase: Any) -> PAIR:
     """The inverse of `log_magnitude`, with phase / pi: real and imaginary parts."""
     magnitude = ops.sqrt(ops.exp(math.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
     return magnitude * ops.cos(math.pi * phase), magnitude * ops.sin(math.pi * phase)
-
-
-FLOOR_LEVEL = (10.0 * math.log10(SPECTRAL_FLOOR) + 25.0) / 75.0  # what `log_magnitude` gives at SPECTRAL_FLOOR
