@@ -40,11 +40,11 @@ def evaluate(
         for samples in tqdm(sounds, total=count, desc=name, unit="piece", disable=None, leave=False):
             windows.append(network.embed(samples.mean(axis=1), rate))
             measured.append(level(samples))
-        levels[name.replace("-", "_")] = {k: round(float(np.mean([m[k] for m in measured])), 4) for k in measured[0]}
+        levels[name] = {k: round(float(np.mean([m[k] for m in measured])), 4) for k in measured[0]}
         return windows
 
     sets = {
-        "held_out": embedded("held-out", real),
+        "held_out": embedded("held_out", real),
         "training": embedded("training", pieces(training, count)),
         "reconstructed": embedded("reconstructed", (model.decode(model.encode(x, rate))[: len(x)] for x in real)),
     }
