@@ -416,3 +416,13 @@ def test_a_damaged_package_is_skipped_and_told(
     deb.write_bytes(deb.read_bytes()[:200])
     assert corpus_command("-o", tmp_path / "out", "--cache", fake_package) == 1
     assert "tiny-music" in capsys.readouterr().err
+
+
+def test_of_a_few_files_one_is_held_out() -> None:
+    names = [f"{i}.wav" for i in range(6)]
+    kept = corpora.chosen(names, 0.01)
+    assert len(kept) == 1  # by chance none would be
+    assert corpora.chosen(names[::-1], 0.01) == kept
+    assert kept <= corpora.chosen(names, 0.5) < set(names)
+    assert not corpora.chosen(names, 0)
+    assert not corpora.chosen(names[:3], 0.01)

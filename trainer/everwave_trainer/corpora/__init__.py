@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everwave.errors import UsageError
 
 from .store import Corpus, CorpusError, Track, fingerprint, hours, random_crops
+
+FEW = 4  # tracks, of which one can be spared
 
 if TYPE_CHECKING:
     from .build import Builder, Source
@@ -125,14 +127,16 @@ def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
     """The files that --audio names; what lies in folders is found by its suffix."""
     from .build import Source
 
+    found = []
     for given in args.audio:
         if not given.exists():
             raise UsageError(f"--audio {given}: no such file or folder")
         root = given if given.is_dir() else given.parent
-        for path in _audio_files(given):
-            name = path.relative_to(root).as_posix()
-            split = "held-out" if held_out(path.name, args.hold_out) else "train"
-            yield Source(path, name, root.resolve().name, args.style or "other", args.licence, "not stated", split)
+        found += [(path, root) for path in _audio_files(given)]
+    kept = chosen([path.name for path, _ in found], args.hold_out)
+    for path, root in found:
+        name, split = path.relative_to(root).as_posix(), "held-out" if path.name in kept else "train"
+        yield Source(path, name, root.resolve().name, args.style or "other", args.licence, "not stated", split)
 
 
 def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
@@ -168,10 +172,22 @@ def _audio_files(given: Path) -> list[Path]:
     return found
 
 
+def chosen(file_names: Sequence[str], fraction: float) -> set[str]:
+    """Those of `file_names` that are kept from training: one at least of FEW and more, unless `fraction` is 0."""
+    kept = {name for name in file_names if held_out(name, fraction)}
+    if not kept and fraction and len(file_names) >= FEW:
+        kept = {min(file_names, key=_lot)}
+    return kept
+
+
 def held_out(file_name: str, fraction: float) -> bool:
     """Whether a file is kept from training: decided by its name alone, so it never changes sides as others come."""
-    number = int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big")
-    return number < fraction * 2**64
+    return _lot(file_name) < fraction
+
+
+def _lot(file_name: str) -> float:
+    """A number in [0, 1] that a name draws, always the same."""
+    return int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
 
 
 def _report(builder: Builder) -> int:
