@@ -55,8 +55,9 @@ CRITIC_WEIGHT = {
 }  # a critic beats an untrained decoder at once
 WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2, "mel": 0.0}
 WEIGHTS_OF = {  # where they differ
-    # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead
-    "finish": {"magnitude": 1.0, "log_spectrum": 1.0, "convergence": 0.6, "mel": 4.0}
+    # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
+    # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
+    "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0}
 }
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
 CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
