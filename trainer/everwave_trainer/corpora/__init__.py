@@ -173,7 +173,10 @@ def _audio_files(given: Path) -> list[Path]:
 
 
 def chosen(file_names: Sequence[str], fraction: float) -> set[str]:
-    """Those of `file_names` that are kept from training: one at least of FEW and more, unless `fraction` is 0."""
+    """Those of `file_names` that are kept from training: one at least of FEW and more, unless `fraction` is 0.
+
+    Which that one is may change as others come; what `held_out` chooses does not.
+    """
     kept = {name for name in file_names if held_out(name, fraction)}
     if not kept and fraction and len(file_names) >= FEW:
         kept = {min(file_names, key=_lot)}
