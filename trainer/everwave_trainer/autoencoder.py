@@ -78,7 +78,8 @@ class AutoencoderTrainer:
             "critic_weight": critic_weight, "config": config_key(config),
         }  # fmt: skip
         self.weights = WEIGHTS | WEIGHTS_OF.get(stage, {})
-        # what level 1 leaves is known so well that a critic could only spoil it
+        # of a batch: what goes through level 2 where there is one, and what critics judge; the half that `finish` leaves to
+        # level 1 alone is known so well that they could only spoil it
         self.judged = slice(batch_size // 2 if stage == "finish" else 0, None)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
@@ -155,15 +156,10 @@ class AutoencoderTrainer:
         target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
         latents = self.encode(target)
         scalars = {}
-        if self.stage == "finish":
-            half = latents.shape[0] // 2
-            codes = self.compress(latents[half:])
-            scalars["latents"] = ops.mean(ops.square(codes - latents[half:]))
-            latents = ops.concatenate([latents[:half], codes], axis=0)
-        elif "chunk_decoder" in self.networks:
-            codes = self.compress(latents)
-            scalars["latents"] = ops.mean(ops.square(codes - latents))
-            latents = codes
+        if "chunk_decoder" in self.networks:
+            codes = self.compress(latents[self.judged])
+            scalars["latents"] = ops.mean(ops.square(codes - latents[self.judged]))
+            latents = ops.concatenate([latents[: self.judged.start], codes], axis=0)
         magnitude, phase = self.decode(latents)
         waveform = signal.istft(signal.spectrum(magnitude, phase), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges

@@ -18,10 +18,10 @@ from everwave.errors import UsageError
 
 from .store import Corpus, CorpusError, Track, fingerprint, hours, random_crops
 
-FEW = 4  # tracks, of which one can be spared
-
 if TYPE_CHECKING:
     from .build import Builder, Source
+
+FEW = 4  # tracks, of which one can be spared
 
 __all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "fingerprint", "hours", "random_crops", "run"]
 
