@@ -1,5 +1,6 @@
 """The whole way from audio files to generated music, tiny; and that interrupted training loses nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,7 +12,10 @@ import everwave
 import numpy as np
 import pytest
 import soundfile
+from everwave import weights
+from everwave.config import PRESETS
 from everwave.errors import UsageError
+from everwave.networks import AUTOENCODER
 from everwave_trainer import checkpoint, cli, loop
 from everwave_trainer.latents import Latents
 
@@ -37,6 +41,21 @@ def corpus(music, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     assert cli.main(["corpus", "--audio", str(music), "-o", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def autoencoders(tmp_path_factory):
+    """Three autoencoder files: random ones, the same with another decoder, the same with another encoder."""
+    folder = tmp_path_factory.mktemp("autoencoders")
+    model = weights.random_model(PRESETS["tiny"], 1)
+    kept = {name: model.parameters[name] for name in AUTOENCODER}
+    other = weights.random_model(PRESETS["tiny"], 2).parameters
+    files = []
+    for name in (None, "frame_decoder", "frame_encoder"):
+        files.append(folder / f"{name}.h5")
+        parameters = kept | ({name: other[name]} if name else {})
+        weights.write(files[-1], dataclasses.replace(model, kind="autoencoder", parameters=parameters))
+    return files
 
 
 def arrays(folder):
@@ -105,8 +124,33 @@ def test_corpus_to_generated_music(corpus, tmp_path):
     assert model.info()["licence"] == "CC0-1.0"
 
 
+def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
+    one, other_decoders, other_encoders = autoencoders
+    encode = lambda file, folder, *words: cli.main(  # noqa: E731
+        ["encode", str(corpus), "--autoencoder", str(file), "-o", str(tmp_path / folder), *words]
+    )
+    assert encode(one, "slow", "--speeds", "0.9") == 0
+    assert encode(one, "fast", "--speeds", "1.1", "1") == 0
+    slow, fast, both = (
+        Latents.open(tmp_path / "slow"),
+        Latents.open(tmp_path / "fast"),
+        Latents.join([tmp_path / "slow", tmp_path / "fast"]),
+    )
+    assert both.pieces == slow.pieces + fast.pieces
+    assert len(both.arrays) == 9
+    assert both.sources["hours"] == pytest.approx(slow.sources["hours"] + fast.sources["hours"])
+    assert both.sources["packages"] == slow.sources["packages"]
+
+    before = (tmp_path / "fast" / "latents.json").read_text()
+    assert encode(other_encoders, "fast") == 2  # their latents would stand beside those of others
+    assert "from other encoders" in capsys.readouterr().err
+    assert (tmp_path / "fast" / "latents.json").read_text() == before
+    assert encode(other_decoders, "fast") == 0
+    with pytest.raises(UsageError, match="autoencoder"):
+        Latents.join([tmp_path / "slow", tmp_path / "fast"])
+
+
 def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
-    from everwave.config import PRESETS
     from everwave_trainer.gan import GanTrainer
 
     rng = np.random.default_rng(0)

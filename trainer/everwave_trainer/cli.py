@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
     gan = commands.add_parser("gan", help="train a generator on latents")
     _add_training_arguments(gan, steps=20000, learning_rate=1e-4, batch_size=32)
-    gan.add_argument("latents", type=Path, help="folder made by `everwave-train encode`")
+    gan.add_argument("latents", type=Path, nargs="+", help="folder made by `everwave-train encode`")
     gan.add_argument(
         "--preset", default="lite", choices=["full", "lite", "tiny"], help="of the generator, without --init"
     )
@@ -192,7 +192,7 @@ def _encode(a: argparse.Namespace) -> None:
 def _gan(a: argparse.Namespace) -> None:
     from .latents import Latents
 
-    latents = Latents.open(a.latents)
+    latents = Latents.join(a.latents)
     _prepare(a)
     from .gan import GanTrainer, choose_config
 

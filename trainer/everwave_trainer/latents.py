@@ -24,7 +24,7 @@ from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
-from .corpora.store import Corpus, Track, sources
+from .corpora.store import Corpus, Track, sources, together
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -76,6 +76,23 @@ class Latents:
         pieces = tuple(Piece(**p) for p in data["pieces"])
         arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
         return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
+
+    @classmethod
+    def join(cls, folders: Sequence[Path]) -> Latents:
+        """Several folders as one, which keeps the first one's autoencoder; UsageError unless all were made with the same."""
+        all_of = [cls.open(folder) for folder in folders]
+        first = all_of[0]
+        for other in all_of[1:]:
+            if other.autoencoder["sha256"] != first.autoencoder["sha256"]:
+                raise UsageError(
+                    f"{other.folder}: its autoencoder is not that of {first.folder}; encode both with the same one"
+                )
+        return replace(
+            first,
+            pieces=tuple(piece for one in all_of for piece in one.pieces),
+            arrays=tuple(array for one in all_of for array in one.arrays),
+            sources=together([one.sources for one in all_of]),
+        )
 
     def labelled(self, names: Sequence[str]) -> Latents:
         """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
@@ -221,6 +238,20 @@ def _chosen(corpora: Sequence[Path], styles: Sequence[str] | None, split: str) -
     return chosen
 
 
+def _check_encoders(folder: Path, path: Path) -> None:
+    """UsageError if an autoencoder that the folder keeps has other encoders; other decoders leave latents as they are."""
+    from everwave import weights
+
+    new = weights.read(path).parameters
+    for kept in folder.glob("*.h5"):
+        old = weights.read(kept).parameters
+        for name in ("frame_encoder", "chunk_encoder"):
+            if any(not np.array_equal(values, new[name].get(key)) for key, values in old[name].items()):
+                raise UsageError(
+                    f"{folder}: its latents are from other encoders than those of {path}; choose another folder"
+                )
+
+
 def _at_speed(track: Track, speed: float) -> np.ndarray:
     """int16 stereo, `speed` times as fast and as high."""
     samples = resample(track.samples.astype(np.float32), round(track.sample_rate * speed), track.sample_rate)
@@ -234,6 +265,7 @@ def encode_corpus(
     """Encode the tracks of corpora with the runtime into `folder`, with their labels; tracks already there are kept.
 
     Tracks of one second or less are left out. Each track is played at each of the `speeds`, faster and so much higher.
+    UsageError if what is already there is from other encoders.
     """
     import everwave
     from everwave import weights
@@ -247,6 +279,10 @@ def encode_corpus(
             raise UsageError(
                 f"{corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
             )
+    # kept under a name that a run's own model does not have, as the two will lie beside each other
+    copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
+    _check_encoders(folder, path)
+    shutil.copyfile(path, copy)
     pieces = []
     for (corpus, track), speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
@@ -259,9 +295,6 @@ def encode_corpus(
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(corpus, track, speed, steps, model.config.signal.latent_rate)
         pieces.append(Piece(file.name, track.title, track.package, steps, labels))
-    # kept under a name that a run's own model does not have, as the two will lie beside each other
-    copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
-    shutil.copyfile(path, copy)
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from everwave.errors import EverwaveError, UsageError
@@ -182,6 +183,12 @@ def sources(tracks: Sequence[Track]) -> dict[str, object]:
         "licences": sorted({track.licence for track in tracks}),
         "hours": round(hours(tracks), 2),
     }
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, object]:
+    """`sources` of several sets of tracks as those of one."""
+    names = {key: sorted({name for part in parts for name in part.get(key, ())}) for key in ("packages", "licences")}
+    return {**names, "hours": round(sum(part.get("hours", 0) for part in parts), 2)}
 
 
 def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, step: int) -> np.ndarray:
