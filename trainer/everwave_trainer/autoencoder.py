@@ -3,7 +3,7 @@
 level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
           through the consistency of overlapping frames, seams through two neighbouring windows side by side
 finetune  the same with the encoder frozen and critics on the log-magnitudes of the re-analysed waveform
-level2    chunk encoder and decoder on the latents of the frozen level 1, heard through its frozen decoder
+level2    chunk encoder and decoder on the latents of the frozen level 1, which they learn to repeat; nothing is decoded
 finish    both decoders, on latents as they are and, half of every batch, as level 2 leaves them: they never hear others when
           music is generated, and critics judge that half; latents keep their meaning
 chunk     the chunk decoder alone, for one kind of music: latents keep their meaning, a domain file takes it along
@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from everwave import weights
 from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from keras import ops
 
@@ -55,9 +56,11 @@ CRITIC_WEIGHT = {
 }  # a critic beats an untrained decoder at once
 WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2, "mel": 0.0}
 WEIGHTS_OF = {  # where they differ
+    # the only loss there; so large that the gradients of every step are clipped to the same norm
+    "level2": {"latents": 100.0},
     # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
     # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
-    "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0}
+    "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
 }
 RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
 CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
@@ -72,6 +75,10 @@ class AutoencoderTrainer:
                  held_out: Sequence[Any] = ()) -> None:  # fmt: skip
         self.stage, self.config, self.tracks, self.held_out = stage, config, tracks, held_out
         critic_weight = CRITIC_WEIGHT[stage] if critic_weight is None else critic_weight
+        if stage == "level2" and critic_weight:
+            raise UsageError(
+                f"--critic-weight {critic_weight:g}: level2 decodes nothing that could be judged; finish does"
+            )
         self.batch_size, self.seed, self.critic_weight = batch_size, seed, critic_weight
         self.settings = {
             "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -150,16 +157,21 @@ class AutoencoderTrainer:
         windows = ops.reshape(codes, (-1, DECODER_LATENTS, codes.shape[2]))
         return ops.reshape(self.networks["chunk_decoder"](windows, training=True), (-1, *latents.shape[1:]))
 
-    def _reconstruct(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Decoded and true samples where all frames overlap, and the reconstruction losses."""
+    def _latents(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Log-magnitudes of samples, the frame latents to decode, and how far level 2 leaves them from the true ones."""
         s = self.config.signal
         target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
         latents = self.encode(target)
-        scalars = {}
-        if "chunk_decoder" in self.networks:
-            codes = self.compress(latents[self.judged])
-            scalars["latents"] = ops.mean(ops.square(codes - latents[self.judged]))
-            latents = ops.concatenate([latents[: self.judged.start], codes], axis=0)
+        if "chunk_decoder" not in self.networks:
+            return target, latents, {}
+        codes = self.compress(latents[self.judged])
+        distance = ops.mean(ops.square(codes - latents[self.judged]))
+        return target, ops.concatenate([latents[: self.judged.start], codes], axis=0), {"latents": distance}
+
+    def _reconstruct(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Decoded and true samples where all frames overlap, and the reconstruction losses."""
+        s = self.config.signal
+        target, latents, scalars = self._latents(samples)
         magnitude, phase = self.decode(latents)
         waveform = signal.istft(signal.spectrum(magnitude, phase), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
@@ -180,7 +192,7 @@ class AutoencoderTrainer:
         names: list[str] = []
 
         def compute() -> tuple[Any, ...]:
-            _, _, scalars = self._reconstruct(samples)
+            *_, scalars = self._latents(samples) if self.stage == "level2" else self._reconstruct(samples)
             names[:] = scalars
             return (self._reconstruction(scalars), *scalars.values())
 
