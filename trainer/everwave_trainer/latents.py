@@ -246,7 +246,9 @@ def _check_encoders(folder: Path, path: Path) -> None:
     for kept in folder.glob("*.h5"):
         old = weights.read(kept).parameters
         for name in ("frame_encoder", "chunk_encoder"):
-            if any(not np.array_equal(values, new[name].get(key)) for key, values in old[name].items()):
+            if not all(
+                key in new[name] and np.array_equal(values, new[name][key]) for key, values in old[name].items()
+            ):
                 raise UsageError(
                     f"{folder}: its latents are from other encoders than those of {path}; choose another folder"
                 )
