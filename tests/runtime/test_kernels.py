@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -23,6 +24,8 @@ from hypothesis import strategies as st
 Array = np.ndarray
 FLOAT32 = [path for path in available() if path.precision == "float32"]
 BFLOAT16 = [path for path in (*available(), AMX_TWIN) if path.precision == "bfloat16"]
+FILTERED_TWIN = replace(AMX_TWIN, name="filtered_twin", filtered=2)  # filters in bfloat16 on any CPU
+LAYERS = ["three taps", "three taps, stride 2", "transposed"]  # what minimal filters are for
 paths = pytest.mark.parametrize("path", FLOAT32, ids=lambda path: path.name)
 bfloat16_paths = pytest.mark.parametrize("path", BFLOAT16, ids=lambda path: path.name)
 few = settings(max_examples=40, deadline=None)
@@ -204,20 +207,42 @@ def test_weights_kept_as_float16(path: Path, batch: int, steps: int, channels: i
 @few
 @given(
     batch=st.integers(1, 5), tiles=st.integers(1, 9), channels=st.integers(1, 37), width=st.integers(1, 110),
-    layer=st.sampled_from(["three taps", "three taps, stride 2", "transposed"]),
+    layer=st.sampled_from(LAYERS),
 )  # fmt: skip
 def test_minimal_filters(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
     """The same layers with fewer products, which wide layers use: forced here on narrow ones."""
-    steps = planning.FILTER_OUTPUTS * tiles * (2 if layer == "three taps, stride 2" else 1)
-
-    def build(nn: Any, x: Any) -> Any:
-        if layer == "transposed":
-            return nn.up_block("a", x, width)
-        return nn.conv_block("a", x, width, stride=2 if layer == "three taps, stride 2" else 1, noise=True)
-
+    build, steps = filtered_layer(layer, width, "swish"), path.filtered * tiles * (1 + layer.endswith("2"))
     with mock.patch.object(planning, "FILTER_CHANNELS", 1):
         assert compiled(build, steps, channels, path).steps[:, engine.SPAN].max() > 0
         agree(build, batch, steps, channels, path, tolerance=2e-5)
+
+
+def filtered_layer(layer: str, width: int, activation: str | None) -> Callable[[Any, Any], Any]:
+    up, stride = layer == "transposed", 2 if layer.endswith("stride 2") else 1
+    return lambda nn, x: nn.block(
+        "a", x, width, kernel=4 if up else 3, stride=stride, up=up, noise=True, activation=activation
+    )
+
+
+@pytest.mark.parametrize("path", [p for p in BFLOAT16 if p.filtered] + [FILTERED_TWIN], ids=lambda path: path.name)
+@few
+@given(
+    batch=st.integers(1, 5), tiles=st.integers(1, 9), channels=st.integers(1, 37), width=st.integers(1, 110),
+    layer=st.sampled_from(LAYERS),
+)  # fmt: skip
+def test_minimal_filters_in_bfloat16(
+    path: Path, batch: int, tiles: int, channels: int, width: int, layer: str
+) -> None:
+    """Sums of a few small whole numbers, and halves of those, are exact in bfloat16: so is the result."""
+    build, steps = filtered_layer(layer, width, None), path.filtered * tiles * (1 + layer.endswith("2"))
+    graph, rng = graph_of(build, steps, channels), np.random.default_rng(channels)
+    parameters = {k: rng.integers(-8, 9, shape).astype(np.float32) for k, shape in graph.parameters.items()}
+    x = rng.integers(-8, 9, (batch, steps, channels)).astype(np.float32)
+    ones = lambda layer, batch, steps: np.ones((batch, steps), np.float32)  # noqa: E731
+    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+        network = NumbaNetwork(graph, parameters, path, capacity=4)
+    assert network.plan.steps[:, engine.SPAN].max() > 0
+    assert np.array_equal(network(x, ones)[0], build(NumpyOps(parameters, ones), x))
 
 
 def compiled(build: Callable[[Any, Any], Any], steps: int, channels: int, path: Path) -> planning.Plan:
@@ -238,7 +263,7 @@ def test_minimal_filter_schemes_are_exact(outputs: int, taps: int, stride: int) 
     assert np.allclose(y, [kernel @ x[stride * i : stride * i + taps] for i in range(outputs)], atol=1e-12)
 
 
-@pytest.mark.parametrize("path", [*available(), AMX_TWIN], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*available(), AMX_TWIN, FILTERED_TWIN], ids=lambda path: path.name)
 def test_a_window_does_not_depend_on_its_batch(path: Path) -> None:
     def build(nn: Any, x: Any) -> Any:
         return nn.conv("out", nn.up_block("u", nn.conv_block("a", x, 70), 50), 33)

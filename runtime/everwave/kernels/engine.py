@@ -41,7 +41,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "10ad163b4bdf"
+SOURCES = "7b2471018398"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -94,17 +94,12 @@ def _finish(vector, rows, width, step, tile, first, valid, output, column, arena
 
 @njit(**INNER)
 def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-untyped-def]
-    """target[:size] = the sum of `count` rows of `source`, `distance` apart, each times its factor; zeros cost nothing."""
-    fresh = True
-    for n in range(count):
-        factor, row = factors[n], skip(source, n * distance)
-        if factor != 0 and fresh:
-            for i in range(size):
-                target[i] = factor * row[i]
-            fresh = False
-        elif factor != 0:
-            for i in range(size):
-                target[i] += factor * row[i]
+    """target[:size] = the sum of `count` rows of `source`, `distance` apart, each times its factor."""
+    for i in range(size):
+        total = np.float32(0)
+        for n in range(count):
+            total += factors[n] * read(source, n * distance + i)
+        write(target, i, total)
 
 
 @njit(**INNER)
@@ -150,7 +145,8 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
     taps = step[TAPS] if step[KERNEL] >= 0 else 0
     for p in range(points):
         if p < step[DISTINCT]:
-            weights = expand(vector, width, expanded, panel, taps, skip(constants, step[KERNEL] + p * taps), depth)
+            plain = panel if taps > 0 else skip(panel, p * depth * span)
+            weights = expand(vector, width, expanded, plain, taps, skip(constants, step[KERNEL] + p * taps), depth)
         for t in range(count):
             prefetch(panel, stored + (p * count + t) * share, share)
             at = t * points + p

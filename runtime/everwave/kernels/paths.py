@@ -27,11 +27,12 @@ class Path:
     precision: str
     vectors: int = 3
     halves: bool = False  # the CPU reads float16
+    filtered: int = 4  # outputs of a minimal filter; 0 for none
     unit: str = "int64"  # what multiplies, as kernels/tiles.py tells it: vectors, int8 for AMX, int16 for its twin
 
 
 _rejected: set[str] = set()
-AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, unit="int16")  # for tests; never chosen
+AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, filtered=0, unit="int16")  # for tests; never chosen
 
 
 def cpu_features() -> frozenset[str]:
@@ -52,9 +53,9 @@ def available() -> tuple[Path, ...]:
     wide_file = "avx512f" in features or not _is_x86()  # 32 vector registers, else 16
     paths = []
     if {"avx512f", "amx-tile", "amx-bf16"} <= features and _llvm_version() >= 17 and _may_use_amx():
-        paths.append(Path("amx_bf16", 16, 32, "bfloat16", 2, unit="int8"))
+        paths.append(Path("amx_bf16", 16, 32, "bfloat16", 2, filtered=0, unit="int8"))
     if {"avx512f", "avx512bf16"} <= features and _llvm_version() >= 17:  # older ones spell the intrinsic otherwise
-        paths.append(Path("avx512_bf16", 16, 8, "bfloat16"))
+        paths.append(Path("avx512_bf16", 16, 8, "bfloat16", filtered=2))
     if "avx512f" in features:
         paths.append(Path("avx512", 16, 8, "float32", halves=True))
     if {"avx2", "fma"} <= features:

@@ -257,28 +257,32 @@ def put_lines(typing: Any, target: Any, distance: Any, source: Any, count: Any) 
 
 @intrinsic
 def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any, factors: Any, rows: Any, count: Any) -> Any:  # fmt: skip
-    """As `put_lines`, of a sum: `rows` rows of `source`, `stride` apart, each times its factor. Float32 only."""
+    """As `put_lines`, of a sum: `rows` rows of `source`, `stride` apart, each times its factor."""
+    parts = 1 if source.dtype == types.float32 else 2
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, distance, start, stride, factors, rows, count = args
-        e = Emitter(builder, LINE)
+        e, vectors = Emitter(builder, LINE), range(0, LINE * parts, LINE)
         with cgutils.for_range(builder, count) as line:
-            at = builder.mul(line.index, int64(LINE))
+            at = builder.mul(line.index, int64(LINE * parts))
             entry, loop, done = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("mixed")
             builder.branch(loop)
             builder.position_at_end(loop)
-            n, total = builder.phi(I64), builder.phi(e.floats)
+            n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in vectors]
             factor = e.broadcast(builder.load(builder.gep(factors, [n])))
-            following = builder.add(n, int64(1))
-            more = e.multiply_add(factor, e.bits(start, builder.add(at, builder.mul(n, stride)), e.floats), total)
+            row, following = builder.add(at, builder.mul(n, stride)), builder.add(n, int64(1))
+            values = [e.load(start, builder.add(row, int64(v))) for v in vectors]
+            more = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
             n.add_incoming(int64(0), entry)
             n.add_incoming(following, loop)
-            total.add_incoming(e.constant(0.0), entry)
-            total.add_incoming(more, loop)
+            for total, sum_ in zip(totals, more, strict=True):
+                total.add_incoming(e.constant(0.0), entry)
+                total.add_incoming(sum_, loop)
             builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
             builder.position_at_end(done)
-            place = builder.gep(to, [builder.mul(line.index, distance)])
-            builder.store(more, builder.bitcast(place, e.floats.as_pointer()), align=4)
+            place = builder.mul(line.index, distance)
+            for v, sum_ in zip(vectors, more, strict=True):
+                e.store(sum_, to, builder.add(place, int64(v)))
         return context.get_dummy_value()
 
     signature = types.void(target, types.int64, source, types.int64, factors, types.int64, types.int64)

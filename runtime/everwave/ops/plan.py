@@ -24,7 +24,6 @@ Array = np.ndarray
 ACTIVATIONS = {None: E.NONE, "swish": E.SWISH, "tanh": E.TANH, "clip": E.CLIP}
 SLACK = 64  # elements past the end of every array, for whole-vector reads at its edge
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
-FILTER_OUTPUTS = 4
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
 BLOCK_BYTES = 400 * 1024  # of packed rows that one pass over the panels reads: most of a second-level cache
 
@@ -220,7 +219,9 @@ class Planner:
         length = taps.shape[1]
         line = E.LINE * self.parts
         taps = _deeper(taps, -(-length // line) * line)
-        expanded = scheme is not None or self.stored == np.float16
+        expanded = self.stored == np.float16 or (scheme is not None and self.parts == 1)
+        if scheme and not expanded:  # the kernels take pairs as they are
+            taps = np.tensordot(factors, taps, 1)
         fields |= {
             E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
             E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps), E.DISTINCT: len(factors),
@@ -250,10 +251,11 @@ class Planner:
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
         """The minimal filter for this convolution, where one is known to be faster."""
         taps, channels, width = kernel.shape
-        if self.path.precision != "float32" or min(channels, width) < FILTER_CHANNELS or len(starts) % FILTER_OUTPUTS:
+        outputs = self.path.filtered
+        if not outputs or min(channels, width) < FILTER_CHANNELS or len(starts) % outputs:
             return None
         stride = int(starts[1] - starts[0])
-        return minimal_filter(FILTER_OUTPUTS, taps, stride) if (taps, stride) in FILTERED else None
+        return minimal_filter(outputs, taps, stride) if (taps, stride) in FILTERED else None
 
     def _weights(self, taps: Array) -> int:
         start = self.packed
