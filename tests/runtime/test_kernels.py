@@ -199,7 +199,7 @@ def test_weights_kept_as_float16(path: Path, batch: int, steps: int, channels: i
         return nn.conv_block("b", nn.block("a", x, width, kernel=kernel, noise=True), width, kernel=3)
 
     agree(build, batch, steps, channels, path, parameters_of=halves)
-    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+    with filters_everywhere():
         agree(build, batch, 4 * steps, channels, path, tolerance=2e-5, parameters_of=halves)
 
 
@@ -212,9 +212,14 @@ def test_weights_kept_as_float16(path: Path, batch: int, steps: int, channels: i
 def test_minimal_filters(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
     """The same layers with fewer products, which wide layers use: forced here on narrow ones."""
     build, steps = filtered_layer(layer, width, "swish"), path.filtered * tiles * (1 + layer.endswith("2"))
-    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+    with filters_everywhere():
         assert compiled(build, steps, channels, path).steps[:, engine.SPAN].max() > 0
         agree(build, batch, steps, channels, path, tolerance=2e-5)
+
+
+def filters_everywhere() -> Any:
+    """Minimal filters on layers too small for them."""
+    return mock.patch.object(planning, "pays", return_value=True)
 
 
 def filtered_layer(layer: str, width: int, activation: str | None) -> Callable[[Any, Any], Any]:
@@ -230,16 +235,14 @@ def filtered_layer(layer: str, width: int, activation: str | None) -> Callable[[
     batch=st.integers(1, 5), tiles=st.integers(1, 9), channels=st.integers(1, 37), width=st.integers(1, 110),
     layer=st.sampled_from(LAYERS),
 )  # fmt: skip
-def test_minimal_filters_in_bfloat16(
-    path: Path, batch: int, tiles: int, channels: int, width: int, layer: str
-) -> None:
+def test_minimal_filters_in_bfloat16(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
     """Sums of a few small whole numbers, and halves of those, are exact in bfloat16: so is the result."""
     build, steps = filtered_layer(layer, width, None), path.filtered * tiles * (1 + layer.endswith("2"))
     graph, rng = graph_of(build, steps, channels), np.random.default_rng(channels)
     parameters = {k: rng.integers(-8, 9, shape).astype(np.float32) for k, shape in graph.parameters.items()}
     x = rng.integers(-8, 9, (batch, steps, channels)).astype(np.float32)
     ones = lambda layer, batch, steps: np.ones((batch, steps), np.float32)  # noqa: E731
-    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+    with filters_everywhere():
         network = NumbaNetwork(graph, parameters, path, capacity=4)
     assert network.plan.steps[:, engine.SPAN].max() > 0
     assert np.array_equal(network(x, ones)[0], build(NumpyOps(parameters, ones), x))
@@ -269,7 +272,7 @@ def test_a_window_does_not_depend_on_its_batch(path: Path) -> None:
         return nn.conv("out", nn.up_block("u", nn.conv_block("a", x, 70), 50), 33)
 
     check_batch_independence(build, 13, path)
-    with mock.patch.object(planning, "FILTER_CHANNELS", 1):
+    with filters_everywhere():
         check_batch_independence(build, 12, path)
 
 

@@ -127,7 +127,8 @@ class Planner:
         self.stored = stored_as(parameters, path)
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
-        self.weights: list[Array] = []  # (taps, K, N), packed when all are known: no copy of them all in between
+        # factors (points, taps) or None, and taps (taps, K, N): mixed and packed when all are known, one after the other
+        self.weights: list[tuple[Array | None, Array]] = []
         self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
         self.noise: list[tuple[str, int, int]] = []
@@ -219,14 +220,13 @@ class Planner:
         length = taps.shape[1]
         line = E.LINE * self.parts
         taps = _deeper(taps, -(-length // line) * line)
-        expanded = self.stored == np.float16 or (scheme is not None and self.parts == 1)
-        if scheme and not expanded:  # the kernels take pairs as they are
-            taps = np.tensordot(factors, taps, 1)
+        mixed = factors if scheme and self.parts > 1 else None  # the kernels take pairs as they are
+        expanded = self.stored == np.float16 or (scheme is not None and mixed is None)
         fields |= {
             E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
-            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps), E.DISTINCT: len(factors),
+            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps if mixed is None else mixed), E.DISTINCT: len(factors),
             E.KERNEL: self._matrix(factors) if expanded else -1,
-            E.WEIGHTS: self._weights(taps),
+            E.WEIGHTS: self._weights(mixed, taps),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
@@ -250,17 +250,17 @@ class Planner:
 
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
         """The minimal filter for this convolution, where one is known to be faster."""
-        taps, channels, width = kernel.shape
-        outputs = self.path.filtered
-        if not outputs or min(channels, width) < FILTER_CHANNELS or len(starts) % outputs:
+        stride, outputs = int(np.diff(starts[:2]).sum()), self.path.filtered
+        if not outputs or (len(kernel), stride) not in FILTERED or len(starts) % outputs:
             return None
-        stride = int(starts[1] - starts[0])
-        return minimal_filter(outputs, taps, stride) if (taps, stride) in FILTERED else None
+        scheme = minimal_filter(outputs, len(kernel), stride)
+        return scheme if pays(scheme, kernel.shape, len(starts) * self.capacity, self.path.rows) else None
 
-    def _weights(self, taps: Array) -> int:
-        start = self.packed
-        self.weights.append(taps)
-        self.packed += taps[:, :, 0].size // self.parts * sum(panel_widths(taps.shape[2], self.path)) * self.lanes
+    def _weights(self, factors: Array | None, taps: Array) -> int:
+        start, (count, depth, width) = self.packed, taps.shape
+        self.weights.append((factors, taps))
+        rows = (count if factors is None else len(factors)) * depth
+        self.packed += rows // self.parts * sum(panel_widths(width, self.path)) * self.lanes
         return start
 
     def _matrix(self, matrix: Array) -> int:
@@ -325,6 +325,13 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
         graph.input.shape[1:], outputs, tuple(planner.noise),
         _packed(planner), _aligned(planner.constants, np.float32),
     )  # fmt: skip
+
+
+def pays(scheme: Filter, kernel: tuple[int, ...], rows: int, height: int) -> bool:
+    """Whether a filter for a kernel of this shape makes fewer products of tiles of `height` rows: few rows may not fill them."""
+    taps, channels, width = kernel
+    filtered, plain = -(-rows // (scheme.outputs * height)) * scheme.products, -(-rows // height) * taps
+    return min(channels, width) >= FILTER_CHANNELS and filtered < plain
 
 
 def _place(steps: list[Step], capacity: int) -> int:
@@ -447,8 +454,9 @@ def _packed(planner: Planner) -> Array:
     """The weights of all products, one after the other."""
     kind = np.int16 if planner.stored == np.float16 else planner.stored
     array, at = aligned(planner.packed + SLACK, kind), 0
-    for taps in planner.weights:
-        part = pack(taps, planner.path, planner.stored)
+    for factors, taps in planner.weights:
+        mixed = taps if factors is None else np.tensordot(factors.astype(np.float32), taps, 1)
+        part = pack(mixed, planner.path, planner.stored)
         array[at : at + len(part)] = part
         at += len(part)
     return array
