@@ -211,7 +211,8 @@ def test_weights_kept_as_float16(path: Path, batch: int, steps: int, channels: i
 )  # fmt: skip
 def test_minimal_filters(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
     """The same layers with fewer products, which wide layers use: forced here on narrow ones."""
-    build, steps = filtered_layer(layer, width, "swish"), path.filtered * tiles * (1 + layer.endswith("2"))
+    build, stride = filtered_layer(layer, width, "swish")
+    steps = path.filtered * tiles * stride
     with filters_everywhere():
         assert compiled(build, steps, channels, path).steps[:, engine.SPAN].max() > 0
         agree(build, batch, steps, channels, path, tolerance=2e-5)
@@ -222,11 +223,11 @@ def filters_everywhere() -> Any:
     return mock.patch.object(planning, "pays", return_value=True)
 
 
-def filtered_layer(layer: str, width: int, activation: str | None) -> Callable[[Any, Any], Any]:
+def filtered_layer(layer: str, width: int, activation: str | None) -> tuple[Callable[[Any, Any], Any], int]:
+    """(build(nn, x), stride) of one of LAYERS."""
     up, stride = layer == "transposed", 2 if layer.endswith("stride 2") else 1
-    return lambda nn, x: nn.block(
-        "a", x, width, kernel=4 if up else 3, stride=stride, up=up, noise=True, activation=activation
-    )
+    block = {"kernel": 4 if up else 3, "stride": stride, "up": up, "noise": True, "activation": activation}
+    return lambda nn, x: nn.block("a", x, width, **block), stride
 
 
 @pytest.mark.parametrize("path", [p for p in BFLOAT16 if p.filtered] + [FILTERED_TWIN], ids=lambda path: path.name)
@@ -237,7 +238,8 @@ def filtered_layer(layer: str, width: int, activation: str | None) -> Callable[[
 )  # fmt: skip
 def test_minimal_filters_in_bfloat16(path: Path, batch: int, tiles: int, channels: int, width: int, layer: str) -> None:
     """Sums of a few small whole numbers, and halves of those, are exact in bfloat16: so is the result."""
-    build, steps = filtered_layer(layer, width, None), path.filtered * tiles * (1 + layer.endswith("2"))
+    build, stride = filtered_layer(layer, width, None)
+    steps = path.filtered * tiles * stride
     graph, rng = graph_of(build, steps, channels), np.random.default_rng(channels)
     parameters = {k: rng.integers(-8, 9, shape).astype(np.float32) for k, shape in graph.parameters.items()}
     x = rng.integers(-8, 9, (batch, steps, channels)).astype(np.float32)

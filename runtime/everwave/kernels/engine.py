@@ -145,8 +145,8 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
     taps = step[TAPS] if step[KERNEL] >= 0 else 0
     for p in range(points):
         if p < step[DISTINCT]:
-            plain = panel if taps > 0 else skip(panel, p * depth * span)
-            weights = expand(vector, width, expanded, plain, taps, skip(constants, step[KERNEL] + p * taps), depth)
+            kept = panel if taps > 0 else skip(panel, p * depth * span)  # taps for all points, or a point's own weights
+            weights = expand(vector, width, expanded, kept, taps, skip(constants, step[KERNEL] + p * taps), depth)
         for t in range(count):
             prefetch(panel, stored + (p * count + t) * share, share)
             at = t * points + p

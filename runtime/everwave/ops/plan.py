@@ -220,11 +220,13 @@ class Planner:
         length = taps.shape[1]
         line = E.LINE * self.parts
         taps = _deeper(taps, -(-length // line) * line)
-        mixed = factors if scheme and self.parts > 1 else None  # the kernels take pairs as they are
-        expanded = self.stored == np.float16 or (scheme is not None and mixed is None)
+        pairs = self.parts > 1  # kernels take them as they are, so a filter's are mixed when they are packed
+        expanded = not pairs and (scheme is not None or self.stored == np.float16)
+        mixed = factors if scheme and pairs else None
         fields |= {
             E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
-            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.TAPS: len(taps if mixed is None else mixed), E.DISTINCT: len(factors),
+            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.DISTINCT: len(factors),
+            E.TAPS: len(taps) if mixed is None else len(mixed),
             E.KERNEL: self._matrix(factors) if expanded else -1,
             E.WEIGHTS: self._weights(mixed, taps),
             E.BIAS: _append(self.constants, vectors.ravel()),
@@ -250,10 +252,13 @@ class Planner:
 
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
         """The minimal filter for this convolution, where one is known to be faster."""
-        stride, outputs = int(np.diff(starts[:2]).sum()), self.path.filtered
-        if not outputs or (len(kernel), stride) not in FILTERED or len(starts) % outputs:
+        taps, outputs = len(kernel), self.path.filtered
+        if not outputs or len(starts) % outputs:
             return None
-        scheme = minimal_filter(outputs, len(kernel), stride)
+        stride = int(starts[1] - starts[0])
+        if (taps, stride) not in FILTERED:
+            return None
+        scheme = minimal_filter(outputs, taps, stride)
         return scheme if pays(scheme, kernel.shape, len(starts) * self.capacity, self.path.rows) else None
 
     def _weights(self, factors: Array | None, taps: Array) -> int:
