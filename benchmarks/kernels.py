@@ -68,9 +68,8 @@ def product(path: Path, rows: int, depth: int, width: int, activation: int) -> C
     noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
     lines = planning.aligned(step[E.BLOCK] * depth, planning.element(path))
     tile = planning.aligned((path.rows + step[E.BLOCK]) * path.lanes * path.vectors, np.float32)
-    every_kind = True if path.precision == "float32" else None
     return lambda: E.run(
-        vector, height, *planning.panels(path), step[None], 1, out, arena, lines, out, packed, constants, tables, noise, tile, every_kind
+        vector, height, *planning.panels(path), step[None], 1, out, arena, lines, out, packed, constants, tables, noise, tile
     )  # fmt: skip
 
 

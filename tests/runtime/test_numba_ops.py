@@ -65,12 +65,12 @@ def test_networks_agree_with_numpy(name: str, config: Config) -> None:
 @pytest.mark.skipif(paths.choose("auto").precision != "bfloat16", reason="this CPU or path multiplies no bfloat16")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_stays_near_float32(name: str) -> None:
-    """The decoders differ by less than their own injected noise would move them; the others not at all."""
+    """Generator and decoders differ by less than a hundredth of what they give; the encoders not at all."""
     config = CONFIGS["middle"]
     parameters, x = random_parameters(name, config), windows(name, config, 2)
     exact = [y.copy() for y in numba_network(name, config, parameters, "float32")(x, noise)]
     for a, b in zip(numba_network(name, config, parameters, "bfloat16")(x, noise), exact, strict=True):
-        assert np.sqrt(np.mean((a - b) ** 2)) <= (0.01 if name in BFLOAT16_NETWORKS else 0)
+        assert np.sqrt(np.mean((a - b) ** 2)) <= (0.01 * b.std() if name in BFLOAT16_NETWORKS else 0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -2,7 +2,7 @@
 
 import numpy as np
 from everwave.config import PRESETS, Condition
-from everwave_trainer import moments
+from everwave_trainer import losses, moments
 from everwave_trainer.atlas import Atlas
 from everwave_trainer.gan import training_coordinates
 
@@ -75,6 +75,17 @@ def test_a_place_is_a_line_between_the_pieces_own_anchors():
             index, share = divmod((start + t + 0.5) / g.anchor_spacing, 1)
             expected = (1 - share) * anchors[first + int(index)] + share * anchors[first + int(index) + 1]
             np.testing.assert_allclose(found[row, t, : g.anchor], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_guesses_score_best_when_they_are_distributed_as_the_truth():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((20, 200, 8)).astype(np.float32)  # of which nothing can be known
+
+    def score(spread: float, error: float = 0.0) -> float:
+        once, again = (error + spread * rng.standard_normal(truth.shape).astype(np.float32) for _ in range(2))
+        return float(losses.energy_score(once, again, truth))
+
+    assert score(1.0) < min(score(0.0), score(0.7), score(1.4), score(1.0, error=0.3))
 
 
 def test_places_are_of_the_kind_that_generation_draws():

@@ -263,6 +263,33 @@ def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
     assert run("-o", out, "--spread", 0) == 2
 
 
+def test_an_export_may_inject_less_noise(tmp_path):
+    from dataclasses import replace
+
+    from everwave import networks, weights
+    from everwave.config import PRESETS
+    from everwave.ops.numpy_ops import NumpyOps
+
+    trained = replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
+    weights.write(tmp_path / "model.h5", trained, "float32")
+    out = tmp_path / "out.h5"
+    export = ["export", str(tmp_path), "--licence", "CC0-1.0", "-o", str(out), "--float32", "--noise"]
+    assert cli.main([*export, "0.5"]) == 0
+    exported = weights.read(out)
+    assert exported.provenance["noise"] == 0.5
+    g = PRESETS["tiny"].generator
+    x = np.random.default_rng(0).standard_normal((1, g.window, g.coordinates)).astype(np.float32)
+
+    def piece(model, strength):
+        rng = np.random.default_rng(1)
+        noise = lambda layer, batch, steps: strength * rng.standard_normal((batch, steps)).astype(np.float32)  # noqa: E731
+        return networks.generator(NumpyOps(model.parameters["generator"], noise), x, PRESETS["tiny"])
+
+    np.testing.assert_allclose(piece(exported, 1.0), piece(trained, 0.5), atol=1e-5)
+    assert np.abs(piece(exported, 1.0) - piece(trained, 1.0)).max() > 1e-3
+    assert cli.main([*export, "-1"]) == 2
+
+
 def test_pieces_without_the_labels_are_left_out(tmp_path):
     np.save(tmp_path / "0.npy", np.zeros((4, 10, 4), np.float16))
     labels = [

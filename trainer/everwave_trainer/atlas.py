@@ -17,7 +17,7 @@ import numpy as np
 from everwave.config import GeneratorConfig
 from keras import ops
 
-SMALL = 0.2  # length of what is learned, as a share of what it stands for: an optimizer's steps go five times as far
+SMALL = 0.02  # length of what is learned, as a share of what it stands for: an optimizer's steps go fifty times as far
 
 
 class Atlas:

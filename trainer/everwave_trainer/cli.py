@@ -113,6 +113,10 @@ def parser() -> argparse.ArgumentParser:
         "--spread", type=float, default=1.0,
         help="for a generator: how many times as far from each other its pieces shall lie as it was trained (default 1)",
     )  # fmt: skip
+    export.add_argument(
+        "--noise", type=float, default=1.0,
+        help="for a generator: how many times as strong its injected noise shall be as it was trained (default 1)",
+    )  # fmt: skip
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -233,7 +237,7 @@ def _export(a: argparse.Namespace) -> None:
     except ValueError:
         raise UsageError(f"--range {a.range}: give a condition and two numbers") from None
     export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder,
-               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread)  # fmt: skip
+               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread, noise=a.noise)  # fmt: skip
 
 
 def _card(a: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def save_generator(
 def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
     autoencoder: str | None = None, chunk_decoder: Path | None = None,
-    ranges: Sequence[tuple[str, float, float]] = (), spread: float = 1.0,
+    ranges: Sequence[tuple[str, float, float]] = (), spread: float = 1.0, noise: float = 1.0,
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
@@ -59,6 +59,8 @@ def export_run(
     ranges: (condition, low, high) that a user may ask for, where the model obeys less than its training data had.
     spread: for a generator, how many times as far styles and anchors lie from the middle. The runtime draws them shorter than
         training does (it cuts normals off), and little training makes pieces too much alike besides.
+    noise: for a generator, how many times as strong the noise is that its layers inject. A layer adds the same number to all of
+        its channels, so what the noise varies is not all that varies in music; less of it can be nearer.
     """
     found = [folder / name for name in EXPORTS if (folder / name).exists()]
     if not found:
@@ -79,6 +81,15 @@ def export_run(
             raise UsageError(f"--spread: {found[0]} is no generator; only one has styles and anchors")
         networks["generator"] = _spread(networks["generator"], model.config.generator, spread)
         provenance["spread"] = spread
+    if noise != 1.0:
+        if "generator" not in networks:
+            raise UsageError(f"--noise: {found[0]} is no generator; only one is told how strong its noise is")
+        if not 0 <= noise <= 4:
+            raise UsageError(f"--noise {noise:g}: choose a number from 0 to 4; 1 leaves the model as it was trained")
+        networks["generator"] = {
+            name: noise * value if name.endswith("/noise") else value for name, value in networks["generator"].items()
+        }
+        provenance["noise"] = noise
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder

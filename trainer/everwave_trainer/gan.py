@@ -36,8 +36,8 @@ R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more
 CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
-MOMENTS_WEIGHT = 0.25  # of the distance of moments with the conditions, beside the critic's score
-RECALL_WEIGHT = 32.0  # of the squared error at the places of real pieces
+MOMENTS_WEIGHT = 0.02  # of the distance of moments with the conditions, beside the critic's score; with more, recall waits for it
+RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
@@ -162,8 +162,9 @@ class GanTrainer:
 
         def learn() -> tuple[Any, ...]:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
-            recalled, fake = ops.split(self.generate(ops.concatenate([known, coordinates], axis=0)), 2)
-            recall = ops.mean(ops.square(recalled - real))
+            # twice with different noise: together they shall be as uncertain as the music is, given where it is from
+            once, again, fake = ops.split(self.generate(ops.concatenate([known, known, coordinates], axis=0)), 3)
+            recall = losses.energy_score(once, again, real)
             recent = moments.blend(self.recent_moments, self._moments(fake, asked), MOMENTS_DECAY)
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)

@@ -92,3 +92,19 @@ def hinge_real(score: Any) -> Any:
 
 def hinge_fake(score: Any) -> Any:
     return ops.mean(ops.relu(1.0 + score))
+
+
+def energy_score(x: Any, y: Any, truth: Any) -> Any:
+    """How far two guesses (B, T, C) at the same thing are from the truth, less how far they are from each other.
+
+    Least when guesses are distributed as the truth is, given what they were made from; the squared error of one is least
+    when it is the mean of all that could be true, which for music is mush. Distances are over channels, latent by latent.
+
+    Source: Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation, 2007.
+    """
+    return (_apart(x, truth) + _apart(y, truth) - _apart(x, y)) / 2
+
+
+def _apart(x: Any, y: Any) -> Any:
+    """Mean over latents of the root mean square difference."""
+    return ops.mean(ops.sqrt(ops.mean(ops.square(x - y), axis=2) + 1e-6))

@@ -297,14 +297,13 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
 
 
 @njit(**POLICY)
-def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile, every_kind):  # type: ignore[no-untyped-def]  # fmt: skip
+def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
     vector, rows: tuples as long as a vector has lanes and a tile has rows, which are int64, or see tiles.py; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
     packed: float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with
     two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
-    per point of a filter, or twice the widest styled row. every_kind: None for plans of products alone, for which
-    the other kinds of step are not even compiled, else True.
+    per point of a filter, or twice the widest styled row.
     """
     program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
     packed, constants, tables, noise, tile = (
@@ -326,13 +325,12 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights
             _load(step, batch, x, arena)
         elif kind == CLEAR:
             _clear(step, batch, arena)
-        if every_kind is not None:
-            if kind == STYLE:
-                _style(vector, step, batch, arena, constants, tile)
-            elif kind == POOL:
-                _pool(step, batch, arena)
-            elif kind == SHUFFLE:
-                _shuffle(step, batch, arena)
-            elif kind == COMBINE:
-                _combine(step, batch, arena, constants)
+        elif kind == STYLE:
+            _style(vector, step, batch, arena, constants, tile)
+        elif kind == POOL:
+            _pool(step, batch, arena)
+        elif kind == SHUFFLE:
+            _shuffle(step, batch, arena)
+        elif kind == COMBINE:
+            _combine(step, batch, arena, constants)
     release(rows)

@@ -39,7 +39,6 @@ class NumbaNetwork:
         _give_back()
         self._vector = (np.float32(0),) * path.lanes
         self._rows, self._panels = planning.rows(path), planning.panels(path)
-        self._every_kind = self.plan.every_kind
         self._threads = threading.local()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
@@ -62,7 +61,7 @@ class NumbaNetwork:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
             self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
-            space.packed, space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile, self._every_kind,
+            space.packed, space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
         )  # fmt: skip
         return tuple(
             space.out[start : start + batch * steps * width].reshape(batch, steps, width)
@@ -93,8 +92,8 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-# Products in bfloat16 are a fair default behind injected noise; what feeds them and what listens stays exact.
-BFLOAT16_NETWORKS = ("chunk_decoder", "frame_decoder")
+# Products in bfloat16 are a fair default for what is made up, behind injected noise; what listens stays exact.
+BFLOAT16_NETWORKS = ("generator", "chunk_decoder", "frame_decoder")
 
 
 def preferred_batch(name: str, config: Config) -> int:
@@ -107,7 +106,7 @@ def numba_network(
 ) -> NumbaNetwork:
     """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`.
 
-    With "auto" and "bfloat16" the decoders multiply in bfloat16; the generator and the encoders stay in float32.
+    With "auto" and "bfloat16" generator and decoders multiply in bfloat16; the encoders stay in float32.
     A bfloat16 path that fails its check is left out, with a warning.
     """
     chosen = choose(precision, path)

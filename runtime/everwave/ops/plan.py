@@ -48,12 +48,6 @@ class Plan:
         return sum(self.capacity * steps * width for _, steps, width in self.outputs)
 
     @property
-    def every_kind(self) -> bool | None:
-        """None lets the kernels leave out other steps than products; float32 needs those anyway, for the generator."""
-        plain = np.isin(self.steps[:, E.KIND], (E.PRODUCT, E.LOAD, E.CLEAR)).all()
-        return None if plain and self.path.precision == "bfloat16" else True
-
-    @property
     def tile_size(self) -> int:
         """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
