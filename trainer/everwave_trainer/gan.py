@@ -36,9 +36,7 @@ R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more
 CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
-MOMENTS_WEIGHT = (
-    0.02  # of the distance of moments with the conditions, beside the critic's score; with more, recall waits for it
-)
+MOMENTS_WEIGHT = 0.02  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
