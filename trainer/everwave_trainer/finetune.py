@@ -38,6 +38,8 @@ PIECES = 64  # of two generator windows, to compare
 class FineTuner(GanTrainer):
     """A GAN trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
 
+    moments_weight = 0.25  # other music than the model knows: its levels and colours come first, and time is short
+
     def compare_with(self, music: Latents, minutes: float) -> None:
         """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
         self.windows = _windows([array[0] for array in music.arrays])

@@ -36,7 +36,6 @@ R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more
 CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
-MOMENTS_WEIGHT = 0.02  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
@@ -46,6 +45,8 @@ MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's ar
 
 class GanTrainer:
     """A generator of two windows of latents against a critic; `loop.run` drives it."""
+
+    moments_weight = 0.02  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
@@ -176,7 +177,7 @@ class GanTrainer:
                 missed = self.ear.missed(latents, _in_turn(asked[:half, :window], steady[1]))
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
-            total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + EAR_WEIGHT * missed - score
+            total = RECALL_WEIGHT * recall + self.moments_weight * apart + EAR_WEIGHT * missed - score
             return total, fake, score, recall, apart, missed, *recent
 
         (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)
