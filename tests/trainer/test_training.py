@@ -12,10 +12,11 @@ import everwave
 import numpy as np
 import pytest
 import soundfile
-from everwave import weights
-from everwave.config import PRESETS
+from everwave import networks, weights
+from everwave.config import PRESETS, Condition
 from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
+from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import checkpoint, cli, loop
 from everwave_trainer.latents import Latents
 
@@ -235,15 +236,11 @@ def test_an_export_may_offer_less_than_the_data_had_and_never_more(tmp_path):
 
 
 def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
-    from dataclasses import replace
-
-    from everwave import networks, weights
-    from everwave.config import PRESETS, Condition
-    from everwave.ops.numpy_ops import NumpyOps
-
     bpm = Condition("bpm", "beats per minute", 140.0, 10.0, 110.0, 170.0, (1, 4))
-    config = replace(PRESETS["tiny"], generator=replace(PRESETS["tiny"].generator, conditions=(bpm,)))
-    trained = replace(weights.random_model(config), licence="CC0-1.0")
+    config = dataclasses.replace(
+        PRESETS["tiny"], generator=dataclasses.replace(PRESETS["tiny"].generator, conditions=(bpm,))
+    )
+    trained = dataclasses.replace(weights.random_model(config), licence="CC0-1.0")
     weights.write(tmp_path / "model.h5", trained, "float32")
     run = lambda *words: cli.main(["export", str(tmp_path), "--licence", "CC0-1.0", *map(str, words)])  # noqa: E731
     out = tmp_path / "out.h5"
@@ -264,13 +261,7 @@ def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
 
 
 def test_an_export_may_inject_less_noise(tmp_path):
-    from dataclasses import replace
-
-    from everwave import networks, weights
-    from everwave.config import PRESETS
-    from everwave.ops.numpy_ops import NumpyOps
-
-    trained = replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
+    trained = dataclasses.replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
     weights.write(tmp_path / "model.h5", trained, "float32")
     out = tmp_path / "out.h5"
     export = ["export", str(tmp_path), "--licence", "CC0-1.0", "-o", str(out), "--float32", "--noise"]

@@ -76,20 +76,14 @@ def export_run(
         theirs = weights.read(chunk_decoder / "autoencoder.h5")
         networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
         provenance["chunk_decoder"] = theirs.provenance
-    if spread != 1.0:
-        if "generator" not in networks:
-            raise UsageError(f"--spread: {found[0]} is no generator; only one has styles and anchors")
-        networks["generator"] = _spread(networks["generator"], model.config.generator, spread)
-        provenance["spread"] = spread
-    if noise != 1.0:
-        if "generator" not in networks:
-            raise UsageError(f"--noise: {found[0]} is no generator; only one is told how strong its noise is")
-        if not 0 <= noise <= 4:
-            raise UsageError(f"--noise {noise:g}: choose a number from 0 to 4; 1 leaves the model as it was trained")
-        networks["generator"] = {
-            name: noise * value if name.endswith("/noise") else value for name, value in networks["generator"].items()
-        }
-        provenance["noise"] = noise
+    for option, factor, change in (("spread", spread, _spread), ("noise", noise, _noise)):
+        if factor != 1.0:
+            if "generator" not in networks:
+                raise UsageError(
+                    f"--{option}: {found[0]} is no generator; name the run of one, or leave the option out"
+                )
+            networks["generator"] = change(networks["generator"], model.config.generator, factor)
+            provenance[option] = factor
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
@@ -114,6 +108,13 @@ def _spread(parameters: Mapping[str, np.ndarray], generator: GeneratorConfig, fa
     spread = {name: value * rows[:, None] for name, value in parameters.items() if name.endswith("/style_kernel")}
     spread["stem/kernel"] = stem * np.tile(rows, len(stem) // len(rows))[:, None]
     return {**parameters, **spread}
+
+
+def _noise(parameters: Mapping[str, np.ndarray], generator: GeneratorConfig, factor: float) -> dict[str, np.ndarray]:
+    """Parameters of the generator whose layers inject `factor` times as strong noise."""
+    if not 0 <= factor <= 4:
+        raise UsageError(f"--noise {factor:g}: choose a number from 0 to 4; 1 leaves the model as it was trained")
+    return {name: factor * value if name.endswith("/noise") else value for name, value in parameters.items()}
 
 
 def _narrowed(config: Config, name: str, low: float, high: float) -> Config:
