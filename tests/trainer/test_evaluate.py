@@ -12,8 +12,9 @@ import soundfile
 from everwave import weights
 from everwave.config import PRESETS, Condition
 from everwave.errors import EverwaveError, UsageError
+from everwave.kernels import paths
 from everwave_trainer import cli
-from everwave_trainer.evaluate import control, distribution, musicnn, tensor_bundle
+from everwave_trainer.evaluate import control, distribution, musicnn, precision, tensor_bundle
 from everwave_trainer.labels import store
 
 RATE = 44100
@@ -253,13 +254,27 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
         assert text in card
 
 
-def test_what_cannot_be_measured_is_one_line(model, corpus, tmp_path, capsys):
+def test_what_cannot_be_measured_is_one_line(corpus, tmp_path, capsys, monkeypatch):
     plain = tmp_path / "plain.h5"
     weights.write(plain, weights.random_model(PRESETS["tiny"]))
     assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "tempo"]) == 2
     assert "no condition 'bpm'" in capsys.readouterr().err
     assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "distribution", "--musicnn", "none.whl"]) == 2
     assert "pip download --no-deps musicnn" in capsys.readouterr().err
+    with monkeypatch.context() as lesser:
+        lesser.setenv(paths.ENVIRONMENT, "generic")
+        assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "precision"]) == 2
+    assert "'bfloat16' is not available" in capsys.readouterr().err
+
+
+def test_bfloat16_is_measured_where_the_cpu_has_it(model, corpus, capsys, monkeypatch):
+    monkeypatch.setattr(precision, "PIECES", 2)
+    monkeypatch.setattr(precision, "SECONDS", 3.0)
+    if paths.choose().precision != "bfloat16":
+        pytest.skip("this CPU has no bfloat16 products")
+    assert cli.main(["evaluate", str(model), str(corpus), "--measures", "precision"]) == 0
+    found = json.loads(capsys.readouterr().out)["precision"]
+    assert 0 < found["log_mel_difference_db"] <= found["largest_db"] < 0.5
 
 
 def test_gallery_shows_every_control(model, corpus, tmp_path, monkeypatch):

@@ -188,6 +188,16 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
     assert (condition.name, condition.low, condition.high) == ("density", 0.0, 9.0)
 
 
+def test_the_rate_falls_over_the_steps_and_once_more_when_the_critic_joins():
+    from everwave_trainer.gan import Falling
+
+    rate = Falling(8.0, 3.0, alone=100, steps=1000)
+    shares = [0.02 + 0.98 * (1 + np.cos(np.pi * step / 1000)) / 2 for step in (0, 100, 101, 500, 1000)]
+    wanted = np.multiply(shares, [8.0, 8.0, 3.0, 3.0, 3.0])
+    np.testing.assert_allclose([float(rate(step)) for step in (0, 100, 101, 500, 1000)], wanted, rtol=1e-5)
+    assert float(rate(5000)) == pytest.approx(wanted[-1])
+
+
 @pytest.mark.parametrize(("name", "value", "times"), [("bpm", 120.0, "beats"), ("density", 2.0, "onsets")])
 def test_clocks_follow_the_labels_as_the_runtime_follows_the_wish(tmp_path, name, value, times):
     """A piece of 120 bpm whose first bar begins at 0: the crop's inputs are those that `bpm=120` gives a generator."""

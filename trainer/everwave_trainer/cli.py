@@ -135,7 +135,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_training_arguments(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, batch_size: int) -> None:
     p.add_argument("-o", "--output", type=Path, required=True, help="run folder: checkpoints, samples, logs; resumed")
-    p.add_argument("--steps", type=int, default=steps)
+    p.add_argument(
+        "--steps", type=int, default=steps, help=f"over which the learning rate falls to a fiftieth (default {steps})"
+    )
     p.add_argument("--batch-size", type=int, default=batch_size)
     p.add_argument("--learning-rate", type=float, default=learning_rate)
     p.add_argument("--seed", type=int, default=0)

@@ -14,11 +14,12 @@ from typing import Any
 
 import everwave
 from everwave.errors import UsageError
+from everwave.kernels.paths import choose
 
 from ..corpora.store import Corpus, Track, hours
 
 SECONDS = 10.0
-MEASURES = ("reconstruction", "pitch", "tempo", "density", "distribution")
+MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distribution")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +90,7 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
 
 def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[str, Any]]]:
     """What will be measured; UsageError if something was asked for by name that cannot be, a line if by default."""
-    from . import musicnn
+    from . import musicnn, precision
 
     conditions = {c.name for c in model.conditions}
     possible: dict[str, Callable[[], dict[str, Any]]] = {
@@ -102,6 +103,13 @@ def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[st
             possible[name] = lambda measured=measured: measured(a, model)  # type: ignore[misc]
         else:
             problems[name] = f"{a.model} has no condition {condition!r}"
+    try:
+        if "generator" not in model.info()["parameters"]:
+            raise UsageError(f"{a.model} has no generator")
+        choose("bfloat16")
+        possible["precision"] = lambda: precision.evaluate(a.model)
+    except UsageError as error:
+        problems["precision"] = str(error)
     try:
         network = musicnn.load(a.musicnn)
         possible["distribution"] = lambda: _distribution(a, model, network)

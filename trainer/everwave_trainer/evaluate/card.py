@@ -51,6 +51,7 @@ def _measures(metrics: Mapping[str, Any]) -> Iterator[str]:
         "pitch": _pitch,
         "tempo": _tempo,
         "density": _density,
+        "precision": _precision,
         "distribution": _distribution,
     }
     rows = [row for name, write in writers.items() if name in metrics for row in write(metrics[name])]
@@ -119,6 +120,11 @@ def _density(m: Mapping[str, Any]) -> Rows:
             f"{d['curves']:.2f}",
             f"chance {d['curves_chance']:.2f}; {real}",
         )
+
+
+def _precision(m: Mapping[str, Any]) -> Rows:
+    pieces = f"{m['pieces']} pieces of {m['seconds']:g} s; the largest {m['largest_db']:.3f} dB"
+    yield "log-mel difference, bfloat16 from float32", f"{m['log_mel_difference_db']:.3f} dB", pieces
 
 
 def _distribution(m: Mapping[str, Any]) -> Rows:

@@ -1,0 +1,33 @@
+"""How far bfloat16 takes music from what float32 makes of the same seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import everwave
+import numpy as np
+
+from . import metrics
+
+PIECES = 4
+SECONDS = 40.0
+
+
+def evaluate(name: str) -> dict[str, Any]:
+    """Mean log-mel difference in dB between the two precisions of PIECES pieces; the mean of all, and the largest.
+
+    UsageError if this CPU has no bfloat16 products.
+    """
+    models = [everwave.load(name, precision=precision) for precision in ("float32", "bfloat16")]
+
+    def difference(seed: int) -> float:
+        exact, rounded = (model.generate(SECONDS, seed=seed).mean(axis=1) for model in models)
+        return metrics.log_mel_error(exact, rounded, models[0].sample_rate)
+
+    found = [difference(seed) for seed in range(PIECES)]
+    return {
+        "pieces": PIECES,
+        "seconds": SECONDS,
+        "log_mel_difference_db": round(float(np.mean(found)), 4),
+        "largest_db": round(max(found), 4),
+    }
