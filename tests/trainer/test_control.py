@@ -2,9 +2,8 @@
 
 import numpy as np
 from everwave.config import PRESETS, Condition
-from everwave.coordinates import coordinates
 from everwave_trainer import losses, moments
-from everwave_trainer.atlas import CUT, DEVIATION, Atlas
+from everwave_trainer.atlas import Atlas
 from everwave_trainer.gan import training_coordinates
 
 TEMPO = Condition("bpm", "beats per minute", 140.0, 15.0, 115.0, 165.0, clocks=(1, 4))
@@ -68,10 +67,8 @@ def test_a_place_is_a_line_between_the_pieces_own_anchors():
     starts = np.array([2 * g.anchor_spacing + 3.75, 0.0])
     found = np.asarray(atlas.coordinates(*atlas.locate(np.array([0, 1]), starts, 2 * g.window)))
     assert found.shape == (2, 2 * g.window, g.anchor + g.style)
-    styles, anchors = (
-        DEVIATION * v.shape[1] ** 0.5 * v.numpy() / np.linalg.norm(v.numpy(), axis=1, keepdims=True)
-        for v in atlas.variables
-    )
+    normal = [v.numpy() / np.linalg.norm(v.numpy(), axis=1, keepdims=True) * v.shape[1] ** 0.5 for v in atlas.variables]
+    styles, anchors = normal
     for row, (start, first) in enumerate(zip(starts, (0, 3 + 2), strict=True)):
         np.testing.assert_allclose(found[row, :, g.anchor :], np.tile(styles[row], (2 * g.window, 1)), rtol=1e-4)
         for t in (0, 2 * g.window - 1):
@@ -91,16 +88,12 @@ def test_guesses_score_best_when_they_are_distributed_as_the_truth():
     assert score(1.0) < min(score(0.0), score(0.7), score(1.4), score(1.0, error=0.3))
 
 
-def test_training_sees_coordinates_of_the_kind_that_the_runtime_draws():
-    """One mean square in styles, a smaller one in lines between anchors, and nothing beyond where normals are cut off."""
+def test_places_are_of_the_kind_that_generation_draws():
+    """Mean square 1 in anchors and styles, as in normal ones; between anchors less, as in `training_coordinates`."""
     g = PRESETS["lite"].generator
     atlas = Atlas(g, [10 * g.anchor_spacing] * 20, seed=0)
     starts = np.random.default_rng(0).uniform(0, 9 * g.anchor_spacing, 20)
     ours = np.asarray(atlas.coordinates(*atlas.locate(np.arange(20), starts, 2 * g.window)))
     drawn = training_coordinates(PRESETS["lite"], 200, np.random.default_rng(0))
-    played = np.stack([coordinates(PRESETS["lite"], seed, 40 * seed, 2 * g.window) for seed in range(200)])
     for part in (slice(0, g.anchor), slice(g.anchor, None)):
-        for seen in (ours, drawn):
-            np.testing.assert_allclose(np.mean(seen[..., part] ** 2), np.mean(played[..., part] ** 2), rtol=0.05)
-    for seen in (drawn, played):
-        assert 0.99 * CUT < np.abs(seen).max() <= CUT
+        np.testing.assert_allclose(np.mean(ours[..., part] ** 2), np.mean(drawn[..., part] ** 2), rtol=0.1)

@@ -2,7 +2,7 @@
 
 A GAN on little data and little time spends most of both on finding out what music is at all. Much of that can be learned
 by heart: each training piece gets a style and a line of anchors of its own, like any generated piece, and the generator
-shall give that piece there. Places are learned with it, and stay as long as the runtime's are: normal vectors cut off at CUT.
+shall give that piece there. Places are learned with it, and stay as long as normal vectors are.
 
 Source: generative latent optimisation, Bojanowski et al., arXiv 1707.05776; the coordinates are Musika's.
 """
@@ -16,10 +16,7 @@ import keras
 import numpy as np
 from everwave.config import GeneratorConfig
 from keras import ops
-from scipy.stats import truncnorm
 
-CUT = 2.0  # the runtime's `truncation` unless a listener wants another
-DEVIATION = float(truncnorm(-CUT, CUT).std())  # of what is left of a normal number: 0.88
 SMALL = 0.02  # length of what is learned, as a share of what it stands for: an optimizer's steps go fifty times as far
 
 
@@ -55,5 +52,5 @@ class Atlas:
 
 
 def _normal(vectors: Any) -> Any:
-    """Vectors (N, D) as long as those of cut normal numbers are on average."""
-    return vectors * (DEVIATION * vectors.shape[1] ** 0.5 / (ops.norm(vectors, axis=1, keepdims=True) + 1e-6))
+    """Vectors (N, D) as long as normal ones are on average."""
+    return vectors * (vectors.shape[1] ** 0.5 / (ops.norm(vectors, axis=1, keepdims=True) + 1e-6))

@@ -21,10 +21,9 @@ from everwave import conditioning, weights
 from everwave.config import PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
-from scipy.stats import truncnorm
 
 from . import backend, losses, moments
-from .atlas import CUT, Atlas
+from .atlas import Atlas
 from .critics import latent_critic
 from .ear import Ear, slowest_hand
 from .export import config_key, save_generator
@@ -292,14 +291,10 @@ def _in_turn(x: Any, y: Any) -> Any:
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors.
-
-    Drawn as the runtime draws them: music of longer vectors is not what is heard.
-    """
+    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors."""
     g = config.generator
-    anchors, style = (
-        truncnorm.rvs(-CUT, CUT, size=shape, random_state=rng) for shape in ((batch, 3, g.anchor), (batch, 1, g.style))
-    )
+    anchors = rng.standard_normal((batch, 3, g.anchor))
+    style = rng.standard_normal((batch, 1, g.style))
     place = rng.integers(0, 3, (batch, 1)) * g.window + np.arange(2 * g.window) + g.offset + 0.5
     index, share = np.divmod(place / g.anchor_spacing, 1.0)
     index = index.astype(int)
