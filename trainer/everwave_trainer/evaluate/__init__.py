@@ -14,7 +14,6 @@ from typing import Any
 
 import everwave
 from everwave.errors import UsageError
-from everwave.kernels.paths import choose
 
 from ..corpora.store import Corpus, Track, hours
 
@@ -104,9 +103,7 @@ def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[st
         else:
             problems[name] = f"{a.model} has no condition {condition!r}"
     try:
-        if "generator" not in model.info()["parameters"]:
-            raise UsageError(f"{a.model} has no generator")
-        choose("bfloat16")
+        precision.check(a.model, model)
         possible["precision"] = lambda: precision.evaluate(a.model)
     except UsageError as error:
         problems["precision"] = str(error)

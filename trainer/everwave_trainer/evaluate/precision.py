@@ -6,6 +6,8 @@ from typing import Any
 
 import everwave
 import numpy as np
+from everwave.errors import UsageError
+from everwave.kernels.paths import choose
 
 from . import metrics
 
@@ -13,11 +15,15 @@ PIECES = 4
 SECONDS = 40.0
 
 
-def evaluate(name: str) -> dict[str, Any]:
-    """Mean log-mel difference in dB between the two precisions of PIECES pieces; the mean of all, and the largest.
+def check(name: str, model: Any) -> None:
+    """UsageError if the model called `name` makes no music, or this CPU has no bfloat16 products."""
+    if "generator" not in model.info()["parameters"]:
+        raise UsageError(f"{name} has no generator")
+    choose("bfloat16")
 
-    UsageError if this CPU has no bfloat16 products.
-    """
+
+def evaluate(name: str) -> dict[str, Any]:
+    """Mean log-mel difference in dB between the two precisions, over PIECES pieces, and that of the piece where it is largest."""
     models = [everwave.load(name, precision=precision) for precision in ("float32", "bfloat16")]
 
     def difference(seed: int) -> float:
