@@ -16,6 +16,7 @@ DECODER_LATENTS = 4  # latents in one window of the chunk decoder
 DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
 SAMPLE_RATES = (8000, 192000)  # Hz, of models
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
+PHASES = ("angle", "vector")
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ class SignalConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Layer widths are multiples of `width`; the two latent sizes are per channel."""
+    """Layer widths are multiples of `width`; the two latent sizes are per channel.
+
+    `phase` is how the frame decoder says it: as Musika's "angle" / pi, or as a "vector" of any length, which has no jump where
+    the angle wraps, beside the turn that a partial in the middle of its bin makes (`signal.phasor`).
+    """
 
     width: int = 256
     frame_latents: int = 64
     latents: int = 64
+    phase: str = "angle"
 
 
 @dataclass(frozen=True)
@@ -124,14 +130,25 @@ class Config:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As files keep it; Musika's kind of phase is left out, so that everwaves from before there was another read them."""
+        data = asdict(self)
+        if self.autoencoder.phase == AutoencoderConfig.phase:
+            del data["autoencoder"]["phase"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Any) -> Config:
         """The config of a weights file; ModelError unless every field is present, typed and in range."""
         signal = SignalConfig(**_fields(data, "signal", sample_rate=SAMPLE_RATES, hop_length=(16, 1024)))
+        sizes = dict(_section(data, "autoencoder"))
+        phase = sizes.pop("phase", AutoencoderConfig.phase)
+        if phase not in PHASES:
+            raise ModelError(f"config: autoencoder.phase={phase!r}; it must be {' or '.join(PHASES)}")
         autoencoder = AutoencoderConfig(
-            **_fields(data, "autoencoder", width=(2, 1024), frame_latents=(1, 1024), latents=(1, 1024))
+            **_fields(
+                {"autoencoder": sizes}, "autoencoder", width=(2, 1024), frame_latents=(1, 1024), latents=(1, 1024)
+            ),
+            phase=phase,
         )
         generator = dict(_section(data, "generator"))
         conditions = generator.pop("conditions", ())

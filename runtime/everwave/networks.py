@@ -54,7 +54,10 @@ def chunk_decoder(nn: OpSet, x: Tensor, config: Config) -> Tensor:
 
 
 def frame_decoder(nn: OpSet, x: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Frame latents (B, 64, frame_latents) -> log-magnitude, phase / pi, both (B, 64, bins) in [-1, 1]."""
+    """Frame latents (B, 64, frame_latents) -> log-magnitude in [-1, 1] (B, 64, bins), and phase.
+
+    Phase is an angle / pi in [-1, 1] (B, 64, bins), or vectors, x before y (B, 64, 2 bins).
+    """
     w, bins = config.autoencoder.width, config.signal.bins
     d0 = nn.conv_block("d0", x, 3 * w, noise=True)
     d1 = nn.conv_block("d1", d0, 3 * w, stride=2, noise=True)
@@ -66,7 +69,10 @@ def frame_decoder(nn: OpSet, x: Tensor, config: Config) -> tuple[Tensor, Tensor]
     log_magnitude = nn.conv("magnitude", u0 + d0, bins, activation="clip")
     p1 = nn.up_block("p1", u2, 3 * w)
     p0 = nn.up_block("p0", p1 + u1, 3 * w)
-    phase = nn.conv("phase", p0 + u0, bins, activation="clip")
+    if config.autoencoder.phase == "vector":
+        phase = nn.conv("phase", p0 + u0, 2 * bins)
+    else:
+        phase = nn.conv("phase", p0 + u0, bins, activation="clip")
     return log_magnitude, phase
 
 

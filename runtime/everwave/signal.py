@@ -19,6 +19,7 @@ Array = np.ndarray
 FLOOR = 1e-10  # of |X|^2, -100 dB
 MEAN_DB, SCALE_DB = -25.0, 75.0  # log_magnitude = (dB - MEAN_DB) / SCALE_DB, nearly always in [-1, 1]
 POWER_OFFSET = 1e-7  # added to |X|^2 on the way back, as the original does
+VECTOR_OFFSET = 1e-8  # added to the squared length of a phase's vector, so that one of no length gives 0
 BLOCK = 256  # frames analysed at once: enough to be fast, small enough to stay in the cache
 
 
@@ -75,11 +76,34 @@ def analyse(samples: Array, signal: SignalConfig) -> Array:
     return result
 
 
+def phasor(phase: Array, bins: int) -> Array:
+    """Phase as a frame decoder gives it -> complex numbers of length 1 (T, bins), complex64.
+
+    (T, bins) are angles / pi. (T, 2 bins) are x, then y, of vectors of any length, to be turned by what a partial in the
+    middle of its bin turns from frame to frame. T counts from the start of a window.
+    """
+    if phase.shape[-1] == bins:
+        return np.exp(np.complex64(1j * np.pi) * phase)
+    x, y = phase[..., :bins], phase[..., bins:]
+    turns = quarter_turns(bins)[:, np.arange(phase.shape[-2]) % 4]
+    return (x + 1j * y) / np.sqrt(x * x + y * y + VECTOR_OFFSET) * (turns[0] + 1j * turns[1])
+
+
+@lru_cache(maxsize=8)
+def quarter_turns(bins: int) -> Array:
+    """cos and sin of pi / 2 k (t + 2) (2, 4, bins) float32, for frames t and bins k: exactly 0, 1 or -1.
+
+    A partial in the middle of bin k turns k quarters a hop; frames begin half their length before what they hear.
+    """
+    count = np.arange(bins) * (np.arange(4)[:, None] + 2) % 4
+    return np.stack([np.array(circle, np.float32)[count] for circle in ((1, 0, -1, 0), (0, 1, 0, -1))])
+
+
 def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
-    """Log-magnitude and phase / pi, both (T, bins) -> samples ((T - 1) hop + n_fft,) float32; not clipped."""
+    """Log-magnitude (T, bins), phase (see `phasor`) -> samples ((T - 1) hop + n_fft,) float32; not clipped."""
     decibels = np.float32(SCALE_DB) * log_magnitude + np.float32(MEAN_DB)
     magnitude = np.sqrt(np.float32(10) ** (np.float32(0.1) * decibels) + np.float32(POWER_OFFSET))
-    spectrum = magnitude * np.exp(np.complex64(1j * np.pi) * phase)
+    spectrum = magnitude * phasor(phase, signal.bins)
     frames = np.fft.irfft(spectrum, signal.n_fft) * dual_window(signal.n_fft, signal.hop_length).astype(np.float32)
     hops = frames.astype(np.float32, copy=False).reshape(-1, OVERLAP, signal.hop_length)
     samples = np.zeros((len(hops) + OVERLAP - 1, signal.hop_length), np.float32)
@@ -89,13 +113,13 @@ def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
 
 
 def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
-    """Decoded windows to samples: both (B, T, bins) of B consecutive windows -> (B T hop + 3 hop,) float32.
+    """Decoded windows to samples: log-magnitude and phase of B consecutive windows -> (B T hop + 3 hop,) float32.
 
-    Log-magnitude in [-1.2, 1.2], phase / pi in [-1, 1], as the frame decoder gives them; not clipped. Windows are
+    Log-magnitude (B, T, bins) in [-1.2, 1.2]; phase (B, T, bins) / pi in [-1, 1] or vectors (B, T, 2 bins). Windows are
     overlap-added by themselves before they are joined, so any split into batches gives the same bits (see
     `OverlapAdd`). Thread-safe; holds no lock while it computes. `out`, where given, is overwritten and returned.
     """
-    kernel = _kernel(signal.n_fft)
+    kernel = _kernel(signal.n_fft, phase.shape[-1] == 2 * signal.bins)
     if kernel is None:
         return synthesize_numpy(log_magnitude, phase, signal, out)
     windows, frames, _ = log_magnitude.shape
@@ -136,11 +160,11 @@ class OverlapAdd:
 
 
 @lru_cache(maxsize=8)
-def tables(n_fft: int) -> tuple[Array, Array, Array]:
-    """What the kernel multiplies by, float32: window (2, m), fold (4, m), turns (2, 32), for m = n_fft / 2.
+def tables(n_fft: int) -> tuple[Array, Array, Array, Array]:
+    """What the kernel multiplies by, float32: window (2, m), fold (4, m), turns (2, 32), quarters (2, 4, m + 1), m = n_fft / 2.
 
     window: dual window / n_fft, even and odd samples; fold: cos and sin of pi k / m, then those of the twiddles
-    2 pi r c / m in the order (c, r); turns: cos and sin of 2 pi k / 32.
+    2 pi r c / m in the order (c, r); turns: cos and sin of 2 pi k / 32; quarters: `quarter_turns`.
     """
     m = n_fft // 2
     rows, cols = _factors(m)
@@ -150,7 +174,7 @@ def tables(n_fft: int) -> tuple[Array, Array, Array]:
     circle = 2 * np.pi * np.arange(32) / 32
     fold = np.stack([np.cos(ramp), np.sin(ramp), np.cos(twiddles), np.sin(twiddles)])
     turns = np.stack([np.cos(circle), np.sin(circle)])
-    return _plain(window), _plain(fold), _plain(turns)
+    return _plain(window), _plain(fold), _plain(turns), quarter_turns(m + 1)
 
 
 def _factors(m: int) -> tuple[int, int]:
@@ -160,7 +184,7 @@ def _factors(m: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _kernel(n_fft: int) -> Callable[..., None] | None:
+def _kernel(n_fft: int, vectors: bool) -> Callable[..., None] | None:
     """The Numba kernel, or None where Numba cannot load or the size is none of 128, 256, 512, 1024, 2048."""
     if n_fft not in (128, 256, 512, 1024, 2048):
         return None
@@ -168,7 +192,7 @@ def _kernel(n_fft: int) -> Callable[..., None] | None:
         from .kernels.signal import make_synthesize
     except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
         return None
-    return make_synthesize(*_factors(n_fft // 2))
+    return make_synthesize(*_factors(n_fft // 2), vectors)
 
 
 def _plain(x: Array) -> Array:

@@ -15,13 +15,25 @@ FULL = SignalConfig()
 TINY = SignalConfig(hop_length=64)
 OTHER = SignalConfig(hop_length=48)  # no power of two: always the reference path
 SIGNALS = pytest.mark.parametrize("signal", [FULL, TINY, OTHER], ids=lambda c: f"hop {c.hop_length}")
+VECTORS = pytest.mark.parametrize("vectors", [False, True], ids=["angles", "vectors"])
 
 
-def decoded(signal, windows, seed=0, frames=64):
+def decoded(signal, windows, seed=0, frames=64, vectors=False):
     """Random (log-magnitude, phase) of `windows` windows, as a frame decoder might give them."""
     rng = np.random.default_rng(seed)
     shape = (windows, frames, signal.bins)
-    return rng.uniform(-1, 1, shape).astype(np.float32), rng.uniform(-1, 1, shape).astype(np.float32)
+    magnitude, phase = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(2))
+    if vectors:
+        length = rng.uniform(0.1, 3, shape)
+        phase = np.concatenate([length * np.cos(np.pi * phase), length * np.sin(np.pi * phase)], axis=2)
+    return magnitude, phase.astype(np.float32)
+
+
+def angles(vectors, signal):
+    """What vectors (B, T, 2 bins) stand for, by definition: angles / pi (B, T, bins) float64."""
+    x, y = np.split(vectors.astype(float), 2, axis=2)
+    k, t = np.arange(signal.bins), np.arange(vectors.shape[1])[:, None]
+    return np.arctan2(y, x) / np.pi + k * t / 2 + k
 
 
 def istft64(log_magnitude, phase, signal):
@@ -86,9 +98,11 @@ def test_any_stretch_is_analysed_as_the_whole_is(signal):
 
 @pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
 @SIGNALS
-def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal):
-    magnitude, phase = decoded(signal, 3)
-    expected = istft64(magnitude.reshape(-1, signal.bins), phase.reshape(-1, signal.bins), signal)
+@VECTORS
+def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal, vectors):
+    magnitude, phase = decoded(signal, 3, vectors=vectors)
+    turned = angles(phase, signal) if vectors else phase
+    expected = istft64(magnitude.reshape(-1, signal.bins), turned.reshape(-1, signal.bins), signal)
     got = function(magnitude, phase, signal)
     assert got.dtype == np.float32
     assert got.shape == expected.shape == (3 * 64 * signal.hop_length + 3 * signal.hop_length,)
@@ -97,11 +111,13 @@ def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal):
 
 @needs_numba
 @pytest.mark.parametrize("hop_length", [32, 64, 128, 256, 512])
-def test_every_size_of_the_kernel(hop_length):
+@VECTORS
+def test_every_size_of_the_kernel(hop_length, vectors):
     signal = SignalConfig(hop_length=hop_length)
-    assert s._kernel(signal.n_fft) is not None
-    magnitude, phase = decoded(signal, 2, frames=5)
-    expected = istft64(magnitude.reshape(-1, signal.bins), phase.reshape(-1, signal.bins), signal)
+    assert s._kernel(signal.n_fft, vectors) is not None
+    magnitude, phase = decoded(signal, 2, frames=8, vectors=vectors)
+    turned = angles(phase, signal) if vectors else phase
+    expected = istft64(magnitude.reshape(-1, signal.bins), turned.reshape(-1, signal.bins), signal)
     assert np.abs(synthesize(magnitude, phase, signal) - expected).max() < 4e-6 * np.abs(expected).max()
 
 
@@ -124,9 +140,26 @@ def test_polynomials_of_the_kernel():
 
 
 @pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
+def test_a_vector_of_no_length_is_silence(function):
+    magnitude, phase = decoded(TINY, 1, vectors=True)
+    assert not function(magnitude, 0 * phase, TINY).any()
+    long = function(magnitude, 1e3 * phase, TINY)
+    assert np.abs(long - function(magnitude, phase, TINY)).max() < 1e-4 * np.abs(long).max()  # how long, does not count
+
+
+def test_a_partial_in_the_middle_of_its_bin_keeps_its_vector():
+    k, n = 37, np.arange(70 * FULL.hop_length)
+    spectrum = stft(np.cos(2 * np.pi * k * n / FULL.n_fft + 1), FULL)[:64]
+    still = s.phasor(np.tile(np.repeat([1.0, 0.0], FULL.bins), (64, 1)), FULL.bins)
+    vectors = spectrum[:, k] / still[:, k]
+    assert np.angle(vectors / vectors[0]) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
 @SIGNALS
-def test_batches_never_change_a_bit(function, signal):
-    magnitude, phase = decoded(signal, 7)
+@VECTORS
+def test_batches_never_change_a_bit(function, signal, vectors):
+    magnitude, phase = decoded(signal, 7, vectors=vectors)
     whole = function(magnitude, phase, signal)
     for sizes in [(1,) * 7, (2, 5), (4, 1, 2)]:
         joiner, parts, first = OverlapAdd(signal, 1), [], 0

@@ -576,3 +576,19 @@ def test_random_parameters(network: str) -> None:
         assert not np.array_equal(array, other[name])
     kernel = max((a for name, a in parameters.items() if name.endswith("/kernel")), key=np.size)
     assert np.var(kernel) == pytest.approx(2 / np.prod(kernel.shape[:-1]), rel=0.2)
+
+
+def test_the_kind_of_phase_is_read_and_is_an_angle_in_files_from_before_there_was_another() -> None:
+    angles, vectors = (
+        PRESETS["tiny"],
+        replace(PRESETS["tiny"], autoencoder=replace(PRESETS["tiny"].autoencoder, phase="vector")),
+    )
+    assert "phase" not in angles.to_dict()["autoencoder"]
+    for config in (angles, vectors):
+        assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    bins = vectors.signal.bins
+    assert [trace("frame_decoder", c).outputs[1].shape[2] for c in (angles, vectors)] == [bins, 2 * bins]
+    data = vectors.to_dict()
+    data["autoencoder"]["phase"] = "real"
+    with pytest.raises(ModelError, match="phase='real'; it must be angle or vector"):
+        Config.from_dict(data)

@@ -22,26 +22,42 @@ JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fa
 F = np.float32
 
 
+@njit(inline="always", **JIT)
+def amplitude_of(m):  # type: ignore[no-untyped-def]
+    """sqrt(10^(0.1 (75 m - 25)) + 1e-7) for m in [-1.2, 1.2].
+
+    10^(7.5 m - 2.5) is exp(y)^64 with |y| < 0.42. The series is Taylor's, cut where the next term is below float32's resolution.
+    """
+    y = m * F(0.26983419835111874) - F(0.08994473278370625)  # ln 10 / 64 (7.5 m - 2.5)
+    e = F(1 / 5040) + y * F(1 / 40320)
+    e = F(1 / 120) + y * (F(1 / 720) + y * e)
+    e = F(1 / 6) + y * (F(1 / 24) + y * e)
+    e = F(1) + y * (F(1) + y * (F(1 / 2) + y * e))
+    e = e * e
+    e = e * e
+    e = e * e
+    e = e * e
+    e = e * e
+    e = e * e
+    return np.sqrt(e + F(1e-7))
+
+
+@njit(**JIT)
+def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ignore[no-untyped-def]
+    """re + i im: an amplitude (bins,) along a vector of any length (2 bins: x, y), turned."""
+    bins = len(re)
+    for k in range(bins):
+        x, y = vectors[k], vectors[bins + k]
+        scale = amplitude_of(log_magnitude[k]) / np.sqrt(x * x + y * y + F(1e-8))
+        re[k] = scale * (x * turn_re[k] - y * turn_im[k])
+        im[k] = scale * (x * turn_im[k] + y * turn_re[k])
+
+
 @njit(**JIT)
 def polar(log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
-    """re + i im = sqrt(10^(0.1 (75 m - 25)) + 1e-7) exp(i pi p), for m in [-1.2, 1.2] and p in [-1, 1].
-
-    10^(7.5 m - 2.5) is exp(y)^64 with |y| < 0.42; cos and sin of pi p follow from those of half the angle.
-    The series are Taylor's, cut where the next term is below float32's resolution.
-    """
+    """re + i im: an amplitude at the angle pi p, for p in [-1, 1]; cos and sin follow from Taylor's of half the angle."""
     for k in range(len(re)):
-        y = log_magnitude[k] * F(0.26983419835111874) - F(0.08994473278370625)  # ln 10 / 64 (7.5 m - 2.5)
-        e = F(1 / 5040) + y * F(1 / 40320)
-        e = F(1 / 120) + y * (F(1 / 720) + y * e)
-        e = F(1 / 6) + y * (F(1 / 24) + y * e)
-        e = F(1) + y * (F(1) + y * (F(1 / 2) + y * e))
-        e = e * e
-        e = e * e
-        e = e * e
-        e = e * e
-        e = e * e
-        e = e * e
-        amplitude = np.sqrt(e + F(1e-7))
+        amplitude = amplitude_of(log_magnitude[k])
         x = phase[k] * F(1.5707963267948966)
         q = x * x
         s = F(1 / 362880) - q * F(1 / 39916800)
@@ -97,8 +113,8 @@ def columns(w, turns, m, length, width, source, target):  # type: ignore[no-unty
 
 
 @lru_cache(maxsize=8)
-def make_synthesize(rows: int, cols: int) -> Callable[..., None]:
-    """The kernel for FFTs of 2 m samples, m = rows * cols; rows <= cols are two of 8, 16, 32.
+def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
+    """The kernel for FFTs of 2 m samples, m = rows * cols; rows <= cols are two of 8, 16, 32. Phases are vectors or angles.
 
     The m complex numbers z[n] = x[2 n] + i x[2 n + 1] lie as (rows, cols); their FFT is one FFT of every column,
     twiddles, a transposition, and again one FFT of every column (Bailey 1990, the four-step method). An FFT of all
@@ -113,8 +129,8 @@ def make_synthesize(rows: int, cols: int) -> Callable[..., None]:
     after = 2 * m - middle
 
     @njit(**JIT)
-    def synthesize(log_magnitude, phase, window, fold, turns, out):  # type: ignore[no-untyped-def]
-        """(B, T, m + 1) twice -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables`."""
+    def synthesize(log_magnitude, phase, window, fold, turns, quarters, out):  # type: ignore[no-untyped-def]
+        """Levels (B, T, m + 1), phase -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables`."""
         re, im, w = np.empty(m + 1, np.float32), np.empty(m + 1, np.float32), np.empty(4 * m, np.float32)
         windows, frames = log_magnitude.shape[:2]
         segment = np.empty((frames + 3) * hop, np.float32)
@@ -122,7 +138,10 @@ def make_synthesize(rows: int, cols: int) -> Callable[..., None]:
         for b in range(windows):
             segment[:] = F(0)
             for t in range(frames):
-                polar(log_magnitude[b, t], phase[b, t], re, im)
+                if vectors:
+                    along_vectors(log_magnitude[b, t], phase[b, t], quarters[0, t % 4], quarters[1, t % 4], re, im)
+                else:
+                    polar(log_magnitude[b, t], phase[b, t], re, im)
                 im[0] = im[m] = F(0)  # they do not count: the samples are real
                 # Z[k] = X[k] + conj X[m-k] + i exp(i pi k / m) (X[k] - conj X[m-k])
                 z = w[begin:]
