@@ -1,6 +1,6 @@
 """Run by test_backends.py under either Keras backend: first steps of every tiny trainer, from one checkpoint each.
 
-    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|finetune|level2|gan|ear ...
+    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|level2|finish|gan|ear ...
 
 losses: the first backend to run leaves the checkpoints in FOLDER that the others start from; prints them as JSON.
 resume: prints whether runs that were interrupted end in the same variables.
@@ -15,13 +15,13 @@ import numpy as np
 from everwave import weights
 from everwave.config import PRESETS
 from everwave_trainer import backend, checkpoint, loop
-from everwave_trainer.autoencoder import AutoencoderTrainer
+from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import TIMES, Latents, Piece
 from keras import ops
 
 BATCH, STEPS = 2, 3
-TINY = PRESETS["tiny"]
+TINY, VECTORS = PRESETS["tiny"], choose_config("tiny", None)  # with phases as angles and as vectors
 
 
 def same_noise(shape, dtype=None, seed=None):
@@ -34,7 +34,7 @@ class Music(AutoencoderTrainer):
     """Noise that grows and fades, in place of crops of a corpus."""
 
     def batch(self, step):
-        frames = {"level1": 128, "finetune": 128, "level2": 256}[self.stage]
+        frames = {"level1": 128, "level2": 256, "finish": 128}[self.stage]
         samples = np.random.default_rng(step).standard_normal((BATCH, (frames + 3) * 64)) * 0.1
         return ((samples * np.sin(np.arange(samples.shape[1]) / 900)).astype(np.float32),)
 
@@ -63,8 +63,8 @@ def gan(*labels):
 
 TRAINERS = {
     "level1": lambda: Music("level1", TINY, [], steps=100, batch_size=BATCH),
-    "finetune": lambda: Music("finetune", TINY, [], steps=100, batch_size=BATCH),
     "level2": lambda: Music("level2", TINY, [], steps=100, batch_size=BATCH),
+    "finish": lambda: Music("finish", VECTORS, [], steps=100, batch_size=BATCH),
     "gan": lambda: gan({"bpm": 120.0}, {"bpm": 121.0}),
     "ear": lambda: gan({"density": 2.0, "onsets": (np.arange(20) / 2).tolist()}),
 }

@@ -25,12 +25,35 @@ def test_stft_and_scaling_match_the_runtime(samples):
     np.testing.assert_allclose(ours, runtime.log_magnitude(theirs), atol=1e-4)
 
 
-def test_inverse_stft_matches_the_runtime():
+@pytest.mark.parametrize("width", [513, 1026], ids=["angles", "vectors"])
+def test_inverse_stft_matches_the_runtime(width):
     rng = np.random.default_rng(1)
     level = rng.uniform(-0.9, 0.3, (20, 513)).astype(np.float32)
-    phase = rng.uniform(-1, 1, (20, 513)).astype(np.float32)
-    ours = ops.convert_to_numpy(signal.istft(signal.spectrum(level[None], phase[None]), SIGNAL))[0]
+    phase = rng.uniform(-1, 1, (20, width)).astype(np.float32)
+    phasors = signal.phasor(ops.convert_to_tensor(phase[None]), 513)
+    ours = ops.convert_to_numpy(signal.istft(signal.spectrum(level[None], phasors), SIGNAL))[0]
     np.testing.assert_allclose(ours, runtime.istft(level, phase, SIGNAL), atol=1e-5)
+
+
+def phases_apart(samples, turned):
+    """Both phase distances of the unit phasors of `samples`, times exp(i turned), to its own spectrum."""
+    spectrum = runtime.stft(samples, SIGNAL)
+    phasors = spectrum / np.abs(spectrum) * np.exp(1j * turned)
+    pairs = [tuple(x.astype(np.float32)[None] for x in (z.real, z.imag)) for z in (phasors, spectrum)]
+    return [float(ops.convert_to_numpy(x)) for x in losses.phase_distance(*pairs)]
+
+
+def test_phase_distance_hears_frequency_and_delay_and_no_phase(samples):
+    t, k = np.arange(20)[:, None], np.arange(513)
+    assert phases_apart(samples, 1.3 + 0 * t * k) == pytest.approx([0, 0], abs=1e-5)
+    assert phases_apart(samples, 0.4 * t + 0 * k) == pytest.approx([1 - np.cos(0.4), 0], rel=1e-3, abs=1e-5)
+    assert phases_apart(samples, 0.7 * k + 0 * t) == pytest.approx([0, 1 - np.cos(0.7)], rel=1e-3, abs=1e-5)
+    assert max(phases_apart(1e-9 * samples, 0.4 * t + 0.7 * k)) < 2e-2  # silence has no phases
+    loud, quiet = samples.copy(), samples.copy()
+    wrong = np.where(t < 10, 1.0, 0.0) * t  # only the first half turns wrongly
+    loud[2560:] *= 0.01
+    quiet[:3584] *= 0.01
+    assert phases_apart(loud, wrong + 0 * k)[0] > 3 * phases_apart(quiet, wrong + 0 * k)[0]
 
 
 def test_spectral_distance_is_zero_for_itself_and_has_finite_gradients_at_silence(samples):

@@ -1,8 +1,7 @@
 """Training of the two autoencoders, in stages.
 
-level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned
-          through the consistency of overlapping frames, seams through two neighbouring windows side by side
-finetune  the same with the encoder frozen and critics on the log-magnitudes of the re-analysed waveform
+level1    frame encoder and decoder on log-magnitudes and on the waveform they decode to; phases are learned through the
+          consistency of overlapping frames and from how true ones change, seams through two neighbouring windows side by side
 level2    chunk encoder and decoder on the latents of the frozen level 1, which they learn to repeat; nothing is decoded
 finish    both decoders, on latents as they are and, half of every batch, as level 2 leaves them: they never hear others when
           music is generated, and critics judge that half; latents keep their meaning
@@ -14,13 +13,14 @@ Every stage is mono: a crop is one channel of one track.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from everwave import weights
-from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, PRESETS, Config
 from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from keras import ops
@@ -31,40 +31,44 @@ from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
 
-STAGES = ("level1", "finetune", "level2", "finish", "chunk")
+STAGES = ("level1", "level2", "finish", "chunk")
 NETWORKS = {
     "level1": ("frame_encoder", "frame_decoder"),
-    "finetune": ("frame_encoder", "frame_decoder"),
     "level2": AUTOENCODER,
     "finish": AUTOENCODER,
     "chunk": AUTOENCODER,
 }
 TRAINED = {
     "level1": ("frame_encoder", "frame_decoder"),
-    "finetune": ("frame_decoder",),
     "level2": ("chunk_encoder", "chunk_decoder"),
     "finish": ("chunk_decoder", "frame_decoder"),
     "chunk": ("chunk_decoder",),
 }
-FRAMES = {"level1": 128, "finetune": 128, "level2": 256, "finish": 128, "chunk": 256}
+FRAMES = {"level1": 128, "level2": 256, "finish": 128, "chunk": 256}
 CRITIC_WEIGHT = {
-    "level1": 0.0,
-    "finetune": 0.02,
-    "level2": 0.0,
-    "finish": 0.03,
-    "chunk": 0.0,
+    stage: 0.03 if stage == "finish" else 0.0 for stage in STAGES
 }  # a critic beats an untrained decoder at once
-WEIGHTS = {"latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 0.2, "mel": 0.0}
+WEIGHTS = {
+    "latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 1.0, "frequency": 0.3, "delay": 0.3,
+    "mel": 0.0,
+}  # fmt: skip
 WEIGHTS_OF = {  # where they differ
     # the only loss there; so large that the gradients of every step are clipped to the same norm
     "level2": {"latents": 100.0},
-    # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
-    # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
+    # and critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead
     "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
 }
-RESOLUTIONS = (512, 2048)  # FFT sizes of the spectral losses: one for transients, one for pitch and phase
+RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
 CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
+
+
+def choose_config(preset: str, init: Path | None) -> Config:
+    """The sizes of what `init`, a run folder or a weights file, holds; without one those of `preset`, with phases as vectors."""
+    if init is None:
+        config = PRESETS[preset]
+        return replace(config, autoencoder=replace(config.autoencoder, phase="vector"))
+    return checkpoint.config(init) if init.is_dir() else weights.read(init).config
 
 
 class AutoencoderTrainer:
@@ -144,11 +148,11 @@ class AutoencoderTrainer:
         return self.networks["frame_encoder"](log_magnitude, training=True)
 
     def decode(self, latents: Any) -> tuple[Any, Any]:
-        """Frame latents (B, T, C) -> log-magnitude, phase (B, T, bins), window by window."""
+        """Frame latents (B, T, C) -> log-magnitude (B, T, bins), phase (B, T, bins or 2 bins), window by window."""
         windows = ops.reshape(latents, (-1, DECODER_FRAMES, latents.shape[2]))
-        shape = (-1, latents.shape[1], self.config.signal.bins)
-        magnitude, phase = self.networks["frame_decoder"](windows, training=True)
-        return ops.reshape(magnitude, shape), ops.reshape(phase, shape)
+        outputs = self.networks["frame_decoder"](windows, training=True)
+        magnitude, phase = (ops.reshape(x, (-1, latents.shape[1], x.shape[2])) for x in outputs)
+        return magnitude, phase
 
     def compress(self, latents: Any) -> Any:
         """Frame latents (B, T, C) -> the same through the chunk autoencoder."""
@@ -157,10 +161,9 @@ class AutoencoderTrainer:
         windows = ops.reshape(codes, (-1, DECODER_LATENTS, codes.shape[2]))
         return ops.reshape(self.networks["chunk_decoder"](windows, training=True), (-1, *latents.shape[1:]))
 
-    def _latents(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Log-magnitudes of samples, the frame latents to decode, and how far level 2 leaves them from the true ones."""
-        s = self.config.signal
-        target = signal.log_magnitude(signal.stft(samples, s.n_fft, s.hop_length))
+    def _latents(self, spectrum: signal.PAIR) -> tuple[Any, Any, dict[str, Any]]:
+        """Log-magnitudes of a spectrum, the frame latents to decode, and how far level 2 leaves them from the true ones."""
+        target = signal.log_magnitude(spectrum)
         latents = self.encode(target)
         if "chunk_decoder" not in self.networks:
             return target, latents, {}
@@ -171,9 +174,11 @@ class AutoencoderTrainer:
     def _reconstruct(self, samples: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Decoded and true samples where all frames overlap, and the reconstruction losses."""
         s = self.config.signal
-        target, latents, scalars = self._latents(samples)
+        spectrum = self._stft(samples)
+        target, latents, scalars = self._latents(spectrum)
         magnitude, phase = self.decode(latents)
-        waveform = signal.istft(signal.spectrum(magnitude, phase), s)
+        phasors = signal.phasor(phase, s.bins)
+        waveform = signal.istft(signal.spectrum(magnitude, phasors), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
         ours, theirs = waveform[:, edge:-edge], samples[:, edge:-edge]
         distances = [losses.spectral_distance(theirs, ours, n, s.sample_rate) for n in RESOLUTIONS]
@@ -181,9 +186,13 @@ class AutoencoderTrainer:
         scalars["onsets"] = losses.onset_distance(magnitude, target, s.sample_rate)
         scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
         scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
+        scalars["frequency"], scalars["delay"] = losses.phase_distance(phasors, spectrum)
         if self.weights["mel"]:
             scalars["mel"] = losses.mel_distance(ours, theirs, s.sample_rate)
         return ours, theirs, scalars
+
+    def _stft(self, samples: Any) -> signal.PAIR:
+        return signal.stft(samples, self.config.signal.n_fft, self.config.signal.hop_length)
 
     def _reconstruction(self, scalars: dict[str, Any]) -> Any:
         return sum(self.weights[name] * value for name, value in scalars.items())
@@ -192,7 +201,7 @@ class AutoencoderTrainer:
         names: list[str] = []
 
         def compute() -> tuple[Any, ...]:
-            *_, scalars = self._latents(samples) if self.stage == "level2" else self._reconstruct(samples)
+            *_, scalars = self._latents(self._stft(samples)) if self.stage == "level2" else self._reconstruct(samples)
             names[:] = scalars
             return (self._reconstruction(scalars), *scalars.values())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from everwave.config import Config
 from everwave.errors import EverwaveError
 from keras import ops
 
@@ -53,10 +54,21 @@ def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapp
     return int(meta["step"])
 
 
-def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> None:
-    """Load those named groups that the checkpoint in `folder` has, whatever else it holds."""
+def config(folder: Path) -> Config:
+    """The sizes of the networks that the checkpoint in `folder` holds."""
+    _check(folder)
+    with np.load(folder / FILE, allow_pickle=False) as data:
+        return Config.from_dict(json.loads(data["meta"].tobytes())["settings"]["config"])
+
+
+def _check(folder: Path) -> None:
     if not exists(folder):
         raise EverwaveError(f"{folder}: no {FILE} there; name the run folder of the previous stage")
+
+
+def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> None:
+    """Load those named groups that the checkpoint in `folder` has, whatever else it holds."""
+    _check(folder)
     with np.load(folder / FILE, allow_pickle=False) as data:
         for group, members in variables.items():
             if f"{group}:0" in data:

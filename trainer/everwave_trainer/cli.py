@@ -45,12 +45,17 @@ def parser() -> argparse.ArgumentParser:
     auto = commands.add_parser("autoencoder", help="train the spectrogram autoencoders on a corpus")
     _add_training_arguments(auto, steps=20000, learning_rate=3e-4, batch_size=16)
     auto.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS", help="folder made by `everwave-train corpus`")
-    auto.add_argument("--stage", choices=["level1", "finetune", "level2", "finish", "chunk"], required=True)
-    auto.add_argument("--preset", default="lite", choices=["full", "lite", "tiny"])
-    auto.add_argument("--init", type=Path, help="folder of the previous stage, or a weights file, to start from")
+    auto.add_argument("--stage", choices=["level1", "level2", "finish", "chunk"], required=True)
     auto.add_argument(
-        "--critic-weight", type=float, help="default: 0.02 for finetune, 0.03 for finish, else 0, which means no critic"
+        "--preset",
+        default="lite",
+        choices=["full", "lite", "tiny"],
+        help="sizes where there is no --init (default lite)",
     )
+    auto.add_argument(
+        "--init", type=Path, help="folder of the previous stage, or a weights file, to start from; it has the sizes"
+    )
+    auto.add_argument("--critic-weight", type=float, help="default: 0.03 for finish, else 0, which means no critic")
     auto.set_defaults(run=_autoencoder)
 
     encode = commands.add_parser("encode", help="turn a corpus into latents for the GAN")
@@ -167,18 +172,16 @@ def _prepare(a: argparse.Namespace) -> None:
 
 
 def _autoencoder(a: argparse.Namespace) -> None:
-    from everwave.config import PRESETS
-
     from .corpora.store import Corpus
 
     corpora = [Corpus.open(folder) for folder in a.corpora]
     _prepare(a)
-    from .autoencoder import AutoencoderTrainer
+    from .autoencoder import AutoencoderTrainer, choose_config
 
     tracks = [t for corpus in corpora for t in corpus.select("train")]
     held_out = [t for corpus in corpora for t in corpus.tracks if t.split == "held-out"]
     trainer = AutoencoderTrainer(
-        a.stage, PRESETS[a.preset], tracks, steps=a.steps, batch_size=a.batch_size,
+        a.stage, choose_config(a.preset, a.init), tracks, steps=a.steps, batch_size=a.batch_size,
         learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,
     )  # fmt: skip
     if a.init:

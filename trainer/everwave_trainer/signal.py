@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from everwave.config import OVERLAP, SignalConfig
+from everwave.signal import VECTOR_OFFSET, quarter_turns
 from keras import ops
 
 SPECTRAL_FLOOR = 1e-7  # power below which spectral losses see silence: keeps log gradients bounded
@@ -60,7 +61,18 @@ def log_magnitude(spectrum: PAIR, floor: float = 1e-10) -> Any:
     return (10.0 / math.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) + 25.0) / 75.0
 
 
-def spectrum(log_magnitude: Any, phase: Any) -> PAIR:
-    """The inverse of `log_magnitude`, with phase / pi: real and imaginary parts."""
+def phasor(phase: Any, bins: int) -> PAIR:
+    """Phases (B, T, bins or 2 bins) as a frame decoder gives them -> cosines and sines; see `everwave.signal.phasor`."""
+    if phase.shape[-1] == bins:
+        return ops.cos(math.pi * phase), ops.sin(math.pi * phase)
+    x, y = phase[..., :bins], phase[..., bins:]
+    scale = ops.rsqrt(ops.square(x) + ops.square(y) + VECTOR_OFFSET)
+    x, y = scale * x, scale * y
+    re, im = quarter_turns(bins)[:, np.arange(phase.shape[-2]) % 4]
+    return x * re - y * im, x * im + y * re
+
+
+def spectrum(log_magnitude: Any, phasors: PAIR) -> PAIR:
+    """The inverse of `log_magnitude`, with the phases' cosines and sines: real and imaginary parts."""
     magnitude = ops.sqrt(ops.exp(math.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
-    return magnitude * ops.cos(math.pi * phase), magnitude * ops.sin(math.pi * phase)
+    return magnitude * phasors[0], magnitude * phasors[1]

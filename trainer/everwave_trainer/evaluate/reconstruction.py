@@ -11,7 +11,7 @@ import soundfile
 from everwave import spectrogram
 from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
-from everwave.signal import istft, log_magnitude, stft
+from everwave.signal import istft, log_magnitude, phasor, stft
 
 from ..corpora.store import Corpus, Track
 from . import metrics
@@ -83,7 +83,7 @@ def istft_length(frames: int, signal: Any) -> int:
 
 
 def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log-magnitude and phase (T, bins) of mono samples through level 1 of the autoencoder alone, or through both."""
+    """Log-magnitude and phase / pi (T, bins) of mono samples through level 1 of the autoencoder alone, or through both."""
     s = model.config.signal
     frames = log_magnitude(stft(real, s))
     x = frames[: len(frames) // DECODER_FRAMES * DECODER_FRAMES].reshape(-1, DECODER_FRAMES, s.bins)
@@ -94,7 +94,8 @@ def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.n
     for network, shape in steps:
         x = np.array(model.network(network)(np.ascontiguousarray(x.reshape(shape)))[0])
     magnitude, phase = model.network("frame_decoder")(x.reshape(-1, DECODER_FRAMES, chunk[2]))
-    return magnitude.reshape(-1, s.bins).copy(), phase.reshape(-1, s.bins).copy()
+    angle = (np.angle(phasor(phase, s.bins)) / np.pi).astype(np.float32)
+    return magnitude.reshape(-1, s.bins).copy(), angle.reshape(-1, s.bins)
 
 
 def save_pictures(model_name: str, corpus: Path, folder: Path, seconds: float) -> None:

@@ -36,7 +36,8 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         latents = latents[:, : latents.shape[1] // 64 * 64]
         if "chunk_decoder" in trainer.networks:
             latents = trainer.compress(latents)
-        samples = signal.istft(signal.spectrum(*trainer.decode(latents)), s)
+        magnitude, phase = trainer.decode(latents)
+        samples = signal.istft(signal.spectrum(magnitude, signal.phasor(phase, s.bins)), s)
         clip = np.concatenate([real, np.zeros(s.sample_rate // 4, np.float32), ops.convert_to_numpy(samples)[0]])
         _save(folder / f"step{step:07d}-{i}", clip, s.sample_rate)
 
