@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from keras import ops
 from tqdm import tqdm
 
 from . import checkpoint
+
+READERS = 4  # batches that are made while a step runs; a GPU takes them faster than one thread makes them
 
 
 class Trainer(Protocol):
@@ -50,6 +53,16 @@ def run(
     stop: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
 
+    def note(step: int, scalars: Mapping[str, Any]) -> None:
+        """Wait for the results of `step`, which is counted from 0."""
+        numbers = {k: float(ops.convert_to_numpy(v)) for k, v in scalars.items()}
+        _check_finite(numbers, step, folder)
+        means.update({k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in numbers.items()})
+        bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
+        bar.update()
+        if log and ((step + 1) % 20 == 0 or step + 1 == steps):
+            log(step + 1, numbers)
+
     def save(step: int) -> None:
         checkpoint.save(folder, step, trainer.variables(), trainer.settings)
         trainer.sample(folder, step)
@@ -57,26 +70,29 @@ def run(
     saved, step = time.monotonic(), start
     means: dict[str, float] = {}
     try:
-        with ThreadPoolExecutor(1) as reader, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
-            batch = reader.submit(trainer.batch, start)
+        with ThreadPoolExecutor(READERS) as readers, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
+            batches = deque(readers.submit(trainer.batch, s) for s in range(start, min(start + READERS, steps)))
+            running: tuple[int, Mapping[str, Any]] | None = (
+                None  # what a GPU may still be at when the next step is sent
+            )
             for step in range(start, steps):
-                current = batch.result()
-                batch = reader.submit(trainer.batch, step + 1)
-                scalars = {k: float(ops.convert_to_numpy(v)) for k, v in trainer.step(step, *current).items()}
-                _check_finite(scalars, step, folder)
-                means |= {k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in scalars.items()}
-                bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-                bar.update()
-                if log and ((step + 1) % 20 == 0 or step + 1 == steps):
-                    log(step + 1, scalars)
-                if stop or time.monotonic() - saved > 60 * minutes:
+                current = batches.popleft().result()
+                if step + READERS < steps:
+                    batches.append(readers.submit(trainer.batch, step + READERS))
+                scalars = trainer.step(step, *current)
+                if running is not None:
+                    note(*running)
+                running = step, scalars
+                due = bool(stop) or time.monotonic() - saved > 60 * minutes
+                if due or step + 1 == steps:
+                    note(*running)
+                    running = None
+                if due:
                     save(step + 1)
                     saved = time.monotonic()
                     tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
-                    if enough():
+                    if stop or enough():
                         return step + 1
-                if stop:
-                    return step + 1
         save(steps)
     finally:
         for number, handler in previous.items():
