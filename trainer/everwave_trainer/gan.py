@@ -44,17 +44,21 @@ MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's ar
 
 
 class Falling(keras.optimizers.schedules.LearningRateSchedule):
-    """`first` up to step `alone`, `then` after it, and both along half a cosine to a fiftieth over `steps`.
+    """From `first` up to step `alone`, then from `then` up to `steps`, each along half a cosine to a fiftieth.
 
     At a constant rate the Frechet distance of techno went up and down by a fifth from one checkpoint to the next.
     """
 
     def __init__(self, first: float, then: float, alone: int, steps: int) -> None:
-        self.rate = keras.optimizers.schedules.PiecewiseConstantDecay([alone], [first, then])
-        self.share = keras.optimizers.schedules.CosineDecay(1.0, steps, alpha=0.02)
+        self.alone = min(alone, steps)
+        self.phases = [
+            keras.optimizers.schedules.CosineDecay(rate, max(length, 1), alpha=0.02)
+            for rate, length in ((first, self.alone), (then, steps - self.alone))
+        ]
 
     def __call__(self, step: Any) -> Any:
-        return self.rate(step) * self.share(step)
+        before, after = self.phases[0](step), self.phases[1](ops.maximum(step - self.alone, 0))
+        return ops.where(step < self.alone, before, after)
 
 
 class GanTrainer:
@@ -84,7 +88,9 @@ class GanTrainer:
         self.ear = Ear(latents.autoencoder_path, self.config, self.random) if audible else None
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
-        rates = [Falling(learning_rate * x, learning_rate * y, alone, steps) for x, y in (GENERATOR_RATES, (1.0, 1.0))]
+        first, then = (learning_rate * x for x in GENERATOR_RATES)
+        # the critic's optimizer counts its own steps
+        rates = Falling(first, then, alone, steps), Falling(0.0, learning_rate, 0, max(steps - alone, 1))
         self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
         for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
             optimizer.build(variables)
