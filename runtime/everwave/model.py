@@ -65,9 +65,10 @@ def warm_up(threads: int | None = None) -> list[str]:
             continue
         model.encode(audio, model.sample_rate)
         done.append(precision)
-    for preset in PRESETS.values():  # the inverse FFT alone is compiled for its size
-        shape = (1, DECODER_FRAMES, preset.signal.bins)
-        synthesize(np.zeros(shape, np.float32), np.zeros(shape, np.float32), preset.signal)
+    for preset in PRESETS.values():  # the inverse FFT alone is compiled for its size, and for angles and vectors
+        magnitude = np.zeros((1, DECODER_FRAMES, preset.signal.bins), np.float32)
+        for phase in (magnitude, np.concatenate([magnitude, magnitude], axis=2)):
+            synthesize(magnitude, phase, preset.signal)
     return done
 
 
