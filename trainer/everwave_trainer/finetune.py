@@ -25,7 +25,6 @@ from .latents import Latents
 
 SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
 HOLD_OUT = "0.2"  # of the tracks: a tenth of a game's dozen is one track, which need not be like the others
-SPREAD = "1.2"  # of what is exported: little music, learned well, comes out too much alike
 BATCH_SIZE, LEARNING_RATE, CRITIC_SHARE = 8, 2e-4, 2  # the critic is half as wide as the generator
 CHECKPOINTS = 8  # over the minutes given
 PATIENCE = 5  # checkpoints without a better one; at the first, distances go up and down
@@ -110,7 +109,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     _train(start, music, Latents.open(held_out) if kept_out else music, run, minutes, seed)
     shutil.copyfile(run / BEST, run / "model.h5")
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
-    return main(["export", str(run), "--licence", licence, "--spread", SPREAD, "-o", str(folder / "model.h5")])
+    return main(["export", str(run), "--licence", licence, "-o", str(folder / "model.h5")])
 
 
 def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
