@@ -55,7 +55,8 @@ WEIGHTS = {
 WEIGHTS_OF = {  # where they differ
     # the only loss there; so large that the gradients of every step are clipped to the same norm
     "level2": {"latents": 100.0},
-    # and critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead
+    # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
+    # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
     "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
 }
 RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
