@@ -18,6 +18,7 @@ from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import checkpoint, cli, loop
+from everwave_trainer.autoencoder import choose_config
 from everwave_trainer.latents import Latents
 
 TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
@@ -80,6 +81,11 @@ def assert_only_changed(networks, one, other):
         assert changed == (name in networks)
 
 
+def test_an_angle_stays_one_when_it_is_trained_on(autoencoders):
+    assert choose_config("full", autoencoders[0]) == PRESETS["tiny"]
+    assert choose_config("tiny", None).autoencoder.phase == "vector"
+
+
 def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     run = lambda *words: cli.main([str(w) for w in words])  # noqa: E731
     level1, level2 = tmp_path / "level1", tmp_path / "level2"
@@ -87,6 +93,7 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert run(*train, "--stage", "level1", "-o", level1) == 0
     assert run(*train, "--stage", "level2", "--init", level1, "-o", level2) == 0
     assert_only_changed({"chunk_encoder", "chunk_decoder"}, level1, level2)
+    assert choose_config("full", level1) == choose_config("tiny", None)  # what is trained on has its own sizes
     assert run(*train, "--stage", "level2", "--critic-weight", 0.1, "-o", tmp_path / "judged") == 2
     assert "level2 decodes nothing" in capsys.readouterr().err
     finish, autoencoder = tmp_path / "finish", tmp_path / "autoencoder.h5"

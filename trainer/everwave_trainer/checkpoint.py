@@ -35,7 +35,7 @@ def exists(folder: Path) -> bool:
 def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> int:
     """Load the checkpoint in `folder` into `variables`; returns its step. The settings must be the same."""
     with np.load(folder / FILE, allow_pickle=False) as data:
-        meta = json.loads(data["meta"].tobytes())
+        meta = _meta(data)
         for key, value in settings.items():
             if meta["settings"].get(key) != value:
                 raise EverwaveError(
@@ -58,7 +58,12 @@ def config(folder: Path) -> Config:
     """The sizes of the networks that the checkpoint in `folder` holds."""
     _check(folder)
     with np.load(folder / FILE, allow_pickle=False) as data:
-        return Config.from_dict(json.loads(data["meta"].tobytes())["settings"]["config"])
+        return Config.from_dict(_meta(data)["settings"]["config"])
+
+
+def _meta(data: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The step and the settings of an opened checkpoint."""
+    return json.loads(data["meta"].tobytes())
 
 
 def _check(folder: Path) -> None:

@@ -51,14 +51,15 @@ class Falling(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, first: float, then: float, alone: int, steps: int) -> None:
         self.alone = min(alone, steps)
-        self.phases = [
-            keras.optimizers.schedules.CosineDecay(rate, max(length, 1), alpha=0.02)
-            for rate, length in ((first, self.alone), (then, steps - self.alone))
-        ]
+        self.before, self.after = falling(first, self.alone), falling(then, steps - self.alone)
 
     def __call__(self, step: Any) -> Any:
-        before, after = self.phases[0](step), self.phases[1](ops.maximum(step - self.alone, 0))
-        return ops.where(step < self.alone, before, after)
+        return ops.where(step < self.alone, self.before(step), self.after(ops.maximum(step - self.alone, 0)))
+
+
+def falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
+    """Half a cosine from `rate` to a fiftieth of it over `steps`."""
+    return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=0.02)
 
 
 class GanTrainer:
@@ -90,7 +91,7 @@ class GanTrainer:
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
         first, then = (learning_rate * x for x in GENERATOR_RATES)
         # the critic's optimizer counts its own steps
-        rates = Falling(first, then, alone, steps), Falling(0.0, learning_rate, 0, max(steps - alone, 1))
+        rates = Falling(first, then, alone, steps), falling(learning_rate, steps - alone)
         self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
         for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
             optimizer.build(variables)

@@ -72,9 +72,8 @@ def run(
     try:
         with ThreadPoolExecutor(READERS) as readers, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
             batches = deque(readers.submit(trainer.batch, s) for s in range(start, min(start + READERS, steps)))
-            running: tuple[int, Mapping[str, Any]] | None = (
-                None  # what a GPU may still be at when the next step is sent
-            )
+            # what a GPU may still be at when the next step is sent
+            running: tuple[int, Mapping[str, Any]] | None = None
             for step in range(start, steps):
                 current = batches.popleft().result()
                 if step + READERS < steps:
