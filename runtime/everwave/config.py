@@ -16,7 +16,8 @@ DECODER_LATENTS = 4  # latents in one window of the chunk decoder
 DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
 SAMPLE_RATES = (8000, 192000)  # Hz, of models
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
-PHASES = ("angle", "vector")
+TUNED = 8  # of so many bins the lowest one has a tuning, where phases are "tuned": up to 2.8 kHz
+PHASES = ("angle", "vector", "tuned")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class AutoencoderConfig:
     """Layer widths are multiples of `width`; the two latent sizes are per channel.
 
     `phase` is how the frame decoder says it: as Musika's "angle" / pi, or as a "vector" of any length, which has no jump where
-    the angle wraps, beside the turn that a partial in the middle of its bin makes (`signal.phasor`).
+    the angle wraps, beside the turn that a partial in the middle of its bin makes; or "tuned": vectors, and how far from
+    the middle partials of the lowest eighth of bins lie (`signal.phasor`).
     """
 
     width: int = 256

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, Config
+from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, TUNED, Config
 
 Tensor = Any
 OpSet = Any
@@ -56,7 +56,7 @@ def chunk_decoder(nn: OpSet, x: Tensor, config: Config) -> Tensor:
 def frame_decoder(nn: OpSet, x: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Frame latents (B, 64, frame_latents) -> log-magnitude in [-1, 1] (B, 64, bins), and phase.
 
-    Phase is an angle / pi in [-1, 1] (B, 64, bins), or vectors, x before y (B, 64, 2 bins).
+    Phase is an angle / pi in [-1, 1] (B, 64, bins), or vectors, x before y (B, 64, 2 bins), which tunings may follow.
     """
     w, bins = config.autoencoder.width, config.signal.bins
     d0 = nn.conv_block("d0", x, 3 * w, noise=True)
@@ -69,10 +69,11 @@ def frame_decoder(nn: OpSet, x: Tensor, config: Config) -> tuple[Tensor, Tensor]
     log_magnitude = nn.conv("magnitude", u0 + d0, bins, activation="clip")
     p1 = nn.up_block("p1", u2, 3 * w)
     p0 = nn.up_block("p0", p1 + u1, 3 * w)
-    if config.autoencoder.phase == "vector":
-        phase = nn.conv("phase", p0 + u0, 2 * bins)
-    else:
+    if config.autoencoder.phase == "angle":
         phase = nn.conv("phase", p0 + u0, bins, activation="clip")
+    else:
+        tuned = bins // TUNED if config.autoencoder.phase == "tuned" else 0
+        phase = nn.conv("phase", p0 + u0, 2 * bins + tuned)
     return log_magnitude, phase
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .config import OVERLAP, SignalConfig
+from .config import DECODER_FRAMES, OVERLAP, SignalConfig
 
 Array = np.ndarray
 
@@ -80,13 +80,26 @@ def phasor(phase: Array, bins: int) -> Array:
     """Phase as a frame decoder gives it -> complex numbers of length 1 (T, bins), complex64.
 
     (T, bins) are angles / pi. (T, 2 bins) are x, then y, of vectors of any length, to be turned by what a partial in the
-    middle of its bin turns from frame to frame. T counts from the start of a window.
+    middle of its bin turns from frame to frame. After 2 bins come tunings, of as many of the lowest bins: how far from there
+    partials are, in 32nds of a half turn a frame (2.7 Hz for frames of 256 samples at 44.1 kHz); turns are counted from the
+    middle of a window. T counts from the start of one.
+
+    A network that knows no time can repeat itself with the period of its strides and no slower; a tuning that stays
+    the same is a partial of any frequency.
     """
     if phase.shape[-1] == bins:
         return np.exp(np.complex64(1j * np.pi) * phase)
-    x, y = phase[..., :bins], phase[..., bins:]
+    x, y, tuning = np.split(phase, (bins, 2 * bins), axis=-1)
     turns = quarter_turns(bins)[:, np.arange(phase.shape[-2]) % 4]
-    return (x + 1j * y) / np.sqrt(x * x + y * y + VECTOR_OFFSET) * (turns[0] + 1j * turns[1])
+    unit = (x + 1j * y) / np.sqrt(x * x + y * y + VECTOR_OFFSET) * (turns[0] + 1j * turns[1])
+    unit[..., : tuning.shape[-1]] *= np.exp(np.complex64(1j * np.pi) * tuning * places(phase.shape[-2])[:, None])
+    return unit
+
+
+def places(frames: int) -> Array:
+    """Where frames of consecutive windows are, -1 to 1, with 0 in the middle of each: (frames,) float32."""
+    half = DECODER_FRAMES // 2
+    return ((np.arange(frames) % DECODER_FRAMES + 0.5 - half) / half).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -115,16 +128,16 @@ def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
 def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
     """Decoded windows to samples: log-magnitude and phase of B consecutive windows -> (B T hop + 3 hop,) float32.
 
-    Log-magnitude (B, T, bins) in [-1.2, 1.2]; phase (B, T, bins) / pi in [-1, 1] or vectors (B, T, 2 bins). Windows are
+    Log-magnitude (B, T, bins) in [-1.2, 1.2]; phase (B, T, bins) / pi in [-1, 1] or vectors (B, T, 2 bins and tunings). Windows are
     overlap-added by themselves before they are joined, so any split into batches gives the same bits (see
     `OverlapAdd`). Thread-safe; holds no lock while it computes. `out`, where given, is overwritten and returned.
     """
-    kernel = _kernel(signal.n_fft, phase.shape[-1] == 2 * signal.bins)
+    kernel = _kernel(signal.n_fft, phase.shape[-1] > signal.bins)
     if kernel is None:
         return synthesize_numpy(log_magnitude, phase, signal, out)
     windows, frames, _ = log_magnitude.shape
     samples = np.empty((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
-    kernel(_plain(log_magnitude), _plain(phase), *tables(signal.n_fft), samples)
+    kernel(_plain(log_magnitude), _plain(phase), *tables(signal.n_fft), places(frames), samples)
     return samples if out is None else _copy(samples, out)
 
 

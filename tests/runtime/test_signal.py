@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from everwave import signal as s
-from everwave.config import SignalConfig
+from everwave.config import PHASES, TUNED, SignalConfig
 from everwave.signal import OverlapAdd, analyse, istft, log_magnitude, stft, synthesize, synthesize_numpy
 
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
@@ -15,25 +15,31 @@ FULL = SignalConfig()
 TINY = SignalConfig(hop_length=64)
 OTHER = SignalConfig(hop_length=48)  # no power of two: always the reference path
 SIGNALS = pytest.mark.parametrize("signal", [FULL, TINY, OTHER], ids=lambda c: f"hop {c.hop_length}")
-VECTORS = pytest.mark.parametrize("vectors", [False, True], ids=["angles", "vectors"])
+KINDS = pytest.mark.parametrize("kind", PHASES)
 
 
-def decoded(signal, windows, seed=0, frames=64, vectors=False):
+def decoded(signal, windows, seed=0, frames=64, kind="angle"):
     """Random (log-magnitude, phase) of `windows` windows, as a frame decoder might give them."""
     rng = np.random.default_rng(seed)
     shape = (windows, frames, signal.bins)
     magnitude, phase = (rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(2))
-    if vectors:
+    if kind != "angle":
         length = rng.uniform(0.1, 3, shape)
         phase = np.concatenate([length * np.cos(np.pi * phase), length * np.sin(np.pi * phase)], axis=2)
+    if kind == "tuned":
+        phase = np.concatenate([phase, rng.uniform(-9, 9, (windows, frames, signal.bins // TUNED))], axis=2)
     return magnitude, phase.astype(np.float32)
 
 
-def angles(vectors, signal):
-    """What vectors (B, T, 2 bins) stand for, by definition: angles / pi (B, T, bins) float64."""
-    x, y = np.split(vectors.astype(float), 2, axis=2)
-    k, t = np.arange(signal.bins), np.arange(vectors.shape[1])[:, None]
-    return np.arctan2(y, x) / np.pi + k * t / 2 + k
+def angles(phase, signal):
+    """What phases stand for, by definition: angles / pi (B, T, bins) float64."""
+    if phase.shape[2] == signal.bins:
+        return phase.astype(float)
+    x, y, tuning = np.split(phase.astype(float), (signal.bins, 2 * signal.bins), axis=2)
+    k, t = np.arange(signal.bins), np.arange(phase.shape[1])[:, None]
+    turned = np.arctan2(y, x) / np.pi + k * t / 2 + k
+    turned[:, :, : tuning.shape[2]] += tuning / 32 * (t - 31.5)
+    return turned
 
 
 def istft64(log_magnitude, phase, signal):
@@ -98,10 +104,10 @@ def test_any_stretch_is_analysed_as_the_whole_is(signal):
 
 @pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
 @SIGNALS
-@VECTORS
-def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal, vectors):
-    magnitude, phase = decoded(signal, 3, vectors=vectors)
-    turned = angles(phase, signal) if vectors else phase
+@KINDS
+def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal, kind):
+    magnitude, phase = decoded(signal, 3, kind=kind)
+    turned = angles(phase, signal)
     expected = istft64(magnitude.reshape(-1, signal.bins), turned.reshape(-1, signal.bins), signal)
     got = function(magnitude, phase, signal)
     assert got.dtype == np.float32
@@ -111,12 +117,12 @@ def test_synthesize_is_the_inverse_stft_of_all_frames(function, signal, vectors)
 
 @needs_numba
 @pytest.mark.parametrize("hop_length", [32, 64, 128, 256, 512])
-@VECTORS
-def test_every_size_of_the_kernel(hop_length, vectors):
+@KINDS
+def test_every_size_of_the_kernel(hop_length, kind):
     signal = SignalConfig(hop_length=hop_length)
-    assert s._kernel(signal.n_fft, vectors) is not None
-    magnitude, phase = decoded(signal, 2, frames=8, vectors=vectors)
-    turned = angles(phase, signal) if vectors else phase
+    assert s._kernel(signal.n_fft, kind != "angle") is not None
+    magnitude, phase = decoded(signal, 2, frames=8, kind=kind)
+    turned = angles(phase, signal)
     expected = istft64(magnitude.reshape(-1, signal.bins), turned.reshape(-1, signal.bins), signal)
     assert np.abs(synthesize(magnitude, phase, signal) - expected).max() < 4e-6 * np.abs(expected).max()
 
@@ -141,7 +147,7 @@ def test_polynomials_of_the_kernel():
 
 @pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
 def test_a_vector_of_no_length_is_silence(function):
-    magnitude, phase = decoded(TINY, 1, vectors=True)
+    magnitude, phase = decoded(TINY, 1, kind="vector")
     assert not function(magnitude, 0 * phase, TINY).any()
     long = function(magnitude, 1e3 * phase, TINY)
     assert np.abs(long - function(magnitude, phase, TINY)).max() < 1e-4 * np.abs(long).max()  # how long, does not count
@@ -155,11 +161,22 @@ def test_a_partial_in_the_middle_of_its_bin_keeps_its_vector():
     assert np.angle(vectors / vectors[0]) == pytest.approx(0, abs=1e-3)
 
 
+def test_a_partial_beside_the_middle_of_its_bin_keeps_its_vector_by_its_tuning():
+    k, off, n = 37, 7.3, np.arange(70 * FULL.hop_length)  # off: in 32nds of a half turn a frame
+    turns = k / FULL.n_fft + off / 64 / FULL.hop_length
+    spectrum = stft(np.cos(2 * np.pi * turns * n + 1), FULL)[:64]
+    tuning = np.zeros(FULL.bins // TUNED)
+    tuning[k] = off
+    still = s.phasor(np.tile([*np.repeat([1.0, 0.0], FULL.bins), *tuning], (64, 1)), FULL.bins)
+    vectors = spectrum[:, k] / still[:, k]
+    assert np.angle(vectors / vectors[0]) == pytest.approx(0, abs=1e-2)
+
+
 @pytest.mark.parametrize("function", [synthesize, synthesize_numpy])
 @SIGNALS
-@VECTORS
-def test_batches_never_change_a_bit(function, signal, vectors):
-    magnitude, phase = decoded(signal, 7, vectors=vectors)
+@KINDS
+def test_batches_never_change_a_bit(function, signal, kind):
+    magnitude, phase = decoded(signal, 7, kind=kind)
     whole = function(magnitude, phase, signal)
     for sizes in [(1,) * 7, (2, 5), (4, 1, 2)]:
         joiner, parts, first = OverlapAdd(signal, 1), [], 0

@@ -25,7 +25,7 @@ def test_stft_and_scaling_match_the_runtime(samples):
     np.testing.assert_allclose(ours, runtime.log_magnitude(theirs), atol=1e-4)
 
 
-@pytest.mark.parametrize("width", [513, 1026], ids=["angles", "vectors"])
+@pytest.mark.parametrize("width", [513, 1026, 1090], ids=["angles", "vectors", "tuned"])
 def test_inverse_stft_matches_the_runtime(width):
     rng = np.random.default_rng(1)
     level = rng.uniform(-0.9, 0.3, (20, 513)).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from everwave import networks, weights
-from everwave.config import PRESETS, Condition
+from everwave.config import PRESETS, TUNED, Condition
 from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
@@ -86,6 +86,29 @@ def test_an_angle_stays_one_when_it_is_trained_on(autoencoders):
     assert choose_config("tiny", None).autoencoder.phase == "vector"
 
 
+def assert_phases_alone_change(run, level2, tmp_path, capsys):
+    """Stage phases: its layers learn, tunings among them; vectors come along, everything else stays."""
+    phases, angles = tmp_path / "phases", tmp_path / "angles.h5"
+    assert run("--stage", "phases", "--init", level2, "-o", phases) == 0
+    before, after = (weights.read(folder / "autoencoder.h5") for folder in (level2, phases))
+    assert after.config.autoencoder == dataclasses.replace(before.config.autoencoder, phase="tuned")
+    for network, values in before.parameters.items():
+        for name, value in values.items():
+            learned = network == "frame_decoder" and name.split("/")[0] in ("p1", "p0", "phase")
+            now = after.parameters[network][name]
+            if name.startswith("phase/"):
+                tunings = now[..., value.shape[-1] :]
+                assert tunings.shape[-1] == before.config.signal.bins // TUNED
+                assert tunings.any()
+                now = now[..., : value.shape[-1]]
+                np.testing.assert_allclose(now, value, atol=0.01)  # three steps from where it was
+            assert (now != value).any() == learned, name
+    weights.write(angles, weights.random_model(PRESETS["tiny"]))
+    for init in ([], ["--init", angles]):
+        assert run("--stage", "phases", *init, "-o", tmp_path / "none") == 2
+        assert "begins at an autoencoder with phases as vectors" in capsys.readouterr().err
+
+
 def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     run = lambda *words: cli.main([str(w) for w in words])  # noqa: E731
     level1, level2 = tmp_path / "level1", tmp_path / "level2"
@@ -101,6 +124,7 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert_only_changed({"frame_decoder", "chunk_decoder"}, level2, finish)
     assert "critic:0" in arrays(finish)
     assert run("export", finish, "-o", autoencoder, "--licence", "CC0-1.0") == 0
+    assert_phases_alone_change(lambda *words: run(*train, *words), level2, tmp_path, capsys)
 
     chunk, own = tmp_path / "chunk", tmp_path / "own.h5"
     assert run(*train, "--stage", "chunk", "--init", level2, "-o", chunk) == 0

@@ -5,6 +5,8 @@ level1    frame encoder and decoder on log-magnitudes and on the waveform they d
 level2    chunk encoder and decoder on the latents of the frozen level 1, which they learn to repeat; nothing is decoded
 finish    both decoders, on latents as they are and, half of every batch, as level 2 leaves them: they never hear others when
           music is generated, and critics judge that half; latents keep their meaning
+phases    the layers of the frame decoder that only phases need, and with them how far partials lie from the middle of their bins
+          ("tuned" phases, which come from this stage alone); half of every batch as level 2 leaves it; magnitudes stay what they are
 chunk     the chunk decoder alone, for one kind of music: latents keep their meaning, a domain file takes it along
 
 Every stage is mono: a crop is one channel of one track.
@@ -31,20 +33,23 @@ from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
 
-STAGES = ("level1", "level2", "finish", "chunk")
+STAGES = ("level1", "level2", "phases", "finish", "chunk")
 NETWORKS = {
     "level1": ("frame_encoder", "frame_decoder"),
     "level2": AUTOENCODER,
+    "phases": AUTOENCODER,
     "finish": AUTOENCODER,
     "chunk": AUTOENCODER,
 }
 TRAINED = {
     "level1": ("frame_encoder", "frame_decoder"),
     "level2": ("chunk_encoder", "chunk_decoder"),
+    "phases": ("frame_decoder",),
     "finish": ("chunk_decoder", "frame_decoder"),
     "chunk": ("chunk_decoder",),
 }
-FRAMES = {"level1": 128, "level2": 256, "finish": 128, "chunk": 256}
+LAYERS = {"phases": ("p1", "p0", "phase")}  # of the trained networks, where not all
+FRAMES = {"level1": 128, "level2": 256, "phases": 128, "finish": 128, "chunk": 256}
 CRITIC_WEIGHT = {
     stage: 0.03 if stage == "finish" else 0.0 for stage in STAGES
 }  # a critic beats an untrained decoder at once
@@ -55,21 +60,35 @@ WEIGHTS = {
 WEIGHTS_OF = {  # where they differ
     # the only loss there; so large that the gradients of every step are clipped to the same norm
     "level2": {"latents": 100.0},
+    "phases": {"latents": 0.0, "magnitude": 0.0, "onsets": 0.0},
     # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
     # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
     "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
 }
 RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
+RESOLUTIONS_OF = {"phases": (*RESOLUTIONS, 16384)}  # the last hears pitch to 3 Hz, if crops are as long
+LAGS_OF = {"phases": (1, 4, 16)}  # frames over which phases are compared: a partial a little off is soon out of phase
 CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
 
-def choose_config(preset: str, init: Path | None) -> Config:
-    """The sizes of what `init`, a run folder or a weights file, holds; without one those of `preset`, with phases as vectors."""
+def choose_config(preset: str, init: Path | None, stage: str = "level1") -> Config:
+    """The sizes of what `init`, a run folder or a weights file, holds; without one those of `preset`, with phases as vectors.
+
+    Stage phases makes "tuned" phases of vectors; UsageError if `init` has angles, or is none.
+    """
     if init is None:
         config = PRESETS[preset]
-        return replace(config, autoencoder=replace(config.autoencoder, phase="vector"))
-    return checkpoint.config(init) if init.is_dir() else weights.read(init).config
+        config = replace(config, autoencoder=replace(config.autoencoder, phase="vector"))
+    else:
+        config = checkpoint.config(init) if init.is_dir() else weights.read(init).config
+    if stage != "phases":
+        return config
+    if init is None or config.autoencoder.phase == "angle":
+        raise UsageError(
+            f"--stage phases --init {init}: begins at an autoencoder with phases as vectors; give one as --init"
+        )
+    return replace(config, autoencoder=replace(config.autoencoder, phase="tuned"))
 
 
 class AutoencoderTrainer:
@@ -92,14 +111,15 @@ class AutoencoderTrainer:
         self.weights = WEIGHTS | WEIGHTS_OF.get(stage, {})
         # of a batch: what goes through level 2 where there is one, and what critics judge; the half that `finish` leaves to
         # level 1 alone is known so well that they could only spoil it
-        self.judged = slice(batch_size // 2 if stage == "finish" else 0, None)
+        self.judged = slice(batch_size // 2 if stage in ("finish", "phases") else 0, None)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.networks = {name: build(name, config, self.random) for name in NETWORKS[stage]}
         self.others: dict[
             str, dict[str, np.ndarray]
         ] = {}  # networks that this stage does not know, kept for its weights file
-        self.trained = [v for name in TRAINED[stage] for v in self.networks[name].trainable_variables]
+        layers = [layer for name in TRAINED[stage] for layer in self.networks[name].layers]
+        self.trained = [v for x in layers if x.name in LAYERS.get(stage, (x.name,)) for v in x.trainable_variables]
         self.optimizer = adam(learning_rate, steps)
         self.optimizer.build(self.trained)
         sizes = [scale * config.signal.n_fft for scale in CRITIC_SCALES] if critic_weight else []
@@ -121,13 +141,20 @@ class AutoencoderTrainer:
         return groups
 
     def initialise(self, source: Path) -> None:
-        """Start from the networks of the previous stage's run folder, or of a weights file, as far as it has them."""
+        """Start from the networks of the previous stage's run folder, or of a weights file, as far as it has them.
+
+        Stage phases takes vectors too, a run's from the weights in its folder: their tunings begin at 0.
+        """
+        if source.is_dir() and self.stage == "phases":
+            source = source / "autoencoder.h5"
         if source.is_dir():
             groups = {name: model.trainable_variables for name, model in self.networks.items()}
             checkpoint.load_groups(source, groups)
         else:
             for name, values in weights.read(source).parameters.items():
                 if name in self.networks:
+                    if name == "frame_decoder":
+                        values = _widened(values, self.networks[name].outputs[1].shape[2])
                     set_parameters(self.networks[name], values)
 
     def batch(self, step: int) -> tuple[np.ndarray]:
@@ -182,12 +209,13 @@ class AutoencoderTrainer:
         waveform = signal.istft(signal.spectrum(magnitude, phasors), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
         ours, theirs = waveform[:, edge:-edge], samples[:, edge:-edge]
-        distances = [losses.spectral_distance(theirs, ours, n, s.sample_rate) for n in RESOLUTIONS]
+        sizes = [n for n in RESOLUTIONS_OF.get(self.stage, RESOLUTIONS) if n <= ours.shape[1]]
+        distances = [losses.spectral_distance(theirs, ours, n, s.sample_rate) for n in sizes]
         scalars["magnitude"] = losses.log_distance(magnitude, target, s.sample_rate)
         scalars["onsets"] = losses.onset_distance(magnitude, target, s.sample_rate)
         scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
         scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
-        scalars["frequency"], scalars["delay"] = losses.phase_distance(phasors, spectrum)
+        scalars["frequency"], scalars["delay"] = losses.phase_distance(phasors, spectrum, LAGS_OF.get(self.stage, (1,)))
         if self.weights["mel"]:
             scalars["mel"] = losses.mel_distance(ours, theirs, s.sample_rate)
         return ours, theirs, scalars
@@ -252,6 +280,14 @@ class AutoencoderTrainer:
         if "chunk_decoder" in self.networks:
             provenance = {"steps": step, "batch_size": self.batch_size, "data": sources(self.tracks)}
             save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, provenance)
+
+
+def _widened(values: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
+    """A frame decoder's weights with zeros where its phases, of `width` channels, are wider."""
+    phase = {k: np.asarray(values[k]) for k in ("phase/kernel", "phase/bias")}
+    return {**values} | {
+        k: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, max(width - x.shape[-1], 0))]) for k, x in phase.items()
+    }
 
 
 def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:

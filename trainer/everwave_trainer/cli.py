@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     auto = commands.add_parser("autoencoder", help="train the spectrogram autoencoders on a corpus")
     _add_training_arguments(auto, steps=20000, learning_rate=3e-4, batch_size=16)
     auto.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS", help="folder made by `everwave-train corpus`")
-    auto.add_argument("--stage", choices=["level1", "level2", "finish", "chunk"], required=True)
+    auto.add_argument("--stage", choices=["level1", "level2", "phases", "finish", "chunk"], required=True)
     auto.add_argument(
         "--preset",
         default="lite",
@@ -181,7 +181,7 @@ def _autoencoder(a: argparse.Namespace) -> None:
     tracks = [t for corpus in corpora for t in corpus.select("train")]
     held_out = [t for corpus in corpora for t in corpus.tracks if t.split == "held-out"]
     trainer = AutoencoderTrainer(
-        a.stage, choose_config(a.preset, a.init), tracks, steps=a.steps, batch_size=a.batch_size,
+        a.stage, choose_config(a.preset, a.init, a.stage), tracks, steps=a.steps, batch_size=a.batch_size,
         learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,
     )  # fmt: skip
     if a.init:

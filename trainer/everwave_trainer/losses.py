@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -78,15 +79,18 @@ def spectral_distance(x: Any, y: Any, n_fft: int, sample_rate: int) -> tuple[Any
     return distance, ops.mean(ops.sqrt((error + 1e-6) / (norms + 1.0)))
 
 
-def phase_distance(phasors: PAIR, spectrum: PAIR) -> tuple[Any, Any]:
+def phase_distance(phasors: PAIR, spectrum: PAIR, lags: Sequence[int] = (1,)) -> tuple[Any, Any]:
     """How wrong decoded phases are from frame to frame, which is a partial's frequency, and from bin to bin, which is when an
     attack comes: mean 1 - cos of the error, louder bins counting more (by the root of their magnitudes' product).
 
-    phasors: cosines and sines (B, T, bins); spectrum: the true one. The phases themselves are not to be known from
+    phasors: cosines and sines (B, T, bins); spectrum: the true one; the first is summed over `lags` in frames. The phases themselves are not to be known from
     magnitudes, these differences are. Source: Ai and Ling, Neural speech phase prediction, ICASSP 2023 (there of angles).
     """
-    steps = (lambda x: (x[:, :-1], x[:, 1:])), (lambda x: (x[:, :, :-1], x[:, :, 1:]))
-    return tuple(_turns_apart([step(x) for x in phasors], [step(x) for x in spectrum]) for step in steps)  # type: ignore[return-value]
+    frequency = [
+        _turns_apart(*([(x[:, :-lag], x[:, lag:]) for x in pair] for pair in (phasors, spectrum))) for lag in lags
+    ]
+    delay = _turns_apart(*([(x[:, :, :-1], x[:, :, 1:]) for x in pair] for pair in (phasors, spectrum)))
+    return sum(frequency), delay
 
 
 def _turns_apart(ours: Any, theirs: Any) -> Any:

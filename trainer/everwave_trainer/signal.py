@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from everwave.config import OVERLAP, SignalConfig
-from everwave.signal import VECTOR_OFFSET, quarter_turns
+from everwave.signal import VECTOR_OFFSET, places, quarter_turns
 from keras import ops
 
 SPECTRAL_FLOOR = 1e-7  # power below which spectral losses see silence: keeps log gradients bounded
@@ -62,14 +62,20 @@ def log_magnitude(spectrum: PAIR, floor: float = 1e-10) -> Any:
 
 
 def phasor(phase: Any, bins: int) -> PAIR:
-    """Phases (B, T, bins or 2 bins) as a frame decoder gives them -> cosines and sines; see `everwave.signal.phasor`."""
+    """Phases (B, T, bins or more) as a frame decoder gives them -> cosines and sines; see `everwave.signal.phasor`."""
     if phase.shape[-1] == bins:
         return ops.cos(math.pi * phase), ops.sin(math.pi * phase)
-    x, y = phase[..., :bins], phase[..., bins:]
+    x, y, tuning = phase[..., :bins], phase[..., bins : 2 * bins], phase[..., 2 * bins :]
     scale = ops.rsqrt(ops.square(x) + ops.square(y) + VECTOR_OFFSET)
     x, y = scale * x, scale * y
     re, im = quarter_turns(bins)[:, np.arange(phase.shape[-2]) % 4]
-    return x * re - y * im, x * im + y * re
+    x, y = x * re - y * im, x * im + y * re
+    if not (tuned := tuning.shape[-1]):
+        return x, y
+    angle = math.pi * tuning * places(phase.shape[-2])[:, None]
+    re, im, low = ops.cos(angle), ops.sin(angle), (x[..., :tuned], y[..., :tuned])
+    turned = low[0] * re - low[1] * im, low[0] * im + low[1] * re
+    return tuple(ops.concatenate([a, b[..., tuned:]], axis=-1) for a, b in zip(turned, (x, y), strict=True))  # type: ignore[return-value]
 
 
 def spectrum(log_magnitude: Any, phasors: PAIR) -> PAIR:

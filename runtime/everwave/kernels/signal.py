@@ -42,9 +42,23 @@ def amplitude_of(m):  # type: ignore[no-untyped-def]
     return np.sqrt(e + F(1e-7))
 
 
+@njit(inline="always", **JIT)
+def circle(p):  # type: ignore[no-untyped-def]
+    """cos and sin of pi p, for p in [-1, 1]; from Taylor's of half the angle."""
+    x = p * F(1.5707963267948966)
+    q = x * x
+    s = F(1 / 362880) - q * F(1 / 39916800)
+    s = F(1 / 120) - q * (F(1 / 5040) - q * s)
+    s = x * (F(1) - q * (F(1 / 6) - q * s))
+    c = F(1 / 40320) - q * (F(1 / 3628800) - q * F(1 / 479001600))
+    c = F(1 / 24) - q * (F(1 / 720) - q * c)
+    c = F(1) - q * (F(1 / 2) - q * c)
+    return F(1) - F(2) * s * s, F(2) * s * c
+
+
 @njit(**JIT)
 def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ignore[no-untyped-def]
-    """re + i im: an amplitude (bins,) along a vector of any length (2 bins: x, y), turned."""
+    """re + i im: an amplitude (bins,) along a vector of any length (the first 2 bins: x, y), turned."""
     bins = len(re)
     for k in range(bins):
         x, y = vectors[k], vectors[bins + k]
@@ -54,20 +68,22 @@ def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ig
 
 
 @njit(**JIT)
+def retune(tuning, place, re, im):  # type: ignore[no-untyped-def]
+    """The lowest bins of re + i im turned by pi tuning place, any number of times."""
+    for k in range(len(tuning)):
+        p = tuning[k] * place
+        c, s = circle(p - F(2) * np.floor(F(0.5) * p + F(0.5)))
+        x, y = re[k], im[k]
+        re[k], im[k] = x * c - y * s, x * s + y * c
+
+
+@njit(**JIT)
 def polar(log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
-    """re + i im: an amplitude at the angle pi p, for p in [-1, 1]; cos and sin follow from Taylor's of half the angle."""
+    """re + i im: an amplitude at the angle pi p, for p in [-1, 1]."""
     for k in range(len(re)):
         amplitude = amplitude_of(log_magnitude[k])
-        x = phase[k] * F(1.5707963267948966)
-        q = x * x
-        s = F(1 / 362880) - q * F(1 / 39916800)
-        s = F(1 / 120) - q * (F(1 / 5040) - q * s)
-        s = x * (F(1) - q * (F(1 / 6) - q * s))
-        c = F(1 / 40320) - q * (F(1 / 3628800) - q * F(1 / 479001600))
-        c = F(1 / 24) - q * (F(1 / 720) - q * c)
-        c = F(1) - q * (F(1 / 2) - q * c)
-        re[k] = amplitude * (F(1) - F(2) * s * s)
-        im[k] = amplitude * (F(2) * s * c)
+        c, s = circle(phase[k])
+        re[k], im[k] = amplitude * c, amplitude * s
 
 
 @njit(inline="always", **JIT)
@@ -129,8 +145,8 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     after = 2 * m - middle
 
     @njit(**JIT)
-    def synthesize(log_magnitude, phase, window, fold, turns, quarters, out):  # type: ignore[no-untyped-def]
-        """Levels (B, T, m + 1), phase -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables`."""
+    def synthesize(log_magnitude, phase, window, fold, turns, quarters, places, out):  # type: ignore[no-untyped-def]
+        """Levels (B, T, m + 1), phase -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables` and `signal.places`."""
         re, im, w = np.empty(m + 1, np.float32), np.empty(m + 1, np.float32), np.empty(4 * m, np.float32)
         windows, frames = log_magnitude.shape[:2]
         segment = np.empty((frames + 3) * hop, np.float32)
@@ -140,6 +156,7 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
             for t in range(frames):
                 if vectors:
                     along_vectors(log_magnitude[b, t], phase[b, t], quarters[0, t % 4], quarters[1, t % 4], re, im)
+                    retune(phase[b, t, 2 * (m + 1) :], places[t], re, im)
                 else:
                     polar(log_magnitude[b, t], phase[b, t], re, im)
                 im[0] = im[m] = F(0)  # they do not count: the samples are real
