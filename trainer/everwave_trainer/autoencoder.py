@@ -86,7 +86,7 @@ def choose_config(preset: str, init: Path | None, stage: str = "level1") -> Conf
         return config
     if init is None or config.autoencoder.phase == "angle":
         raise UsageError(
-            f"--stage phases --init {init}: begins at an autoencoder with phases as vectors; give one as --init"
+            f"--stage phases, --init {init or 'not given'}: begins at an autoencoder with phases as vectors; give one as --init"
         )
     return replace(config, autoencoder=replace(config.autoencoder, phase="tuned"))
 
@@ -153,9 +153,7 @@ class AutoencoderTrainer:
         else:
             for name, values in weights.read(source).parameters.items():
                 if name in self.networks:
-                    if name == "frame_decoder":
-                        values = _widened(values, self.networks[name].outputs[1].shape[2])
-                    set_parameters(self.networks[name], values)
+                    set_parameters(self.networks[name], _widened(values, self.networks[name].outputs[-1].shape[2]))
 
     def batch(self, step: int) -> tuple[np.ndarray]:
         """Crops (batch, samples) of random tracks, one channel each, at a random level."""
@@ -283,11 +281,9 @@ class AutoencoderTrainer:
 
 
 def _widened(values: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
-    """A frame decoder's weights with zeros where its phases, of `width` channels, are wider."""
-    phase = {k: np.asarray(values[k]) for k in ("phase/kernel", "phase/bias")}
-    return {**values} | {
-        k: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, max(width - x.shape[-1], 0))]) for k, x in phase.items()
-    }
+    """A network's weights; those of phases, if it has any, with zeros up to `width` channels."""
+    phase = {k: values[k] for k in ("phase/kernel", "phase/bias") if k in values}
+    return {**values} | {k: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for k, x in phase.items()}
 
 
 def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:

@@ -83,19 +83,18 @@ def phase_distance(phasors: PAIR, spectrum: PAIR, lags: Sequence[int] = (1,)) ->
     """How wrong decoded phases are from frame to frame, which is a partial's frequency, and from bin to bin, which is when an
     attack comes: mean 1 - cos of the error, louder bins counting more (by the root of their magnitudes' product).
 
-    phasors: cosines and sines (B, T, bins); spectrum: the true one; the first is summed over `lags` in frames. The phases themselves are not to be known from
-    magnitudes, these differences are. Source: Ai and Ling, Neural speech phase prediction, ICASSP 2023 (there of angles).
+    phasors: cosines and sines (B, T, bins); spectrum: the true one; lags: frames over which the first is compared, and
+    summed. The phases themselves are not to be known from magnitudes, these differences are.
+
+    Source: Ai and Ling, Neural speech phase prediction, ICASSP 2023 (there of angles).
     """
-    frequency = [
-        _turns_apart(*([(x[:, :-lag], x[:, lag:]) for x in pair] for pair in (phasors, spectrum))) for lag in lags
-    ]
-    delay = _turns_apart(*([(x[:, :, :-1], x[:, :, 1:]) for x in pair] for pair in (phasors, spectrum)))
-    return sum(frequency), delay
+    frequency = sum(_turns_apart(phasors, spectrum, 1, lag) for lag in lags)
+    return frequency, _turns_apart(phasors, spectrum, 2, 1)
 
 
-def _turns_apart(ours: Any, theirs: Any) -> Any:
-    """Mean 1 - cos between the turns of two spectra, each ((re before, re after), (im before, im after))."""
-    (a, b), (c, d) = (_turn(*x) for x in (ours, theirs))
+def _turns_apart(ours: PAIR, theirs: PAIR, axis: int, lag: int) -> Any:
+    """Mean 1 - cos between how far two spectra (re, im) turn over `lag` steps of an axis."""
+    (a, b), (c, d) = (_turn(*x, axis, lag) for x in (ours, theirs))
     length = ops.sqrt(ops.square(c) + ops.square(d) + 1e-24)
     weight = ops.sqrt(length)
     error = 1.0 - (a * c + b * d) / length
@@ -103,9 +102,11 @@ def _turns_apart(ours: Any, theirs: Any) -> Any:
     return ops.mean(ops.sum(weight * error, axis=(1, 2)) / (ops.sum(weight, axis=(1, 2)) + 1.0))
 
 
-def _turn(re: tuple[Any, Any], im: tuple[Any, Any]) -> PAIR:
-    """After times the conjugate of before."""
-    return re[1] * re[0] + im[1] * im[0], im[1] * re[0] - re[1] * im[0]
+def _turn(re: Any, im: Any, axis: int, lag: int) -> PAIR:
+    """What is `lag` steps later times the conjugate of what is before."""
+    before, after = (axis * (slice(None),) + (x,) for x in (slice(None, -lag), slice(lag, None)))
+    re0, re1, im0, im1 = re[before], re[after], im[before], im[after]
+    return re1 * re0 + im1 * im0, im1 * re0 - re1 * im0
 
 
 def mel_distance(x: Any, y: Any, sample_rate: int) -> Any:
