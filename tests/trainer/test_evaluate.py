@@ -5,6 +5,7 @@ import json
 import struct
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,6 +254,36 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
         "full scale",
     ):
         assert text in written
+
+
+def test_pieces_are_shared_out_evenly_among_groups():
+    def track(value, seconds):
+        samples = np.full((seconds * RATE, 2), value, np.int16)
+        return SimpleNamespace(samples=samples, seconds=seconds, sample_rate=RATE)
+
+    groups = [[track(1, 30)], [track(2, 40), track(3, 60), track(4, 20)]]  # the last is too short for a piece
+    found = [set(np.unique(32768 * piece)) for piece in distribution.pieces(groups, 6)]
+    assert found == [{1}, {1}, {1}, {2}, {3}, {3}]
+
+
+def test_several_corpora_are_measured_as_one(model, corpus, wheel, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distribution, "SECONDS", 6.5)
+    other = tmp_path / "other"
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.flac", 0.1 * rng.standard_normal((9 * RATE, 2)), RATE)
+    made = ["corpus", "--audio", str(tmp_path), "--style", "noise", "--hold-out", "0.5", "-o", str(other)]
+    assert cli.main(made) == 0
+    words = ["evaluate", str(model), str(corpus), str(other), "--measures", "distribution", "--musicnn", str(wheel)]
+    capsys.readouterr()
+    assert cli.main([*words, "--pieces", "4", "--styles", "other", "noise"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["corpus"]["tracks"] == 1 + 1
+    assert metrics["distribution"]["styles"] == ["other", "noise"]
+    assert metrics["distribution"]["windows"] == 8
+    assert metrics["distribution"]["held_out_minutes_there_are"] == pytest.approx((25 + 9) / 60, abs=0.06)
+    assert cli.main([*words, "--styles", "polka"]) == 2
+    assert "--styles polka: " in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_one_line(corpus, tmp_path, capsys, monkeypatch):

@@ -98,8 +98,8 @@ def test_csv_and_json_files_label_tracks_by_any_of_their_names(corpus: Corpus, t
     assert (one.bpm, one.onsets) == (133.3, None)
     assert (two.bpm, two.onsets) == (90.0, (0.1, 0.5))
     first, second = sorted(corpus.tracks, key=lambda t: t.title)
-    assert track_labels(corpus.folder, first, 1.0, 10, LATENT_RATE) == {"bpm": 133.3}
-    given = track_labels(corpus.folder, second, 1.0, 50, LATENT_RATE)
+    assert track_labels(first, 1.0, 10, LATENT_RATE) == {"bpm": 133.3}
+    given = track_labels(second, 1.0, 50, LATENT_RATE)
     assert given["bpm"] == 90.0
     density = given["density"]
     assert isinstance(density, list)

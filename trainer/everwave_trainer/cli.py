@@ -172,14 +172,13 @@ def _prepare(a: argparse.Namespace) -> None:
 
 
 def _autoencoder(a: argparse.Namespace) -> None:
-    from .corpora.store import Corpus
+    from .corpora.store import Corpus, select
 
-    corpora = [Corpus.open(folder) for folder in a.corpora]
+    tracks = select(a.corpora, "train")
+    held_out = [t for folder in a.corpora for t in Corpus.open(folder).tracks if t.split == "held-out"]
     _prepare(a)
     from .autoencoder import AutoencoderTrainer, choose_config
 
-    tracks = [t for corpus in corpora for t in corpus.select("train")]
-    held_out = [t for corpus in corpora for t in corpus.tracks if t.split == "held-out"]
     trainer = AutoencoderTrainer(
         a.stage, choose_config(a.preset, a.init, a.stage), tracks, steps=a.steps, batch_size=a.batch_size,
         learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,

@@ -24,7 +24,7 @@ from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
-from .corpora.store import Corpus, Track, sources, together
+from .corpora.store import Track, select, sources, together
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -204,9 +204,9 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
     return np.stack([model.network("chunk_encoder")(c)[0].reshape(count, -1).copy() for c in chunks])
 
 
-def track_labels(corpus: Path, track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
+def track_labels(track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
     """What is known of a track played at `speed`: `bpm` a constant, `density` a curve over its latents, the times of both."""
-    known = labels_store.read(corpus, track.id)
+    known = labels_store.read(track.corpus, track.id)
     found: dict[str, Label] = {}
     if known.bpm is not None:
         found["bpm"] = known.bpm * speed
@@ -218,24 +218,6 @@ def track_labels(corpus: Path, track: Track, speed: float, steps: int, latent_ra
         if len(notes := merged(onsets)) > 1:
             found["onsets"] = notes.round(4).tolist()
     return found
-
-
-def _chosen(corpora: Sequence[Path], styles: Sequence[str] | None, split: str) -> list[tuple[Path, Track]]:
-    """The tracks to encode, with the folders they are in; UsageError for a style that none of the corpora has."""
-    opened = {folder: Corpus.open(folder) for folder in corpora}
-    known = {track.style for corpus in opened.values() for track in corpus.tracks}
-    for style in styles or ():
-        if style not in known:
-            raise UsageError(f"--styles {style}: {', '.join(map(str, corpora))} have only {', '.join(sorted(known))}")
-    chosen = [
-        (folder, track)
-        for folder, corpus in opened.items()
-        for track in corpus.tracks
-        if track.split == split and (styles is None or track.style in styles) and track.seconds > 1
-    ]
-    if not chosen:
-        raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
-    return chosen
 
 
 def _check_encoders(folder: Path, path: Path) -> None:
@@ -275,18 +257,20 @@ def encode_corpus(
     path = weights.find(autoencoder)
     model = everwave.load(path)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = _chosen(corpora, styles, split)
-    for corpus, track in chosen:
+    chosen = [track for track in select(corpora, split, styles) if track.seconds > 1]
+    if not chosen:
+        raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
+    for track in chosen:
         if track.sample_rate != model.sample_rate:
             raise UsageError(
-                f"{corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
+                f"{track.corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
             )
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     _check_encoders(folder, path)
     shutil.copyfile(path, copy)
     pieces = []
-    for (corpus, track), speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
+    for track, speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
         if not file.exists():
             samples = track.samples if speed == 1 else _at_speed(track, speed)
@@ -295,12 +279,12 @@ def encode_corpus(
                 np.save(out, encode_at_shifts(model, samples).astype(np.float16))
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
-        labels = track_labels(corpus, track, speed, steps, model.config.signal.latent_rate)
+        labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
         pieces.append(Piece(file.name, track.title, track.package, steps, labels))
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),
-        "sources": sources([track for _, track in chosen]),
+        "sources": sources(chosen),
         "latent_rate": model.config.signal.latent_rate,
         "pieces": [asdict(p) for p in pieces],
     }

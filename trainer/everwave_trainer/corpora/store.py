@@ -64,6 +64,11 @@ class Track:
         """Duration in seconds."""
         return self.frames / self.sample_rate
 
+    @property
+    def corpus(self) -> Path:
+        """The folder of the corpus that it is in."""
+        return self.path.parent.parent
+
 
 # what the manifest keeps of a track; the rest belongs to the folder as a whole
 _KEPT = tuple(f.name for f in fields(Track) if not f.metadata)
@@ -146,6 +151,23 @@ def _track(entry: dict, folder: Path, sample_rate: int) -> Track:
     if Path(track.id).name != track.id or track.split not in SPLITS:
         raise ValueError(f"id {track.id!r}, split {track.split!r}")
     return Track(**{**vars(track), "path": folder / "tracks" / f"{track.id}.npy"})
+
+
+def select(folders: Sequence[Path], split: str, styles: Sequence[str] | None = None) -> list[Track]:
+    """The tracks of one split of several corpora, of any of the styles (None: all), corpus by corpus.
+
+    UsageError for a style that none of them has; CorpusError if no track is left.
+    """
+    corpora = [Corpus.open(folder) for folder in folders]
+    known = {track.style for corpus in corpora for track in corpus.tracks}
+    names = ", ".join(map(str, folders))
+    for style in styles or ():
+        if style not in known:
+            raise UsageError(f"--styles {style}: there is only {', '.join(sorted(known)) or 'nothing'} in {names}")
+    chosen = [t for c in corpora for t in c.tracks if t.split == split and (styles is None or t.style in styles)]
+    if not chosen:
+        raise CorpusError(f"{names}: no {split} track{f' of {styles}' if styles else ''}; build more of it")
+    return chosen
 
 
 def write_manifest(folder: Path, sample_rate: int, tracks: Iterable[Track]) -> None:

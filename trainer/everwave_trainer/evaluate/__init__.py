@@ -15,7 +15,7 @@ from typing import Any
 import everwave
 from everwave.errors import UsageError
 
-from ..corpora.store import Corpus, Track, hours
+from ..corpora.store import Track, hours, select
 
 SECONDS = 10.0
 MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distribution")
@@ -24,7 +24,11 @@ MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distrib
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="shipped name or weights file")
     parser.add_argument(
-        "corpus", type=Path, help="folder made by `everwave-train corpus`; its held-out tracks are used"
+        "corpora",
+        type=Path,
+        nargs="+",
+        metavar="CORPUS",
+        help="folder made by `everwave-train corpus`; its held-out tracks are used",
     )
     parser.add_argument("-o", "--output", type=Path, help="folder for metrics.json and spectrogram pictures")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, help="default: all that the model has")
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tempocnn", type=Path, metavar="PYTHON", help="interpreter that has tempocnn, to estimate too"
     )
     parser.add_argument("--madmom", type=Path, metavar="PYTHON", help="interpreter that has madmom, to estimate too")
-    parser.add_argument("--styles", nargs="+", help="distribution: only tracks of these styles")
+    parser.add_argument("--styles", nargs="+", help="distribution: only tracks of these styles, as many pieces of each")
     parser.add_argument(
         "--pieces", type=int, default=100, help="distribution: pieces of seven windows of each kind (default 100)"
     )
@@ -57,12 +61,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.retrieval:
         from . import retrieval
 
-        print(json.dumps(retrieval.evaluate(arguments.model, arguments.corpus, SECONDS), indent=1))
+        print(json.dumps(retrieval.evaluate(arguments.model, select(arguments.corpora, "held-out"), SECONDS), indent=1))
         return
     if arguments.gallery:
         from . import gallery
 
-        tracks = Corpus.open(arguments.corpus).select("held-out", styles=arguments.styles)
+        tracks = select(arguments.corpora, "held-out", arguments.styles)
         title = f"everwave: {Path(arguments.model).stem}"
         print(gallery.write(everwave.load(arguments.model), tracks, arguments.gallery, title))
         return
@@ -71,13 +75,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         from .reconstruction import save_pictures
 
-        save_pictures(arguments.model, arguments.corpus, arguments.output, SECONDS)
+        save_pictures(arguments.model, select(arguments.corpora, "held-out"), arguments.output, SECONDS)
 
 
 def measure(a: argparse.Namespace) -> dict[str, Any]:
     """All measures that the model has and that were asked for; kept in the output folder after each of them."""
     model = everwave.load(a.model)
-    held_out = Corpus.open(a.corpus).select("held-out")
+    held_out = select(a.corpora, "held-out")
     metrics: dict[str, Any] = {"model": Path(a.model).name, "corpus": _described(held_out)}
     for name, run_measure in _chosen(a, model).items():
         metrics[name] = run_measure()
@@ -123,7 +127,7 @@ def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[st
 def _reconstruction(a: argparse.Namespace) -> dict[str, Any]:
     from .reconstruction import evaluate
 
-    return evaluate(a.model, a.corpus, a.clips, SECONDS)
+    return evaluate(a.model, select(a.corpora, "held-out"), a.clips, SECONDS)
 
 
 def _pitch(model: Any) -> dict[str, Any]:
@@ -135,28 +139,28 @@ def _pitch(model: Any) -> dict[str, Any]:
 def _tempo(a: argparse.Namespace, model: Any) -> dict[str, Any]:
     from . import control, estimators
 
-    corpus = a.labelled or a.corpus
-    return control.tempo(model, _held_out(corpus), corpus, estimators.tempo(a.tempocnn), a.seeds)
+    return control.tempo(model, _labelled(a), estimators.tempo(a.tempocnn), a.seeds)
 
 
 def _density(a: argparse.Namespace, model: Any) -> dict[str, Any]:
     from . import control, estimators
 
-    corpus = a.labelled or a.corpus
-    return control.density(model, _held_out(corpus), corpus, estimators.onsets(a.madmom), a.seeds)
+    return control.density(model, _labelled(a), estimators.onsets(a.madmom), a.seeds)
 
 
 def _distribution(a: argparse.Namespace, model: Any, network: Any) -> dict[str, Any]:
     from . import distribution
 
-    corpus = Corpus.open(a.corpus)
-    held_out, training = (corpus.select(split, styles=a.styles) for split in ("held-out", "train"))
+    held_out, training = (
+        [select(a.corpora, split, [style]) for style in a.styles] if a.styles else [select(a.corpora, split)]
+        for split in ("held-out", "train")
+    )
     styles = {"styles": a.styles} if a.styles else {}
     return styles | distribution.evaluate(model, network, held_out, training, a.pieces)
 
 
-def _held_out(corpus: Path) -> Sequence[Track]:
-    return Corpus.open(corpus).select("held-out")
+def _labelled(a: argparse.Namespace) -> Sequence[Track]:
+    return select([a.labelled] if a.labelled else a.corpora, "held-out")
 
 
 def _described(tracks: Sequence[Track]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ clips) and what the estimator reaches on held-out music whose labels are exact, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,11 @@ CONSTANTS, CURVES = 9, 8
 REAL_CLIPS = 24
 
 
-def tempo(
-    model: Any, tracks: Sequence[Track], corpus: Path, estimators: dict[str, Estimator], seeds: int
-) -> dict[str, Any]:
+def tempo(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator], seeds: int) -> dict[str, Any]:
     """Clips at TEMPI for each seed: the share within 4 %, that up to an octave, and the median error in bpm."""
     asked = [float(bpm) for bpm in TEMPI for _ in range(seeds)]
     clips = [model.generate(SECONDS, seed=i % seeds, bpm=bpm) for i, bpm in enumerate(_bar("tempo", asked))]
-    sounds = {"generated": (asked, clips), **_labelled(model, tracks, corpus, lambda labels: labels.bpm)}
+    sounds = {"generated": (asked, clips), **_labelled(model, tracks, lambda labels: labels.bpm)}
     result: dict[str, Any] = {"clips": len(clips), "seconds": SECONDS, "asked": asked}
     for name, estimate in estimators.items():
         result[name] = {}
@@ -64,9 +61,7 @@ def chance(asked: Sequence[float], found: Sequence[float]) -> float:
     return round(float(np.mean(abs(f[None] / a[:, None] - 1) <= TOLERANCE) * len(a)), 2)
 
 
-def density(
-    model: Any, tracks: Sequence[Track], corpus: Path, estimators: dict[str, Estimator], seeds: int
-) -> dict[str, Any]:
+def density(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator], seeds: int) -> dict[str, Any]:
     """Spearman correlations of asked and measured onsets per second: constants clip by clip, curves second by second."""
     condition = next(c for c in model.conditions if c.name == "density")
     low, high = np.clip([condition.mean - 1.5 * condition.scale, condition.mean + 2 * condition.scale],
@@ -81,7 +76,7 @@ def density(
     ]
     seconds = np.arange(int(CURVE_SECONDS)) + 0.5
     wanted = [np.interp(seconds, times, values) for values in random]
-    real = _labelled(model, tracks, corpus, lambda labels: labels.onsets)
+    real = _labelled(model, tracks, lambda labels: labels.onsets)
     result: dict[str, Any] = {"clips": len(held), "curves": len(moving), "low": float(low), "high": float(high)}
     for name, estimate in estimators.items():
         rates = [len(curves.merged(onsets)) / SECONDS for onsets in estimate(held, model.sample_rate)]
@@ -125,12 +120,12 @@ def _shuffled(x: Sequence[float], y: Sequence[float]) -> list[float]:
 
 
 def _labelled(
-    model: Any, tracks: Sequence[Track], corpus: Path, wanted: Callable[[store.TrackLabels], Any]
+    model: Any, tracks: Sequence[Track], wanted: Callable[[store.TrackLabels], Any]
 ) -> dict[str, tuple[list[Any], list[Samples]]]:
     """Excerpts from the middle of tracks with exact labels, real and through the autoencoder, with the truth of each."""
     truth, real = [], []
     for track in tracks:
-        labels = store.read(corpus, track.id)
+        labels = store.read(track.corpus, track.id)
         value = wanted(labels)
         if value is None or track.seconds < SECONDS or not set(store.EXACT) & set(labels.sources.values()):
             continue

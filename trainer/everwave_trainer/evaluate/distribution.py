@@ -18,19 +18,24 @@ import numpy as np
 from everwave.errors import UsageError
 from tqdm import tqdm
 
-from ..corpora.store import Track
+from ..corpora.store import Track, hours
 from .musicnn import Musicnn
 
 SECONDS = 21.5  # of a piece: seven windows
 FULL_SCALE = 32767 / 32768  # and above, as 16 bits have it
 
+Groups = Sequence[Sequence[Track]]  # of music, such as styles
 Embeddings = list[np.ndarray]  # one (windows, 200) for every piece
 
 
 def evaluate(
-    model: Any, network: Musicnn, held_out: Sequence[Track], training: Sequence[Track], count: int
+    model: Any, network: Musicnn, held_out: Groups, training: Groups, count: int
 ) -> dict[str, Any]:  # fmt: skip
-    """Frechet distances and diversity of `count` pieces of each kind; generated ones only if the model can."""
+    """Frechet distances and diversity of `count` pieces of each kind; generated ones only if the model can.
+
+    Pieces of music are shared out evenly among its groups: a model that learned two styles is held to both alike,
+    however much of each there is.
+    """
     rate = model.sample_rate
     real = list(pieces(held_out, count))
     levels: dict[str, dict[str, float]] = {}
@@ -54,7 +59,7 @@ def evaluate(
     return {
         "pieces": count,
         "windows": sum(map(len, sets["held_out"])),
-        **{f"{name}_minutes_there_are": round(sum(t.seconds for t in tracks) / 60, 1) for name, tracks in minutes.items()},
+        **{f"{name}_minutes_there_are": round(60 * sum(map(hours, groups)), 1) for name, groups in minutes.items()},
         "frechet_to_held_out": _frechet(sets),
         "diversity": _diversity(sets),
         "nearest": _nearest(sets),
@@ -62,7 +67,14 @@ def evaluate(
     }  # fmt: skip
 
 
-def pieces(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
+def pieces(groups: Groups, count: int) -> Iterable[np.ndarray]:
+    """`count` stereo excerpts (n, 2) of SECONDS, as many of each group, give or take one."""
+    shares = np.diff(np.linspace(0, count, len(groups) + 1).round().astype(int))
+    for tracks, share in zip(groups, shares, strict=True):
+        yield from _excerpts(tracks, share)
+
+
+def _excerpts(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
     """`count` stereo excerpts (n, 2) of SECONDS, evenly over all tracks that are long enough; they may overlap."""
     tracks = [t for t in tracks if t.seconds > SECONDS]
     if not tracks:

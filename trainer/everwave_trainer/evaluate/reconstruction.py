@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
 from everwave.signal import istft, log_magnitude, phasor, stft
 
-from ..corpora.store import Corpus, Track
+from ..corpora.store import Track
 from . import metrics
 from .samples import held_out_crop
 
@@ -21,11 +22,11 @@ FFT_SIZES = (256, 1024, 4096)
 BASS = 700.0  # Hz; below, nearly all of the energy of music lies, and so of what wrong phases do to it
 
 
-def clips(corpus: Path, count: int, seconds: float) -> list[np.ndarray]:
-    """`count` mono excerpts of `seconds`, spread evenly over the held-out tracks (several per track if there are few)."""
-    tracks = [t for t in Corpus.open(corpus).select("held-out") if t.seconds >= seconds]
+def clips(tracks: Sequence[Track], count: int, seconds: float) -> list[np.ndarray]:
+    """`count` mono excerpts of `seconds`, spread evenly over the tracks (several per track if there are few)."""
+    tracks = [t for t in tracks if t.seconds >= seconds]
     if not tracks:
-        raise UsageError(f"{corpus}: no held-out track is {seconds:g} s long")
+        raise UsageError(f"no held-out track is {seconds:g} s long, as a clip needs")
     per_track = -(-count // len(tracks))
     excerpts = [e for t in tracks for e in _excerpts(t, per_track, seconds)]
     chosen = np.linspace(0, len(excerpts) - 1, min(count, len(excerpts))).round().astype(int)
@@ -38,10 +39,10 @@ def _excerpts(track: Track, count: int, seconds: float) -> list[np.ndarray]:
     return [track.samples[s : s + length].mean(axis=1).astype(np.float32) / 32768 for s in starts]
 
 
-def evaluate(model_name: str, corpus: Path, count: int, seconds: float) -> dict[str, Any]:
+def evaluate(model_name: str, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:
     """Means over the clips; convergence is given beside that of true phases, random phases and Griffin-Lim."""
     model = everwave.load(model_name)
-    rows = [_measure(model, clip) for clip in clips(corpus, count, seconds)]
+    rows = [_measure(model, clip) for clip in clips(tracks, count, seconds)]
     means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
     return {"clips": len(rows), "seconds": seconds, **means}
 
@@ -98,11 +99,11 @@ def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.n
     return magnitude.reshape(-1, s.bins).copy(), angle.reshape(-1, s.bins)
 
 
-def save_pictures(model_name: str, corpus: Path, folder: Path, seconds: float) -> None:
+def save_pictures(model_name: str, tracks: Sequence[Track], folder: Path, seconds: float) -> None:
     """Real, reconstructed and (if the model generates) generated audio, as FLAC and PNG."""
     model = everwave.load(model_name)
     rate = model.sample_rate
-    track = max(Corpus.open(corpus).select("held-out"), key=lambda t: t.seconds)
+    track = max(tracks, key=lambda t: t.seconds)
     real = held_out_crop(track, seconds)
     sounds = {"real": real, "reconstructed": model.decode(model.encode(real, rate))}
     if "generator" in model.info()["parameters"]:

@@ -6,25 +6,25 @@ standard deviation over time of an 80-band log-mel spectrogram, which need no mo
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import everwave
 import numpy as np
 from everwave.errors import UsageError
 
-from ..corpora.store import Corpus, Track
+from ..corpora.store import Track
 from . import metrics
 
 EXCERPTS = 6  # per track, spread evenly, never overlapping
 
 
-def evaluate(model_name: str, corpus: Path, seconds: float) -> dict[str, Any]:
-    """Share of held-out excerpts whose nearest neighbour is of the same track, and of the same package."""
+def evaluate(model_name: str, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
+    """Share of the tracks' excerpts whose nearest neighbour is of the same track, and of the same package."""
     model = everwave.load(model_name)
-    tracks = [t for t in Corpus.open(corpus).select("held-out") if t.seconds >= EXCERPTS * seconds]
+    tracks = [t for t in tracks if t.seconds >= EXCERPTS * seconds]
     if not tracks:
-        raise UsageError(f"{corpus}: no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need")
+        raise UsageError(f"no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need")
     rate = tracks[0].sample_rate
     excerpts = [excerpt for track in tracks for excerpt in _excerpts(track, seconds)]
     vectors = {
