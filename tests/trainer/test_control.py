@@ -44,6 +44,20 @@ def test_a_beat_shows_in_the_moments_and_noise_does_not():
     np.testing.assert_allclose(changes, 2.0, atol=0.1)  # of noise of variance 1, the mean squared difference
 
 
+def test_moments_hear_what_changes_slowly():
+    """Noise that is new in every latent, and noise that repeats itself every four: what a beat for ever sounds like."""
+    rng = np.random.default_rng(0)
+    alive = rng.standard_normal((200, 256, 4)).astype(np.float32)
+    repeated = np.tile(alive[:, :4], (1, 64, 1))
+    one = np.ones((200, 256, 1), np.float32)
+    found = [np.asarray(moments.moments(x, one)).mean(axis=0)[0].reshape(-1, 4) for x in (alive, repeated)]
+    assert len(found[0]) == 1 + len(moments.LAGS)
+    np.testing.assert_allclose(found[0][1:], 2.0, atol=0.1)  # twice the variance, at every lag
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=0.3)
+    np.testing.assert_allclose(found[1][2:], 0.0, atol=1e-6)  # all lags but the first are multiples of four
+    assert moments.moments(alive[:, :16], one[:, :16]).shape[2] == 4 * 3  # lags of 16 and 64 do not fit
+
+
 def test_running_moments_do_not_reward_crops_that_are_all_alike():
     """The mean of four crops scatters: by batches, crops that vary as they should look far off. In the running mean they do not."""
     rng = np.random.default_rng(0)

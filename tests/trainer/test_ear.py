@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from everwave import weights
 from everwave.config import PRESETS, Condition
-from everwave_trainer import ear
+from everwave_trainer import ear, gan
 from everwave_trainer.ear import Ear, near_onsets, slowest_hand
 from everwave_trainer.gan import STEADY, GanTrainer
 from everwave_trainer.latents import Latents, Piece
@@ -88,13 +88,41 @@ def test_rises_come_from_the_decoders(listener):
     assert heard.std() > 0
 
 
-def test_the_ear_also_asks_for_constant_densities(listener, tmp_path):
-    """Windows of which each has one density, its hands turning with it; and a step of training hears them."""
+@pytest.fixture
+def trainer(listener, tmp_path):
     piece = Piece("", "", "", 300, {"density": 2.0, "onsets": (np.arange(60) / 2).tolist()})
     array = np.random.default_rng(0).standard_normal((4, 300, 32)).astype(np.float16)
     rate = PRESETS["tiny"].signal.latent_rate
     latents = Latents((piece,), (array,), {"file": "a.h5"}, {}, rate, tmp_path)  # where `listener` has its autoencoder
-    trainer = GanTrainer(PRESETS["tiny"], latents, steps=4, batch_size=8, conditions=["density"], alone=4)
+    return GanTrainer(PRESETS["tiny"], latents, steps=4, batch_size=8, conditions=["density"], alone=4)
+
+
+def test_no_more_is_asked_than_real_music_gives(trainer, monkeypatch):
+    crops, inputs, _, _ = trainer.latents.crops(ear.LENGTH, 200, 5, 0, trainer.config.generator.conditions)
+    real = float(trainer.ear.missed(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs)))
+    assert trainer.bearable == pytest.approx(real, rel=0.3)
+    assert 0 < trainer.bearable < math.log(ear.CONTRAST) + 1
+    batch = trainer.batch(0)
+    state = [*trainer.learned, *trainer.recent_moments, trainer.random.state]
+    before = [ops.convert_to_numpy(v) for v in state]
+
+    def learned(weight):
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)
+        monkeypatch.setattr(gan, "EAR_WEIGHT", weight)
+        trainer.optimizers[0] = keras.optimizers.SGD(1e-3)
+        trainer._update("alone", *map(ops.convert_to_tensor, batch))
+        return np.concatenate([np.ravel(ops.convert_to_numpy(v)) for v in trainer.learned])
+
+    trainer.bearable = 100.0  # generated music never misses as much: the ear is content
+    assert np.abs(learned(40.0) - learned(0.0)).max() < 1e-6
+    trainer.bearable = 0.0
+    assert np.abs(learned(40.0) - learned(0.0)).max() > 1e-4
+
+
+def test_the_ear_also_asks_for_constant_densities(trainer):
+    """Windows of which each has one density, its hands turning with it; and a step of training hears them."""
+    rate = trainer.config.signal.latent_rate
     (condition,) = trainer.config.generator.conditions
     *_, coordinates, asked = batch = trainer.batch(0)
     np.testing.assert_array_equal(coordinates[..., -asked.shape[2] :], asked)

@@ -405,3 +405,5 @@ def test_a_checkpoint_of_an_earlier_trainer_is_refused_in_one_line(tmp_path):
     with pytest.raises(EverwaveError, match=r"no 'moments'.*--init"):
         checkpoint.restore(tmp_path, variables, {})
     assert float(variables["weight"][0]) == 0.0  # nothing half loaded
+    with pytest.raises(EverwaveError, match=r"no 'weight' of these sizes.*--init"):
+        checkpoint.restore(tmp_path, {"weight": [keras.Variable([0.0, 0.0])]}, {})

@@ -42,15 +42,16 @@ def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapp
                     f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
                     "use the same option or another folder"
                 )
-        missing = [group for group, members in variables.items() if members and f"{group}:0" not in data]
-        if missing:
+        found = {group: _members(data, group) for group in variables}
+    for group, members in variables.items():
+        if [x.shape for x in found[group]] != [tuple(v.shape) for v in members]:
             raise EverwaveError(
-                f"{folder}: the checkpoint has no {missing[0]!r}, so it is of an earlier version of the trainer; "
+                f"{folder}: the checkpoint has no {group!r} of these sizes, so it is of an earlier version of the trainer; "
                 "begin a new run from its weights with --init"
             )
-        for group, members in variables.items():
-            for i, variable in enumerate(members):
-                variable.assign(data[f"{group}:{i}"])
+    for group, members in variables.items():
+        for variable, value in zip(members, found[group], strict=True):
+            variable.assign(value)
     return int(meta["step"])
 
 
@@ -64,6 +65,11 @@ def config(folder: Path) -> Config:
 def _meta(data: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The step and the settings of an opened checkpoint."""
     return json.loads(data["meta"].tobytes())
+
+
+def _members(data: Mapping[str, np.ndarray], group: str) -> list[np.ndarray]:
+    """The variables of a group in an opened checkpoint."""
+    return [data[f"{group}:{i}"] for i in range(sum(name.startswith(f"{group}:") for name in data))]
 
 
 def _check(folder: Path) -> None:

@@ -20,7 +20,7 @@ from keras import ops
 from . import losses
 from .layers import build, set_parameters
 
-CONTRAST = 3.0  # of rises near asked onsets to those elsewhere; more is not asked for
+CONTRAST = 2.0  # of rises near asked onsets to those elsewhere; more is not asked for
 LENGTH = 16  # latents of one channel that are listened to in a step
 FIRST, LAST = -3, 3  # frames around an onset in which log-magnitudes rise: a window is four hops long
 

@@ -25,7 +25,7 @@ from keras import ops
 from . import backend, losses, moments
 from .atlas import Atlas
 from .critics import latent_critic
-from .ear import Ear, slowest_hand
+from .ear import LENGTH, Ear, slowest_hand
 from .export import config_key, save_generator
 from .latents import TIMES, Latents
 from .layers import build, set_parameters
@@ -37,7 +37,8 @@ CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
 RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
-EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for
+EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for, beyond those that real music misses
+EAR_CROPS, EAR_BATCH = 256, 16  # of real music, in which those are counted
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's are: one batch's alone scatter too much
@@ -87,6 +88,7 @@ class GanTrainer:
         self.critic = latent_critic(self.config, critic_width or generator.width)
         audible = slowest_hand(generator.conditions) is not None
         self.ear = Ear(latents.autoencoder_path, self.config, self.random) if audible else None
+        self.bearable = self._missed_in(latents) if self.ear else 0.0
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
         first, then = (learning_rate * x for x in GENERATOR_RATES)
@@ -104,6 +106,15 @@ class GanTrainer:
         g = self.config.generator
         crops, inputs, _, _ = latents.crops(2 * g.window, MOMENTS_CROPS, self.seed, 0, g.conditions)
         return self._moments((crops - self.mean) / self.deviation, inputs)
+
+    def _missed_in(self, latents: Latents) -> float:
+        """How many notes the ear misses in real music: of generated music no less is asked, or its attacks become clicks."""
+        assert self.ear
+        missed = []
+        for i in range(EAR_CROPS // EAR_BATCH):
+            crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)
+            missed.append(float(self.ear.missed(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))))
+        return sum(missed) / len(missed)
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file; UsageError if it has other conditions."""
@@ -196,7 +207,12 @@ class GanTrainer:
                 missed = self.ear.missed(latents, _in_turn(asked[:half, :window], steady[1]))
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
-            total = RECALL_WEIGHT * recall + self.moments_weight * apart + EAR_WEIGHT * missed - score
+            total = (
+                RECALL_WEIGHT * recall
+                + self.moments_weight * apart
+                + EAR_WEIGHT * ops.relu(missed - self.bearable)
+                - score
+            )
             return total, fake, score, recall, apart, missed, *recent
 
         (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)
@@ -217,17 +233,17 @@ class GanTrainer:
         """One step of the critic on latents with their conditions."""
         channels = 2 * self.config.autoencoder.latents  # conditions are given, so the penalty is on latents alone
 
-        def score_of(latents: Any) -> Any:
-            return self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
+        def verdict(latents: Any) -> Any:
+            scores = self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
+            return ops.sum(ops.mean(scores, axis=1), axis=1)  # of every scale as if it were a critic by itself
 
         def judge() -> tuple[Any, ...]:
             total = r1_penalty = ops.zeros(())
             if penalised:
-                score, slope = backend.input_gradient(score_of, real[:, :, :channels])
+                _, slope = backend.input_gradient(verdict, real[:, :, :channels])
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
                 total = self.r1_weight * R1_INTERVAL * r1_penalty
-            else:
-                score = self.critic(real, training=True)
+            score = self.critic(real, training=True)
             hinge = (losses.hinge_real(score) + losses.hinge_fake(self.critic(fake, training=True))) / 2
             return hinge + total, hinge, r1_penalty, ops.mean(score)
 

@@ -2,6 +2,8 @@
 
 A critic learns last whether a beat falls where the clock says. Yet that is a simple statistic: the moment of each latent
 channel, and of its changes, with functions of the conditions (their values, and the harmonics of the clocks' hands).
+Changes are over a tenth of a second, the time of an attack, up to six, that of a phrase: music that repeats what it does
+in a beat for ever has the first and lacks the last.
 Generated latents shall have real ones' moments, in the mean over crops (what all music has in common, such as a kick on
 the beat) and in their spread from crop to crop (what differs, such as the rest of the pattern).
 """
@@ -14,6 +16,7 @@ from typing import Any
 from everwave.config import Condition
 from keras import ops
 
+LAGS = (1, 4, 16, 64)  # latents over which a change is one
 HARMONICS = 4  # of every hand: of a bar's down to its beats, of a beat's down to sixteenths
 
 
@@ -33,12 +36,14 @@ def features(inputs: Any, conditions: Sequence[Condition]) -> Any:
 
 
 def moments(latents: Any, functions: Any) -> Any:
-    """Latents (B, T, C) and functions of the conditions (B, T, F) -> mean products over time (B, F, 2 C).
+    """Latents (B, T, C) and functions of the conditions (B, T, F) -> mean products over time (B, F, C (1 + len(LAGS))).
 
-    The second half is of squared changes from one latent to the next: how much happens, where the first says what.
+    All but the first C are of squared changes from a latent to the one a lag later: how much happens, where the first say
+    what. Lags that are too long for T are left out.
     """
-    changes = ops.square(latents[:, 1:] - latents[:, :-1])
-    both = [(latents, functions), (changes, functions[:, 1:])]
+    lags = [lag for lag in LAGS if lag < latents.shape[1]]
+    changes = [ops.square(latents[:, lag:] - latents[:, :-lag]) for lag in lags]
+    both = [(latents, functions), *zip(changes, (functions[:, lag:] for lag in lags), strict=True)]
     return ops.concatenate([ops.matmul(ops.transpose(f, (0, 2, 1)), x) / x.shape[1] for x, f in both], axis=2)
 
 
