@@ -33,32 +33,20 @@ def _residual(name: str, x: Any, width: int, first_kernel: int = 4) -> Any:
 
 
 def latent_critic(config: Config, b: int) -> keras.Model:
-    """Two generator windows of latents and conditions (B, T = 2 * window, 2 * latents + conditions) -> scores (B, T / 4, scales).
-
-    What is said of a place at one scale is repeated over all the places that it is said of; the last scale is the whole.
-    Musika's critic says that alone. But what tells music from what is not lies within a second or two, of which a crop has
-    many, and of a whole that is wrong in one place a generator does not learn where.
+    """Two generator windows of latents and conditions (B, 2 * window, 2 * latents + conditions) -> score (B, 1).
 
     Widths are multiples of `b`; Musika's is the generator's.
     """
     channels = 2 * config.autoencoder.latents + config.generator.condition_channels
     start = keras.Input((2 * config.generator.window, channels), name="latents")
     x = _conv("c0", start, 3 * b, 4, stride=2)
-    scores = []
     for i, width in enumerate((4 * b, 5 * b, 6 * b, 7 * b)):
         x = _residual(f"r{i}", x, width)
-        scores.append(_score(f"score{i}", x))
     if not config.generator.small:
         x = _residual("r4", x, 7 * b, first_kernel=1)
     x = keras.layers.Flatten()(_conv("c1", x, 7 * b, 3))
-    scores.append(_score("score", keras.layers.Reshape((1, x.shape[1]))(x)))
-    places = scores[0].shape[1]
-    everywhere = [keras.layers.UpSampling1D(places // s.shape[1], dtype="float32")(s) for s in scores]
-    return keras.Model(start, keras.layers.Concatenate(dtype="float32")(everywhere), name="critic")
-
-
-def _score(name: str, x: Any) -> Any:
-    return keras.layers.Conv1D(1, 1, kernel_initializer="he_uniform", dtype="float32", name=name)(x)
+    score = keras.layers.Dense(1, kernel_initializer="he_uniform", dtype="float32", name="score")(x)
+    return keras.Model(start, score, name="critic")
 
 
 def spectrum_critic(config: Config, name: str) -> keras.Model:
@@ -69,4 +57,5 @@ def spectrum_critic(config: Config, name: str) -> keras.Model:
     for i, width in enumerate((2 * w, 2 * w, 3 * w, 3 * w)):
         x = _conv(f"c{i}", x, width, 4, stride=2)
     x = _conv("c4", x, 3 * w, 3)
-    return keras.Model(start, _score("score", x), name=name)
+    score = keras.layers.Conv1D(1, 1, kernel_initializer="he_uniform", dtype="float32", name="score")(x)
+    return keras.Model(start, score, name=name)

@@ -233,17 +233,17 @@ class GanTrainer:
         """One step of the critic on latents with their conditions."""
         channels = 2 * self.config.autoencoder.latents  # conditions are given, so the penalty is on latents alone
 
-        def verdict(latents: Any) -> Any:
-            scores = self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
-            return ops.sum(ops.mean(scores, axis=1), axis=1)  # of every scale as if it were a critic by itself
+        def score_of(latents: Any) -> Any:
+            return self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
 
         def judge() -> tuple[Any, ...]:
             total = r1_penalty = ops.zeros(())
             if penalised:
-                _, slope = backend.input_gradient(verdict, real[:, :, :channels])
+                score, slope = backend.input_gradient(score_of, real[:, :, :channels])
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
                 total = self.r1_weight * R1_INTERVAL * r1_penalty
-            score = self.critic(real, training=True)
+            else:
+                score = self.critic(real, training=True)
             hinge = (losses.hinge_real(score) + losses.hinge_fake(self.critic(fake, training=True))) / 2
             return hinge + total, hinge, r1_penalty, ops.mean(score)
 
