@@ -66,7 +66,7 @@ def falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
 class GanTrainer:
     """A generator of two windows of latents against a critic; `loop.run` drives it."""
 
-    moments_weight = 0.02  # of the distance of moments, beside the critic's score; with much more, recall waits for it
+    moments_weight = 0.1  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
