@@ -108,7 +108,7 @@ class GanTrainer:
         return self._moments((crops - self.mean) / self.deviation, inputs)
 
     def _missed_in(self, latents: Latents) -> float:
-        """How many notes the ear misses in real music: of generated music no less is asked, or its attacks become clicks."""
+        """How much the ear misses in real music; generated music that misses no more is not asked for clearer notes, which would be clicks."""
         assert self.ear
         missed = []
         for i in range(EAR_CROPS // EAR_BATCH):
