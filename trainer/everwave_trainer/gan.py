@@ -207,12 +207,8 @@ class GanTrainer:
                 missed = self.ear.missed(latents, _in_turn(asked[:half, :window], steady[1]))
             fake = ops.concatenate([fake, asked], axis=2)
             score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
-            total = (
-                RECALL_WEIGHT * recall
-                + self.moments_weight * apart
-                + EAR_WEIGHT * ops.relu(missed - self.bearable)
-                - score
-            )
+            unheard = ops.relu(missed - self.bearable)
+            total = RECALL_WEIGHT * recall + self.moments_weight * apart + EAR_WEIGHT * unheard - score
             return total, fake, score, recall, apart, missed, *recent
 
         (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)

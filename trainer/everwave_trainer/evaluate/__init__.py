@@ -83,7 +83,7 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
     model = everwave.load(a.model)
     held_out = select(a.corpora, "held-out")
     metrics: dict[str, Any] = {"model": Path(a.model).name, "corpus": _described(held_out)}
-    for name, run_measure in _chosen(a, model).items():
+    for name, run_measure in _chosen(a, model, held_out).items():
         metrics[name] = run_measure()
         if a.output:
             a.output.mkdir(parents=True, exist_ok=True)
@@ -91,19 +91,20 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
     return metrics
 
 
-def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[str, Any]]]:
+def _chosen(a: argparse.Namespace, model: Any, held_out: Sequence[Track]) -> dict[str, Callable[[], dict[str, Any]]]:
     """What will be measured; UsageError if something was asked for by name that cannot be, a line if by default."""
     from . import musicnn, precision
 
     conditions = {c.name for c in model.conditions}
     possible: dict[str, Callable[[], dict[str, Any]]] = {
-        "reconstruction": lambda: _reconstruction(a),
+        "reconstruction": lambda: _reconstruction(a, held_out),
         "pitch": lambda: _pitch(model),
     }
     problems: dict[str, str] = {}
+    labelled = select([a.labelled], "held-out") if a.labelled else held_out
     for name, condition, measured in (("tempo", "bpm", _tempo), ("density", "density", _density)):
         if condition in conditions:
-            possible[name] = lambda measured=measured: measured(a, model)  # type: ignore[misc]
+            possible[name] = lambda measured=measured: measured(a, model, labelled)  # type: ignore[misc]
         else:
             problems[name] = f"{a.model} has no condition {condition!r}"
     try:
@@ -124,10 +125,10 @@ def _chosen(a: argparse.Namespace, model: Any) -> dict[str, Callable[[], dict[st
     return {name: run for name, run in possible.items() if name in (a.measures or possible)}
 
 
-def _reconstruction(a: argparse.Namespace) -> dict[str, Any]:
+def _reconstruction(a: argparse.Namespace, held_out: Sequence[Track]) -> dict[str, Any]:
     from .reconstruction import evaluate
 
-    return evaluate(a.model, select(a.corpora, "held-out"), a.clips, SECONDS)
+    return evaluate(a.model, held_out, a.clips, SECONDS)
 
 
 def _pitch(model: Any) -> dict[str, Any]:
@@ -136,16 +137,16 @@ def _pitch(model: Any) -> dict[str, Any]:
     return evaluate(model)
 
 
-def _tempo(a: argparse.Namespace, model: Any) -> dict[str, Any]:
+def _tempo(a: argparse.Namespace, model: Any, labelled: Sequence[Track]) -> dict[str, Any]:
     from . import control, estimators
 
-    return control.tempo(model, _labelled(a), estimators.tempo(a.tempocnn), a.seeds)
+    return control.tempo(model, labelled, estimators.tempo(a.tempocnn), a.seeds)
 
 
-def _density(a: argparse.Namespace, model: Any) -> dict[str, Any]:
+def _density(a: argparse.Namespace, model: Any, labelled: Sequence[Track]) -> dict[str, Any]:
     from . import control, estimators
 
-    return control.density(model, _labelled(a), estimators.onsets(a.madmom), a.seeds)
+    return control.density(model, labelled, estimators.onsets(a.madmom), a.seeds)
 
 
 def _distribution(a: argparse.Namespace, model: Any, network: Any) -> dict[str, Any]:
@@ -157,10 +158,6 @@ def _distribution(a: argparse.Namespace, model: Any, network: Any) -> dict[str, 
     )
     styles = {"styles": a.styles} if a.styles else {}
     return styles | distribution.evaluate(model, network, held_out, training, a.pieces)
-
-
-def _labelled(a: argparse.Namespace) -> Sequence[Track]:
-    return select([a.labelled] if a.labelled else a.corpora, "held-out")
 
 
 def _described(tracks: Sequence[Track]) -> dict[str, Any]:
