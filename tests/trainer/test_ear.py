@@ -54,20 +54,19 @@ def listener(tmp_path):
 
 
 def test_notes_on_time_are_heard_and_late_ones_are_missed(listener, monkeypatch):
-    """With decoders whose log-magnitudes rise where channel 0 of the latents says, in the middle of a latent."""
-    config = PRESETS["tiny"]
+    """With log-magnitudes that rise where channel 0 of the latents says, in the middle of a latent."""
 
-    def rises(latents):
+    def rises(heard):  # here of latents themselves
         place = np.zeros(16, np.float32)
         place[8] = 1.0  # the frame in which the middle of the latent is
-        frames = ops.reshape(latents[:, :, :1] * place, (latents.shape[0], -1))
+        frames = ops.reshape(heard[:, :, :1] * place, (heard.shape[0], -1))
         return frames[:, :-2] + 0.01
 
     monkeypatch.setattr(listener, "rises", rises)
     onsets = np.arange(0.5, 40, 4)  # every fourth latent, in its middle
     asked = np.zeros((4, 36, DENSITY.channels), np.float32)
     asked[:, :, 3:] = hands(onsets, 36)
-    latents = np.zeros((4, 36, 2 * config.autoencoder.latents), np.float32)
+    latents = np.zeros((4, 36, 1), np.float32)
     latents[:, ::4] = 1.0
     late = np.roll(latents, 2, axis=1)
     on_time, missed = (
@@ -82,10 +81,27 @@ def test_notes_on_time_are_heard_and_late_ones_are_missed(listener, monkeypatch)
 
 def test_rises_come_from_the_decoders(listener):
     latents = np.random.default_rng(0).standard_normal((2, 8, PRESETS["tiny"].autoencoder.latents)).astype(np.float32)
-    heard = ops.convert_to_numpy(listener.rises(ops.convert_to_tensor(latents)))
+    heard = ops.convert_to_numpy(listener.rises(listener.heard(ops.convert_to_tensor(latents))))
     assert heard.shape == (2, 8 * 16 - 2)
     assert (heard >= 0).all()
     assert heard.std() > 0
+
+
+def test_an_excerpt_is_of_left_and_right_in_turn_and_of_what_was_asked_there(listener):
+    latents = np.arange(3 * 40 * 64, dtype=np.float32).reshape(3, 40, 64)
+    inputs = np.arange(3 * 40, dtype=np.float32).reshape(3, 40, 1)
+    starts = set()
+    for _ in range(40):
+        heard, asked = map(
+            ops.convert_to_numpy, listener.excerpt(ops.convert_to_tensor(latents), ops.convert_to_tensor(inputs))
+        )
+        start = int(asked[0, 0, 0])
+        here = slice(start, start + ear.LENGTH)
+        np.testing.assert_array_equal(asked, inputs[:, here])
+        for i, channel in enumerate((slice(0, 32), slice(32, 64), slice(0, 32))):
+            np.testing.assert_array_equal(heard[i], latents[i, here, channel])
+        starts.add(start)
+    assert starts == set(range(0, 25, 4))
 
 
 @pytest.fixture
@@ -99,18 +115,19 @@ def trainer(listener, tmp_path):
 
 def test_no_more_is_asked_than_real_music_gives(trainer, monkeypatch):
     crops, inputs, _, _ = trainer.latents.crops(ear.LENGTH, 200, 5, 0, trainer.config.generator.conditions)
-    real = float(trainer.ear.missed(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs)))
+    excerpts, asked = trainer.ear.excerpt(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
+    real = float(trainer.ear.missed(trainer.ear.heard(excerpts), asked))
     assert trainer.bearable == pytest.approx(real, rel=0.3)
     assert 0 < trainer.bearable < math.log(ear.CONTRAST) + 1
     batch = trainer.batch(0)
-    state = [*trainer.learned, *trainer.recent_moments, trainer.random.state]
+    state = [*trainer.learned, *trainer.recent_moments, trainer.recent_sound, trainer.random.state]
     before = [ops.convert_to_numpy(v) for v in state]
 
     def learned(weight):
         for variable, value in zip(state, before, strict=True):
             variable.assign(value)
         monkeypatch.setattr(gan, "EAR_WEIGHT", weight)
-        trainer.optimizers[0] = keras.optimizers.SGD(1e-3)
+        trainer.optimizer = keras.optimizers.SGD(1e-3)
         trainer._update("alone", *map(ops.convert_to_tensor, batch))
         return np.concatenate([np.ravel(ops.convert_to_numpy(v)) for v in trainer.learned])
 

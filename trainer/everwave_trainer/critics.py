@@ -1,4 +1,4 @@
-"""Critics: one for sequences of latents (the GAN), one for log-magnitudes (the autoencoder)."""
+"""Critics: of latents and of how they sound (the GAN), of log-magnitudes (the autoencoder)."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def latent_critic(config: Config, b: int) -> keras.Model:
     x = keras.layers.Flatten()(_conv("c1", x, 7 * b, 3))
     score = keras.layers.Dense(1, kernel_initializer="he_uniform", dtype="float32", name="score")(x)
     return keras.Model(start, score, name="critic")
+
+
+def sound_critic(channels: int, b: int) -> keras.Model:
+    """Levels of bands and conditions at the rate of frames (B, T, channels) -> score (B, 1): the mean over every 32 frames."""
+    start = keras.Input((None, channels), name="levels")
+    x = _conv("c0", start, 3 * b, 4, stride=2)
+    for i, width in enumerate((3 * b, 4 * b, 5 * b, 5 * b)):
+        x = _residual(f"r{i}", x, width)
+    x = _conv("c1", x, 5 * b, 3)
+    score = keras.layers.Conv1D(1, 1, kernel_initializer="he_uniform", dtype="float32", name="score")(x)
+    return keras.Model(start, keras.layers.GlobalAveragePooling1D(dtype="float32")(score), name="sound_critic")
 
 
 def spectrum_critic(config: Config, name: str) -> keras.Model:

@@ -35,32 +35,42 @@ class Ear:
         for name, network in self.networks.items():
             set_parameters(network, parameters[name])
 
-    def rises(self, latents: Any) -> Any:
-        """One channel's latents (B, T, C) -> how much the log-magnitude of all mels rises, (B, 16 T - RISE)."""
+    def excerpt(self, latents: Any, inputs: Any) -> tuple[Any, Any]:
+        """LENGTH latents of one channel, left and right in turn, from a random place (B, LENGTH, C); and the inputs there.
+
+        latents (B, T, 2 C): of both channels, T >= LENGTH. inputs (B, T, n): the conditions that were asked for.
+        """
+        size = latents.shape[2] // 2
+        places = (latents.shape[1] - LENGTH) // DECODER_LATENTS + 1
+        start = DECODER_LATENTS * keras.random.randint((), 0, places, seed=self.random)
+        here = ops.arange(LENGTH) + start
+        right = (np.arange(latents.shape[0]) % 2 == 1)[:, None, None]
+        latents = ops.take(latents, here, axis=1)
+        return ops.where(right, latents[:, :, size:], latents[:, :, :size]), ops.take(inputs, here, axis=1)
+
+    def heard(self, latents: Any) -> Any:
+        """One channel's latents (B, T, C) -> decoded log-magnitudes (B, 16 T, bins)."""
         a = self.config.autoencoder
         windows = ops.reshape(latents, (-1, DECODER_LATENTS, a.latents))
         frames = ops.reshape(
             self.networks["chunk_decoder"](windows, training=True), (-1, DECODER_FRAMES, a.frame_latents)
         )
         level, _ = self.networks["frame_decoder"](frames, training=True)
-        level = ops.reshape(level, (-1, FRAMES_PER_LATENT * latents.shape[1], level.shape[2]))
-        return ops.mean(
-            losses.rises(level) * losses.mel_weights(level.shape[2], self.config.signal.sample_rate), axis=2
-        )
+        return ops.reshape(level, (-1, FRAMES_PER_LATENT * latents.shape[1], level.shape[2]))
 
-    def missed(self, latents: Any, inputs: Any) -> Any:
+    def rises(self, heard: Any) -> Any:
+        """Log-magnitudes (B, T, bins) -> how much those of all mels rise (B, T - RISE)."""
+        weights = losses.mel_weights(heard.shape[2], self.config.signal.sample_rate)
+        return ops.mean(losses.rises(heard) * weights, axis=2)
+
+    def missed(self, heard: Any, inputs: Any) -> Any:
         """How much less than CONTRAST times as strong as elsewhere rises near asked onsets are: mean logarithm, 0 if none is.
 
-        latents (B, T, 2 C): of both channels, T >= LENGTH. inputs (B, T, n): the conditions that were asked for.
+        heard (B, 16 T, bins): log-magnitudes. inputs (B, T, n): the conditions that were asked for.
         """
         assert self.hand is not None
         place, turn = self.hand
-        half, size = latents.shape[0] // 2, latents.shape[2] // 2
-        places = (latents.shape[1] - LENGTH) // DECODER_LATENTS + 1
-        start = DECODER_LATENTS * keras.random.randint((), 0, places, seed=self.random)
-        here = ops.arange(LENGTH) + start
-        heard, hands = ops.take(latents, here, axis=1), ops.take(inputs[:, :, place], here, axis=1)
-        rises = self.rises(ops.concatenate([heard[:half, :, :size], heard[half:, :, size:]], axis=0))
+        hands, rises = inputs[:, :, place], self.rises(heard)
         near = near_onsets(hands, turn)
         first = FRAMES_PER_LATENT // 2
         rises = rises[:, first : first + near.shape[1]]

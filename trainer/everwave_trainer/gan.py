@@ -18,27 +18,25 @@ from typing import Any
 import keras
 import numpy as np
 from everwave import conditioning, weights
-from everwave.config import PRESETS, Condition, Config
+from everwave.config import FRAMES_PER_LATENT, PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
 
-from . import backend, losses, moments
+from . import backend, losses, moments, sound
 from .atlas import Atlas
-from .critics import latent_critic
-from .ear import LENGTH, Ear, slowest_hand
+from .critics import latent_critic, sound_critic
+from .ear import LENGTH, Ear
 from .export import config_key, save_generator
+from .judge import R1_INTERVAL, Judge
 from .latents import TIMES, Latents
 from .layers import build, set_parameters
 
-MAX_R1_WEIGHT = 10.0
-R1_RATE = 1e-4  # change of the weight per step, as a share of its maximum
-R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more: a third of the work saved
-CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
 RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for, beyond those that real music misses
-EAR_CROPS, EAR_BATCH = 256, 16  # of real music, in which those are counted
+EAR_CROPS, EAR_BATCH = 512, 16  # of real music, in which those are counted, and which sounds as generated music shall
+SOUND_WEIGHT = 1.0  # of the distance of how the sound moves
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's are: one batch's alone scatter too much
@@ -85,19 +83,23 @@ class GanTrainer:
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
         self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
-        self.critic = latent_critic(self.config, critic_width or generator.width)
-        audible = slowest_hand(generator.conditions) is not None
-        self.ear = Ear(latents.autoencoder_path, self.config, self.random) if audible else None
-        self.bearable = self._missed_in(latents) if self.ear else 0.0
+        self.ear = Ear(latents.autoencoder_path, self.config, self.random)
+        self.real_sound, self.bearable = self._hear(latents)
+        self.recent_sound = keras.Variable(self.real_sound, trainable=False)
         self.atlas = Atlas(generator, 2 * [p.steps for p in latents.pieces], seed)
         self.learned = [*self.generator.trainable_variables, *self.atlas.variables]
         first, then = (learning_rate * x for x in GENERATOR_RATES)
-        # the critic's optimizer counts its own steps
-        rates = Falling(first, then, alone, steps), falling(learning_rate, steps - alone)
-        self.optimizers = [keras.optimizers.Adam(rate, beta_1=0.5) for rate in rates]
-        for optimizer, variables in zip(self.optimizers, (self.learned, self.critic.trainable_variables), strict=True):
-            optimizer.build(variables)
-        self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
+        self.optimizer = keras.optimizers.Adam(Falling(first, then, alone, steps), beta_1=0.5)
+        self.optimizer.build(self.learned)
+        width, rate = (
+            critic_width or generator.width,
+            falling(learning_rate, steps - alone),
+        )  # judges count their own steps
+        bands = self.real_sound.shape[1] + generator.condition_channels
+        self.judges = {
+            "latents": Judge(latent_critic(self.config, width), rate),
+            "sound": Judge(sound_critic(bands, width), rate),
+        }
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         modes = "alone", "judged", "penalised"
         self._compiled = {mode: backend.compiled(partial(self._update, mode), state) for mode in modes}
@@ -107,14 +109,30 @@ class GanTrainer:
         crops, inputs, _, _ = latents.crops(2 * g.window, MOMENTS_CROPS, self.seed, 0, g.conditions)
         return self._moments((crops - self.mean) / self.deviation, inputs)
 
-    def _missed_in(self, latents: Latents) -> float:
-        """How much the ear misses in real music; generated music that misses no more is not asked for clearer notes, which would be clicks."""
-        assert self.ear
-        missed = []
+    def _hear(self, latents: Latents) -> tuple[Any, float]:
+        """How real music's sound moves, and how many of its notes the ear misses; generated music that misses no more is not
+        asked for clearer notes, which would be clicks."""
+        moments, missed = [], []
         for i in range(EAR_CROPS // EAR_BATCH):
             crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)
-            missed.append(float(self.ear.missed(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))))
-        return sum(missed) / len(missed)
+            crops = ((crops - self.mean) / self.deviation).astype(np.float32)
+            levels, _, miss = self._listen(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
+            moments.append(sound.moments(levels))
+            missed.append(miss)
+        return ops.mean(ops.stack(moments), axis=0), float(ops.mean(ops.stack(missed)))
+
+    def _listen(self, latents: Any, inputs: Any) -> tuple[Any, Any, Any]:
+        """Latents (B, T, C), as the generator gives them, and what was asked for -> an excerpt's levels and inputs, both at the rate of frames, and how many
+        of its notes are missed."""
+        excerpts, asked = self.ear.excerpt(latents * self.deviation + self.mean, inputs)
+        heard = self.ear.heard(excerpts)
+        missed = self.ear.missed(heard, asked) if self.ear.hand else ops.zeros(())
+        return sound.levels(heard, self.config.signal.sample_rate), ops.repeat(asked, FRAMES_PER_LATENT, axis=1), missed
+
+    def _levelled(self, levels: Any) -> Any:
+        """Levels as the critic of sound hears them: of mean 0 and deviation 1 in all real music."""
+        mean, square = self.real_sound[0], self.real_sound[1]
+        return (levels - mean) * ops.rsqrt(square - ops.square(mean) + 1e-3)
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file; UsageError if it has other conditions."""
@@ -130,16 +148,18 @@ class GanTrainer:
             average.assign(variable)
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
-        return {
-            "generator": self.generator.trainable_variables,
-            "average": self.average,
-            "atlas": self.atlas.variables,
-            "critic": self.critic.trainable_variables,
-            "generator_optimizer": self.optimizers[0].variables,
-            "critic_optimizer": self.optimizers[1].variables,
-            "r1_weight": [self.r1_weight],
-            "moments": self.recent_moments,
-        }
+        return (
+            {
+                "generator": self.generator.trainable_variables,
+                "average": self.average,
+                "atlas": self.atlas.variables,
+                "generator_optimizer": self.optimizer.variables,
+                "moments": self.recent_moments,
+                "sound": [self.recent_sound],
+            }
+            | {f"{name}_critic": judge.critic.trainable_variables for name, judge in self.judges.items()}
+            | {f"{name}_judge": [*judge.optimizer.variables, judge.r1_weight] for name, judge in self.judges.items()}
+        )
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """Real latents (B, 2 w, C), their conditions (B, 2 w, n) and places; coordinates (B, 2 w, K) with conditions of
@@ -152,7 +172,7 @@ class GanTrainer:
         asked = np.roll(conditions, 1, axis=0)
         real = (real - self.mean) / self.deviation
         places = self.atlas.locate(origins, starts, length)
-        steady = self._steady(np.random.default_rng([self.seed, step, 2])) if self.ear else ()
+        steady = self._steady(np.random.default_rng([self.seed, step, 2])) if self.ear.hand else ()
         wished = np.concatenate([coordinates, asked], axis=2).astype(np.float32)
         return real, conditions, *places, wished, asked, *steady
 
@@ -189,72 +209,53 @@ class GanTrainer:
 
     def _update(self, mode: str, real: Any, conditions: Any, pieces: Any, anchors: Any, shares: Any, coordinates: Any,
                 asked: Any, *steady: Any) -> dict[str, Any]:  # fmt: skip
-        """One step of the generator and, unless it learns "alone", of the critic; `steady` is what else the ear listens to."""
+        """One step of the generator and, unless it learns "alone", of the critics; `steady` is what else the ear listens to."""
+        window = self.config.generator.window
 
         def learn() -> tuple[Any, ...]:
             known = ops.concatenate([self.atlas.coordinates(pieces, anchors, shares), conditions], axis=2)
             # twice with different noise: together they shall be as uncertain as the music is, given where it is from
             once, again, fake = ops.split(self.generate(ops.concatenate([known, known, coordinates], axis=0)), 3)
             recall = losses.energy_score(once, again, real)
+            windows, wanted = fake[:, :window], asked[:, :window]
+            if steady:
+                windows = ops.concatenate([windows, self.generator(steady[0], training=True)], axis=0)
+                wanted = ops.concatenate([wanted, steady[1]], axis=0)
+            levels, beside, missed = self._listen(windows, wanted)
+            levels, beside = levels[: fake.shape[0]], beside[: fake.shape[0]]
             recent = moments.blend(self.recent_moments, self._moments(fake, asked), MOMENTS_DECAY)
+            (recent_sound,) = moments.blend([self.recent_sound], [sound.moments(levels)], MOMENTS_DECAY)
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
-            missed = ops.zeros(())
-            if self.ear:
-                half, window = steady[0].shape[:2]
-                others = self.generator(steady[0], training=True) * self.deviation + self.mean
-                latents = _in_turn(fake[:half, :window] * self.deviation + self.mean, others)
-                missed = self.ear.missed(latents, _in_turn(asked[:half, :window], steady[1]))
-            fake = ops.concatenate([fake, asked], axis=2)
-            score = ops.zeros(()) if mode == "alone" else ops.mean(self.critic(fake, training=True))
-            unheard = ops.relu(missed - self.bearable)
-            total = RECALL_WEIGHT * recall + self.moments_weight * apart + EAR_WEIGHT * unheard - score
-            return total, fake, score, recall, apart, missed, *recent
+            unlike = sound.distance(self.real_sound, recent_sound) / (1 - MOMENTS_DECAY)
+            levels = self._levelled(levels)
+            scores = [ops.zeros(()), ops.zeros(())]
+            if mode != "alone":
+                scores = [self.judges["latents"].score(fake, asked), self.judges["sound"].score(levels, beside)]
+            total = RECALL_WEIGHT * recall + self.moments_weight * apart + SOUND_WEIGHT * unlike - sum(scores)
+            total += EAR_WEIGHT * ops.relu(missed - self.bearable)
+            return total, fake, levels, beside, scores, recall, apart, unlike, missed, recent_sound, *recent
 
-        (_, fake, score, recall, apart, missed, *recent), gradients = backend.gradients(learn, self.learned)
-        for variable, value in zip(self.recent_moments, recent, strict=True):
+        results, gradients = backend.gradients(learn, self.learned)
+        _, fake, levels, beside, scores, recall, apart, unlike, missed, recent_sound, *recent = results
+        for variable, value in zip([self.recent_sound, *self.recent_moments], [recent_sound, *recent], strict=True):
             variable.assign(value)
-        scalars = {"recall": recall, "moments": apart} | ({"missed": missed} if self.ear else {})
+        scalars = {"recall": recall, "moments": apart, "sound": unlike} | ({"missed": missed} if self.ear.hand else {})
         if mode != "alone":
-            real = ops.concatenate([real, conditions], axis=2)
-            scalars |= self._judge(mode == "penalised", real, ops.stop_gradient(fake), score)
-        self.optimizers[0].apply(gradients, self.learned)
-        step = ops.cast(self.optimizers[0].iterations, "float32")
+            real_levels, real_beside, _ = self._listen(real[:, :window], conditions[:, :window])
+            sides = {
+                "latents": ((real, conditions), (ops.stop_gradient(fake), asked)),
+                "sound": ((self._levelled(real_levels), real_beside), (ops.stop_gradient(levels), beside)),
+            }
+            for (name, (ours, theirs)), score in zip(sides.items(), scores, strict=True):
+                judged = self.judges[name].learn(mode == "penalised", ours, theirs, score)
+                scalars |= {f"{name}_{k}": v for k, v in judged.items()}
+        self.optimizer.apply(gradients, self.learned)
+        step = ops.cast(self.optimizer.iterations, "float32")
         decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
         for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
             average.assign(decay * average + (1 - decay) * variable)
         return scalars
-
-    def _judge(self, penalised: bool, real: Any, fake: Any, fake_score: Any) -> dict[str, Any]:
-        """One step of the critic on latents with their conditions."""
-        channels = 2 * self.config.autoencoder.latents  # conditions are given, so the penalty is on latents alone
-
-        def score_of(latents: Any) -> Any:
-            return self.critic(ops.concatenate([latents, real[:, :, channels:]], axis=2), training=True)
-
-        def judge() -> tuple[Any, ...]:
-            total = r1_penalty = ops.zeros(())
-            if penalised:
-                score, slope = backend.input_gradient(score_of, real[:, :, :channels])
-                r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
-                total = self.r1_weight * R1_INTERVAL * r1_penalty
-            else:
-                score = self.critic(real, training=True)
-            hinge = (losses.hinge_real(score) + losses.hinge_fake(self.critic(fake, training=True))) / 2
-            return hinge + total, hinge, r1_penalty, ops.mean(score)
-
-        (_, hinge, r1_penalty, score), gradients = backend.gradients(judge, self.critic.trainable_variables)
-        self.optimizers[1].apply(gradients, self.critic.trainable_variables)
-        certainty = ops.clip(score - fake_score, 0.0, 2.0) / 2
-        change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
-        self.r1_weight.assign(ops.clip(self.r1_weight + change, 0.0, MAX_R1_WEIGHT))
-        scalars = {
-            "hinge": hinge,
-            "real": score,
-            "fake": fake_score,
-            "r1_weight": ops.convert_to_tensor(self.r1_weight),
-        }
-        return scalars | ({"r1_penalty": r1_penalty} if penalised else {})
 
     def average_parameters(self) -> dict[str, np.ndarray]:
         """The generator's moving average under the runtime's names; its last layer gives latents as they are."""
@@ -302,11 +303,6 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
                 " encode it again"
             )
     return chosen
-
-
-def _in_turn(x: Any, y: Any) -> Any:
-    """(B, ...) twice -> (2 B, ...): one of the first, one of the second, and so on."""
-    return ops.reshape(ops.stack([x, y], axis=1), (-1, *x.shape[1:]))
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

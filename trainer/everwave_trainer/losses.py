@@ -31,11 +31,12 @@ def log_distance(x: Any, y: Any, sample_rate: int) -> Any:
 
 
 @lru_cache
-def mel_bands(bins: int, sample_rate: int) -> np.ndarray:
-    """Means over `BANDS` bands of as many mels each: (bins, BANDS), columns that sum to 1."""
+def mel_bands(bins: int, sample_rate: int, count: int = BANDS) -> np.ndarray:
+    """Means over `count` bands of as many mels each, those without a bin left out: (bins, up to `count`), columns that sum to 1."""
     weights = mel_weights(bins, sample_rate)
-    band = np.minimum((np.cumsum(weights) - weights / 2) / weights.sum() * BANDS, BANDS - 1).astype(int)
-    members = np.eye(BANDS, dtype=np.float32)[band] * weights[:, None]
+    band = np.minimum((np.cumsum(weights) - weights / 2) / weights.sum() * count, count - 1).astype(int)
+    members = np.eye(count, dtype=np.float32)[band] * weights[:, None]
+    members = members[:, members.any(axis=0)]
     return members / members.sum(axis=0)
 
 

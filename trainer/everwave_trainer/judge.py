@@ -1,0 +1,59 @@
+"""A critic and how it learns: hinge loss and an R1 penalty with an adaptive weight.
+
+Source: Musika, arXiv 2208.08706, section 3.3; constants as in its published code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from . import backend, losses
+
+MAX_R1_WEIGHT = 10.0
+R1_RATE = 1e-4  # change of the weight per step, as a share of its maximum
+R1_INTERVAL = 4  # steps from one penalty to the next, which weighs as much more: a third of the work saved
+CERTAIN = 0.9  # the critic's certainty above which the penalty grows
+
+
+class Judge:
+    """`critic` maps sequences (B, T, C + n), of which the last n channels are what was asked for, to scores (B, 1)."""
+
+    def __init__(self, critic: keras.Model, learning_rate: Any) -> None:
+        self.critic = critic
+        self.optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+        self.optimizer.build(critic.trainable_variables)
+        self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
+
+    def score(self, x: Any, asked: Any) -> Any:
+        """Mean score of x (B, T, C) beside what was asked for (B, T, n)."""
+        return ops.mean(self._scores(x, asked))
+
+    def _scores(self, x: Any, asked: Any) -> Any:
+        return self.critic(ops.concatenate([x, asked], axis=2), training=True)
+
+    def learn(self, penalised: bool, real: tuple[Any, Any], fake: tuple[Any, Any], fake_score: Any) -> dict[str, Any]:
+        """One step on real and generated (x, asked); the penalty is on the slope along x, as what is asked for is given."""
+        real_x, real_asked = real
+
+        def judge() -> tuple[Any, ...]:
+            total = r1_penalty = ops.zeros(())
+            if penalised:
+                score, slope = backend.input_gradient(lambda x: self._scores(x, real_asked), real_x)
+                r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
+                total = self.r1_weight * R1_INTERVAL * r1_penalty
+            else:
+                score = self._scores(real_x, real_asked)
+            hinge = (losses.hinge_real(score) + losses.hinge_fake(self._scores(*fake))) / 2
+            return hinge + total, hinge, r1_penalty, ops.mean(score)
+
+        (_, hinge, r1_penalty, score), gradients = backend.gradients(judge, self.critic.trainable_variables)
+        self.optimizer.apply(gradients, self.critic.trainable_variables)
+        certainty = ops.clip(score - fake_score, 0.0, 2.0) / 2
+        change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
+        self.r1_weight.assign(ops.clip(self.r1_weight + change, 0.0, MAX_R1_WEIGHT))
+        weight = ops.convert_to_tensor(self.r1_weight)
+        scalars = {"hinge": hinge, "real": score, "fake": fake_score, "r1_weight": weight}
+        return scalars | ({"r1_penalty": r1_penalty} if penalised else {})
