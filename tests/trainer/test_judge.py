@@ -7,16 +7,20 @@ from everwave_trainer.judge import MAX_R1_WEIGHT, R1_RATE, Judge
 from keras import ops
 
 
+def score(judge, x):
+    return ops.mean(judge.scores(x))
+
+
 @pytest.fixture
 def judge():
-    return Judge(sound_critic(5 + 1, 4), 3e-3)
+    return Judge(sound_critic(5 + 1, 4), 3e-3, given=1)
 
 
 def side(rng, shift):
-    """Levels (8, 64, 5) that follow what was asked for (8, 64, 1), `shift` frames late."""
+    """Levels (8, 64, 5) that follow what was asked for, which is beside them, `shift` frames late: (8, 64, 6)."""
     asked = np.cumsum(rng.standard_normal((8, 64, 1)), axis=1) / 4
     levels = np.roll(asked, shift, axis=1) + 0.1 * rng.standard_normal((8, 64, 5))
-    return tuple(ops.convert_to_tensor(x.astype(np.float32)) for x in (levels, asked))
+    return ops.convert_to_tensor(np.concatenate([levels, asked], axis=2).astype(np.float32))
 
 
 def test_what_does_not_follow_is_told_from_what_does(judge):
@@ -24,10 +28,10 @@ def test_what_does_not_follow_is_told_from_what_does(judge):
     said = []
     for step in range(150):
         real, fake = side(rng, 0), side(rng, 16)
-        said.append(judge.learn(step % 4 == 0, real, fake, judge.score(*fake)))
+        said.append(judge.learn(step % 4 == 0, real, fake, score(judge, fake)))
     hinges = np.array([float(s["hinge"]) for s in said])
     assert hinges[-20:].mean() < 0.6 * hinges[:5].mean()
-    assert float(judge.score(*side(rng, 0))) > float(judge.score(*side(rng, 16)))
+    assert float(score(judge, side(rng, 0))) > float(score(judge, side(rng, 16)))
     assert "r1_penalty" in said[0]
     assert "r1_penalty" not in said[1]
 
@@ -35,10 +39,10 @@ def test_what_does_not_follow_is_told_from_what_does(judge):
 def test_the_penalty_grows_while_the_judge_is_certain_and_is_bounded(judge):
     sides = side(np.random.default_rng(0), 0), side(np.random.default_rng(0), 16)
     judge.r1_weight.assign(5.0)
-    judge.learn(False, *sides, judge.score(*sides[0]) - 10.0)
+    judge.learn(False, *sides, score(judge, sides[0]) - 10.0)
     assert float(judge.r1_weight) == pytest.approx(5.0 + R1_RATE * MAX_R1_WEIGHT)
-    judge.learn(False, *sides, judge.score(*sides[0]) + 10.0)
+    judge.learn(False, *sides, score(judge, sides[0]) + 10.0)
     assert float(judge.r1_weight) == pytest.approx(5.0)
     judge.r1_weight.assign(MAX_R1_WEIGHT)
-    judge.learn(False, *sides, judge.score(*sides[0]) - 10.0)
+    judge.learn(False, *sides, score(judge, sides[0]) - 10.0)
     assert float(judge.r1_weight) == MAX_R1_WEIGHT

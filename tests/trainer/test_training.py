@@ -187,6 +187,9 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
     rng = np.random.default_rng(0)
     latents = tmp_path / "latents"
     latents.mkdir()
+    tiny = weights.random_model(PRESETS["tiny"])
+    networks = {name: p for name, p in tiny.parameters.items() if name != "generator"}
+    weights.write(latents / "a.h5", weights.ModelFile(tiny.config, "autoencoder", networks, "CC0-1.0"))
     pieces = []
     for i in range(3):
         np.save(latents / f"{i}.npy", rng.standard_normal((2, 300, 32)).astype(np.float16))

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 from everwave import conditioning, weights
-from everwave.config import FRAMES_PER_LATENT, PRESETS, Condition, Config
+from everwave.config import PRESETS, Condition, Config
 from everwave.errors import UsageError
 from keras import ops
 
@@ -95,10 +95,10 @@ class GanTrainer:
             critic_width or generator.width,
             falling(learning_rate, steps - alone),
         )  # judges count their own steps
-        bands = self.real_sound.shape[1] + generator.condition_channels
         self.judges = {
-            "latents": Judge(latent_critic(self.config, width), rate),
-            "sound": Judge(sound_critic(bands, width), rate),
+            "latents": Judge(latent_critic(self.config, width), rate, generator.condition_channels),
+            # what was asked for is not told here: notes that come a little late would be all that it hears
+            "sound": Judge(sound_critic(self.real_sound.shape[1], width), rate),
         }
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         modes = "alone", "judged", "penalised"
@@ -116,18 +116,18 @@ class GanTrainer:
         for i in range(EAR_CROPS // EAR_BATCH):
             crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)
             crops = ((crops - self.mean) / self.deviation).astype(np.float32)
-            levels, _, miss = self._listen(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
+            levels, miss = self._listen(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
             moments.append(sound.moments(levels))
             missed.append(miss)
         return ops.mean(ops.stack(moments), axis=0), float(ops.mean(ops.stack(missed)))
 
-    def _listen(self, latents: Any, inputs: Any) -> tuple[Any, Any, Any]:
-        """Latents (B, T, C), as the generator gives them, and what was asked for -> an excerpt's levels and inputs, both at the rate of frames, and how many
-        of its notes are missed."""
+    def _listen(self, latents: Any, inputs: Any) -> tuple[Any, Any]:
+        """Latents (B, T, C), as the generator gives them, and what was asked for -> the levels of an excerpt, and how many of
+        its notes are missed."""
         excerpts, asked = self.ear.excerpt(latents * self.deviation + self.mean, inputs)
         heard = self.ear.heard(excerpts)
         missed = self.ear.missed(heard, asked) if self.ear.hand else ops.zeros(())
-        return sound.levels(heard, self.config.signal.sample_rate), ops.repeat(asked, FRAMES_PER_LATENT, axis=1), missed
+        return sound.levels(heard, self.config.signal.sample_rate), missed
 
     def _levelled(self, levels: Any) -> Any:
         """Levels as the critic of sound hears them: of mean 0 and deviation 1 in all real music."""
@@ -221,35 +221,32 @@ class GanTrainer:
             if steady:
                 windows = ops.concatenate([windows, self.generator(steady[0], training=True)], axis=0)
                 wanted = ops.concatenate([wanted, steady[1]], axis=0)
-            levels, beside, missed = self._listen(windows, wanted)
-            levels, beside = levels[: fake.shape[0]], beside[: fake.shape[0]]
+            levels, missed = self._listen(windows, wanted)
+            levels = levels[: fake.shape[0]]
             recent = moments.blend(self.recent_moments, self._moments(fake, asked), MOMENTS_DECAY)
             (recent_sound,) = moments.blend([self.recent_sound], [sound.moments(levels)], MOMENTS_DECAY)
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
             unlike = sound.distance(self.real_sound, recent_sound) / (1 - MOMENTS_DECAY)
-            levels = self._levelled(levels)
-            scores = [ops.zeros(()), ops.zeros(())]
-            if mode != "alone":
-                scores = [self.judges["latents"].score(fake, asked), self.judges["sound"].score(levels, beside)]
-            total = RECALL_WEIGHT * recall + self.moments_weight * apart + SOUND_WEIGHT * unlike - sum(scores)
-            total += EAR_WEIGHT * ops.relu(missed - self.bearable)
-            return total, fake, levels, beside, scores, recall, apart, unlike, missed, recent_sound, *recent
+            judged = {"latents": ops.concatenate([fake, asked], axis=2), "sound": self._levelled(levels)}
+            if mode == "alone":
+                judged = {}
+            scores = {name: ops.mean(self.judges[name].scores(x)) for name, x in judged.items()}
+            total = RECALL_WEIGHT * recall + self.moments_weight * apart + SOUND_WEIGHT * unlike
+            total += EAR_WEIGHT * ops.relu(missed - self.bearable) - sum(scores.values())
+            return total, judged, scores, recall, apart, unlike, missed, recent_sound, *recent
 
         results, gradients = backend.gradients(learn, self.learned)
-        _, fake, levels, beside, scores, recall, apart, unlike, missed, recent_sound, *recent = results
+        _, judged, scores, recall, apart, unlike, missed, recent_sound, *recent = results
         for variable, value in zip([self.recent_sound, *self.recent_moments], [recent_sound, *recent], strict=True):
             variable.assign(value)
         scalars = {"recall": recall, "moments": apart, "sound": unlike} | ({"missed": missed} if self.ear.hand else {})
-        if mode != "alone":
-            real_levels, real_beside, _ = self._listen(real[:, :window], conditions[:, :window])
-            sides = {
-                "latents": ((real, conditions), (ops.stop_gradient(fake), asked)),
-                "sound": ((self._levelled(real_levels), real_beside), (ops.stop_gradient(levels), beside)),
-            }
-            for (name, (ours, theirs)), score in zip(sides.items(), scores, strict=True):
-                judged = self.judges[name].learn(mode == "penalised", ours, theirs, score)
-                scalars |= {f"{name}_{k}": v for k, v in judged.items()}
+        if judged:
+            levels, _ = self._listen(real[:, :window], conditions[:, :window])
+            ours = {"latents": ops.concatenate([real, conditions], axis=2), "sound": self._levelled(levels)}
+            for name, judge in self.judges.items():
+                said = judge.learn(mode == "penalised", ours[name], ops.stop_gradient(judged[name]), scores[name])
+                scalars |= {f"{name}_{k}": v for k, v in said.items()}
         self.optimizer.apply(gradients, self.learned)
         step = ops.cast(self.optimizer.iterations, "float32")
         decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner

@@ -19,34 +19,30 @@ CERTAIN = 0.9  # the critic's certainty above which the penalty grows
 
 
 class Judge:
-    """`critic` maps sequences (B, T, C + n), of which the last n channels are what was asked for, to scores (B, 1)."""
+    """`critic` maps sequences (B, T, C) to scores (B, 1); the last `given` channels say what was asked for."""
 
-    def __init__(self, critic: keras.Model, learning_rate: Any) -> None:
-        self.critic = critic
+    def __init__(self, critic: keras.Model, learning_rate: Any, given: int = 0) -> None:
+        self.critic, self.judged = critic, critic.input_shape[2] - given
         self.optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.optimizer.build(critic.trainable_variables)
         self.r1_weight = keras.Variable(MAX_R1_WEIGHT, trainable=False)
 
-    def score(self, x: Any, asked: Any) -> Any:
-        """Mean score of x (B, T, C) beside what was asked for (B, T, n)."""
-        return ops.mean(self._scores(x, asked))
+    def scores(self, x: Any) -> Any:
+        return self.critic(x, training=True)
 
-    def _scores(self, x: Any, asked: Any) -> Any:
-        return self.critic(ops.concatenate([x, asked], axis=2), training=True)
-
-    def learn(self, penalised: bool, real: tuple[Any, Any], fake: tuple[Any, Any], fake_score: Any) -> dict[str, Any]:
-        """One step on real and generated (x, asked); the penalty is on the slope along x, as what is asked for is given."""
-        real_x, real_asked = real
+    def learn(self, penalised: bool, real: Any, fake: Any, fake_score: Any) -> dict[str, Any]:
+        """One step on real and generated (B, T, C), of which the latter have `fake_score` on average."""
+        ours, given = real[:, :, : self.judged], real[:, :, self.judged :]
 
         def judge() -> tuple[Any, ...]:
             total = r1_penalty = ops.zeros(())
             if penalised:
-                score, slope = backend.input_gradient(lambda x: self._scores(x, real_asked), real_x)
+                score, slope = backend.input_gradient(lambda x: self.scores(ops.concatenate([x, given], axis=2)), ours)
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
                 total = self.r1_weight * R1_INTERVAL * r1_penalty
             else:
-                score = self._scores(real_x, real_asked)
-            hinge = (losses.hinge_real(score) + losses.hinge_fake(self._scores(*fake))) / 2
+                score = self.scores(real)
+            hinge = (losses.hinge_real(score) + losses.hinge_fake(self.scores(fake))) / 2
             return hinge + total, hinge, r1_penalty, ops.mean(score)
 
         (_, hinge, r1_penalty, score), gradients = backend.gradients(judge, self.critic.trainable_variables)
