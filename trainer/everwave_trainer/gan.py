@@ -82,7 +82,7 @@ class GanTrainer:
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
-        self.average = [keras.Variable(v.value, trainable=False) for v in self.generator.trainable_variables]
+        self.average = [keras.Variable(ops.convert_to_numpy(v), trainable=False) for v in self.generator.trainable_variables]
         self.ear = Ear(latents.autoencoder_path, self.config, self.random)
         self.real_sound, self.bearable = self._hear(latents)
         self.recent_sound = keras.Variable(self.real_sound, trainable=False)
