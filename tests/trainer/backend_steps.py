@@ -99,6 +99,7 @@ def main():
             report[name] = resumes_exactly(TRAINERS[name], folder / f"resumed-{name}")
         else:
             keras.random.normal = same_noise
+            keras.random.randint = lambda shape, low, high, seed=None: ops.convert_to_tensor(high // 2)
             report[name] = losses(TRAINERS[name], folder / name)
     print(json.dumps(report))
 

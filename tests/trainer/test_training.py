@@ -20,6 +20,7 @@ from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import checkpoint, cli, loop
 from everwave_trainer.autoencoder import choose_config
 from everwave_trainer.latents import Latents
+from keras import ops
 
 TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
 
@@ -181,7 +182,7 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
         Latents.join(folders)
 
 
-def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
+def test_gan_with_a_condition_resumes_exactly_and_is_averaged(corpus, tmp_path):
     from everwave_trainer.gan import GanTrainer
 
     rng = np.random.default_rng(0)
@@ -216,6 +217,17 @@ def test_gan_with_a_condition_resumes_exactly(corpus, tmp_path):
     assert_same_checkpoint(whole, halves)
     condition = trainer().config.generator.conditions[0]
     assert (condition.name, condition.low, condition.high) == ("density", 0.0, 9.0)
+
+    averaged = trainer()
+    values = lambda: [ops.convert_to_numpy(v) for v in averaged.generator.trainable_variables]  # noqa: E731
+    wanted = values()
+    for step in range(3):
+        averaged.step(step, *averaged.batch(step))
+        decay = (2 + step) / (11 + step)
+        wanted = [decay * x + (1 - decay) * y for x, y in zip(wanted, values(), strict=True)]
+    for variable, average, now in zip(averaged.average, wanted, values(), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), average, rtol=1e-5, atol=1e-7)
+        assert np.abs(now - average).max() > 0 or not now.any()
 
 
 def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():

@@ -82,7 +82,9 @@ class GanTrainer:
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
-        self.average = [keras.Variable(ops.convert_to_numpy(v), trainable=False) for v in self.generator.trainable_variables]
+        self.average = [
+            keras.Variable(ops.convert_to_numpy(v), trainable=False) for v in self.generator.trainable_variables
+        ]
         self.ear = Ear(latents.autoencoder_path, self.config, self.random)
         self.real_sound, self.bearable = self._hear(latents)
         self.recent_sound = keras.Variable(self.real_sound, trainable=False)
@@ -131,8 +133,8 @@ class GanTrainer:
 
     def _levelled(self, levels: Any) -> Any:
         """Levels as the critic of sound hears them: of mean 0 and deviation 1 in all real music."""
-        mean, square = self.real_sound[0], self.real_sound[1]
-        return (levels - mean) * ops.rsqrt(square - ops.square(mean) + 1e-3)
+        mean, deviation = sound.deviation(self.real_sound)
+        return (levels - mean) / deviation
 
     def initialise(self, source: Path) -> None:
         """Start from the generator of a weights file; UsageError if it has other conditions."""

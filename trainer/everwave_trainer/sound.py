@@ -2,7 +2,8 @@
 
 In real music notes begin at once and die away slowly. Generated latents may have every mean, spectrum and correlation of
 real ones and know nothing of that, as none of these tells forwards from backwards; heard, they are a murmur. So the
-distributions of rises and of falls of every band's level, over 6 ms up to 0.7 s, shall be real ones'.
+distributions of rises and of falls of every band's level, over 6 ms up to 0.7 s, shall be real ones', and so shall those of
+peaks and of valleys between bands, which tell a tone from noise.
 
 Source: McDermott and Simoncelli, Sound texture perception via statistics of the auditory periphery, Neuron 2011 (there of
 envelopes and their modulations).
@@ -13,13 +14,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from . import losses
 
 BANDS = 80  # of mels; where a bin is wider than a band, there are fewer
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128)  # frames of 5.8 ms over which a level rises or falls
-POWERS = (1, 2, 3)  # of rises and of falls: by the third, few large ones and many small ones are told apart
+WIDTHS = (1, 2, 4)  # bands on either side, above which a band is a peak
+POWERS = (1, 2, 3)  # of rises and so on: by the third, few large ones and many small ones are told apart
 FLOOR = 1e-4  # of powers, below which a logarithm does not see them
 
 
@@ -30,23 +33,32 @@ def levels(log_magnitude: Any, sample_rate: int) -> Any:
 
 
 def moments(levels: Any) -> Any:
-    """Levels (B, T, bands), T > 128 -> means over both: of levels, of their squares, of POWERS of rises and of falls over
-    each of LAGS, (2 + 2 * 3 * 8, bands)."""
-    rows = [levels, ops.square(levels)]
-    for lag in LAGS:
-        change = levels[:, lag:] - levels[:, :-lag]
-        for direction in (ops.relu(change), ops.relu(-change)):
+    """Levels (B, T, bands), T > 128 -> means over both: of levels, of the squares of their means over time, of their squares,
+    of POWERS of rises and falls over each of LAGS and of peaks and valleys of each of WIDTHS, (3 + 2 * 3 * (8 + 3), bands)."""
+    rows = [levels, ops.square(ops.mean(levels, axis=1, keepdims=True)), ops.square(levels)]
+    contrasts = [levels[:, lag:] - levels[:, :-lag] for lag in LAGS]
+    bands = np.arange(levels.shape[2])
+    for width in WIDTHS:
+        below, above = (np.clip(bands + step, bands[0], bands[-1]) for step in (-width, width))
+        contrasts.append(2 * levels - ops.take(levels, below, axis=2) - ops.take(levels, above, axis=2))
+    for contrast in contrasts:
+        for direction in (ops.relu(contrast), ops.relu(-contrast)):
             rows += [direction**power for power in POWERS]
     return ops.stack([ops.mean(row, axis=(0, 1)) for row in rows])
 
 
+def deviation(moments: Any) -> tuple[Any, Any]:
+    """Mean and deviation of levels (bands,)."""
+    return moments[0], ops.sqrt(ops.relu(moments[2] - ops.square(moments[0])) + FLOOR)
+
+
 def distance(x: Any, y: Any) -> Any:
-    """Mean over bands of the squared difference of mean levels, and of the logarithms of their variance and of all powers of
-    changes, summed."""
+    """Mean over bands of the squared difference of mean levels, and of the logarithms of their variances, from excerpt to excerpt
+    and in all, and of all powers, summed."""
     return ops.mean(ops.sum(ops.square(_comparable(x) - _comparable(y)), axis=0))
 
 
 def _comparable(moments: Any) -> Any:
-    mean, square, powers = moments[:1], moments[1:2], moments[2:]
-    variance = ops.relu(square - ops.square(mean))
-    return ops.concatenate([mean, ops.log(ops.concatenate([variance, powers], axis=0) + FLOOR)], axis=0)
+    mean, squares, powers = moments[:1], moments[1:3], moments[3:]
+    variances = ops.relu(squares - ops.square(mean))
+    return ops.concatenate([mean, ops.log(ops.concatenate([variances, powers], axis=0) + FLOOR)], axis=0)
