@@ -1,9 +1,9 @@
-"""The latent GAN: hinge loss, R1 penalty with an adaptive weight, exponential moving average of the generator.
+"""The latent GAN: two critics, of latents and of how they sound, and an exponential moving average of the generator.
 
 Training sees latents with mean 0 and standard deviation 1 in every channel, so that the R1 penalty means the same for
 every autoencoder; the exported generator's last layer undoes it.
 
-Source: Musika, arXiv 2208.08706, section 3.3; constants as in its published code.
+Source: Musika, arXiv 2208.08706, section 3.3 (with the critic of latents).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
 
 
 class GanTrainer:
-    """A generator of two windows of latents against a critic; `loop.run` drives it."""
+    """A generator of two windows of latents against its judges; `loop.run` drives it."""
 
     moments_weight = 0.1  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 
@@ -93,10 +93,8 @@ class GanTrainer:
         first, then = (learning_rate * x for x in GENERATOR_RATES)
         self.optimizer = keras.optimizers.Adam(Falling(first, then, alone, steps), beta_1=0.5)
         self.optimizer.build(self.learned)
-        width, rate = (
-            critic_width or generator.width,
-            falling(learning_rate, steps - alone),
-        )  # judges count their own steps
+        width = critic_width or generator.width
+        rate = falling(learning_rate, steps - alone)  # they count their own steps
         self.judges = {
             "latents": Judge(latent_critic(self.config, width), rate, generator.condition_channels),
             # what was asked for is not told here: notes that come a little late would be all that it hears
@@ -114,14 +112,14 @@ class GanTrainer:
     def _hear(self, latents: Latents) -> tuple[Any, float]:
         """How real music's sound moves, and how many of its notes the ear misses; generated music that misses no more is not
         asked for clearer notes, which would be clicks."""
-        moments, missed = [], []
+        moved, missed = [], []
         for i in range(EAR_CROPS // EAR_BATCH):
             crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)
             crops = ((crops - self.mean) / self.deviation).astype(np.float32)
             levels, miss = self._listen(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
-            moments.append(sound.moments(levels))
+            moved.append(sound.moments(levels))
             missed.append(miss)
-        return ops.mean(ops.stack(moments), axis=0), float(ops.mean(ops.stack(missed)))
+        return ops.mean(ops.stack(moved), axis=0), float(ops.mean(ops.stack(missed)))
 
     def _listen(self, latents: Any, inputs: Any) -> tuple[Any, Any]:
         """Latents (B, T, C), as the generator gives them, and what was asked for -> the levels of an excerpt, and how many of
