@@ -50,7 +50,7 @@ def latent_critic(config: Config, b: int) -> keras.Model:
 
 
 def sound_critic(channels: int, b: int) -> keras.Model:
-    """Levels of bands and conditions at the rate of frames (B, T, channels) -> score (B, 1): the mean over every 32 frames."""
+    """Levels of bands, frame by frame (B, T, channels) -> score (B, 1): the mean of one for every 32 frames."""
     start = keras.Input((None, channels), name="levels")
     x = _conv("c0", start, 3 * b, 4, stride=2)
     for i, width in enumerate((3 * b, 4 * b, 5 * b, 5 * b)):

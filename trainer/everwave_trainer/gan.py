@@ -228,9 +228,9 @@ class GanTrainer:
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
             unlike = sound.distance(self.real_sound, recent_sound) / (1 - MOMENTS_DECAY)
-            judged = {"latents": ops.concatenate([fake, asked], axis=2), "sound": self._levelled(levels)}
-            if mode == "alone":
-                judged = {}
+            judged = {}
+            if mode != "alone":
+                judged = {"latents": ops.concatenate([fake, asked], axis=2), "sound": self._levelled(levels)}
             scores = {name: ops.mean(self.judges[name].scores(x)) for name, x in judged.items()}
             total = RECALL_WEIGHT * recall + self.moments_weight * apart + SOUND_WEIGHT * unlike
             total += EAR_WEIGHT * ops.relu(missed - self.bearable) - sum(scores.values())
