@@ -42,6 +42,32 @@ def test_level_of_a_clipped_sine():
     assert distribution.level(np.zeros((10, 2)))["rms_db"] == -100
 
 
+def test_a_generator_that_repeats_its_training_music_is_as_far_as_that_reconstructed():
+    """Pieces of noise of a level each; decoders that make them half as loud; what is heard is thirty times the level, twice."""
+    rng = np.random.default_rng(0)
+    length = int(22 * RATE)
+
+    def track(level):
+        samples = np.round(32767 * level * rng.uniform(-1, 1, (length, 2))).astype(np.int16)
+        return SimpleNamespace(seconds=length / RATE, sample_rate=RATE, samples=samples)
+
+    training, held_out = ([[track(x) for x in levels]] for levels in ((0.4, 0.8), (0.2, 0.3)))
+    excerpts = list(distribution.pieces(training, 2))
+    # the mean of two channels of uniform noise is a third of its level on average; thirty times that
+    heard = lambda x, rate: 90 * np.abs(x[: 7 * RATE]).reshape(7, -1).mean(axis=1)[:, None] * np.ones(2)  # noqa: E731
+    model = SimpleNamespace(
+        sample_rate=RATE,
+        encode=lambda x, rate: x / 2,
+        decode=lambda latents: latents,
+        generate=lambda seconds, seed: excerpts[seed] / 2,
+        info=lambda: {"parameters": {"generator": 1}},
+    )
+    found = distribution.evaluate(model, SimpleNamespace(embed=heard), held_out, training, 2)["frechet_to_held_out"]
+    assert found["generated"] == found["training_reconstructed"] < found["training"]
+    means, deviations = 2 * 30**2 * (0.3 - 0.25) ** 2, 2 * 30**2 * (0.1 - 0.05) ** 2
+    assert found["training_reconstructed"] == pytest.approx(means + deviations, rel=0.1)
+
+
 def test_tempo_agreement_counts_octaves_apart():
     found = control.tempo_agreement([120, 120, 140, 160], [121, 60, 150, 160])
     assert found == {"clips": 4, "within_4_percent": 2, "up_to_octave": 3, "median_error_bpm": 5.5}

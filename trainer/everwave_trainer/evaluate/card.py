@@ -129,10 +129,12 @@ def _precision(m: Mapping[str, Any]) -> Rows:
 
 def _distribution(m: Mapping[str, Any]) -> Rows:
     f, d, n = m["frechet_to_held_out"], m["diversity"], m["nearest"]
+    # metrics from before it was measured lack it
+    floor = f"; reconstructed {f['training_reconstructed']:.2f}" if "training_reconstructed" in f else ""
     yield (
         "Frechet distance to held-out music: reconstructed",
         f"{f['reconstructed']:.2f}",
-        f"training music {f['training']:.2f} ({m['windows']} windows each)",
+        f"training music {f['training']:.2f}{floor} ({m['windows']} windows each)",
     )
     if "generated" in f:
         yield (

@@ -1,8 +1,9 @@
 """Does what a model makes sound like real music, and is there as much of it? Both in musicnn's embeddings.
 
 Frechet distance (Kilgour et al., arXiv 1812.08466) of windows of 3 s, against held-out music: `generated` stands beside
-`training`, the music the model imitates (the floor), and `reconstructed`, what the decoders alone cost. Distances of
-sets fall with the number of windows, so every set has the same.
+`training`, the music the model imitates; `reconstructed`, what the decoders alone cost; and `training_reconstructed`, the
+floor: a generator that repeats its training music exactly. Distances of sets fall with the number of windows, so every set
+has the same.
 
 Diversity: the mean distance between pieces, and how near generated windows are to the nearest one of the training music.
 
@@ -48,10 +49,14 @@ def evaluate(
         levels[name] = {k: round(float(np.mean([m[k] for m in measured])), 4) for k in measured[0]}
         return windows
 
+    def reconstructed(sounds: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+        return (model.decode(model.encode(x, rate))[: len(x)] for x in sounds)
+
     sets = {
         "held_out": embedded("held_out", real),
         "training": embedded("training", pieces(training, count)),
-        "reconstructed": embedded("reconstructed", (model.decode(model.encode(x, rate))[: len(x)] for x in real)),
+        "reconstructed": embedded("reconstructed", reconstructed(real)),
+        "training_reconstructed": embedded("training_reconstructed", reconstructed(pieces(training, count))),
     }
     if "generator" in model.info()["parameters"]:
         sets["generated"] = embedded("generated", (model.generate(SECONDS, seed=i) for i in range(count)))
