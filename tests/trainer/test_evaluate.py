@@ -43,9 +43,9 @@ def test_level_of_a_clipped_sine():
 
 
 def test_a_generator_that_repeats_its_training_music_is_as_far_as_that_reconstructed():
-    """Pieces of noise of a level each; decoders that make them half as loud; what is heard is thirty times the level, twice."""
+    """Pieces of noise of a level each, decoders that make them half as loud, an ear that hears levels."""
     rng = np.random.default_rng(0)
-    length = int(22 * RATE)
+    length = 22 * RATE
 
     def track(level):
         samples = np.round(32767 * level * rng.uniform(-1, 1, (length, 2))).astype(np.int16)
@@ -53,7 +53,7 @@ def test_a_generator_that_repeats_its_training_music_is_as_far_as_that_reconstru
 
     training, held_out = ([[track(x) for x in levels]] for levels in ((0.4, 0.8), (0.2, 0.3)))
     excerpts = list(distribution.pieces(training, 2))
-    # the mean of two channels of uniform noise is a third of its level on average; thirty times that
+    # the mean of two channels of uniform noise is a third of its level on average; heard is thirty times the level, twice
     heard = lambda x, rate: 90 * np.abs(x[: 7 * RATE]).reshape(7, -1).mean(axis=1)[:, None] * np.ones(2)  # noqa: E731
     model = SimpleNamespace(
         sample_rate=RATE,

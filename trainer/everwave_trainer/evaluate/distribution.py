@@ -38,7 +38,6 @@ def evaluate(
     however much of each there is.
     """
     rate = model.sample_rate
-    real = list(pieces(held_out, count))
     levels: dict[str, dict[str, float]] = {}
 
     def embedded(name: str, sounds: Iterable[np.ndarray]) -> Embeddings:
@@ -49,14 +48,14 @@ def evaluate(
         levels[name] = {k: round(float(np.mean([m[k] for m in measured])), 4) for k in measured[0]}
         return windows
 
-    def reconstructed(sounds: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-        return (model.decode(model.encode(x, rate))[: len(x)] for x in sounds)
+    def reconstructed(groups: Groups) -> Iterable[np.ndarray]:
+        return (model.decode(model.encode(x, rate))[: len(x)] for x in pieces(groups, count))
 
     sets = {
-        "held_out": embedded("held_out", real),
+        "held_out": embedded("held_out", pieces(held_out, count)),
         "training": embedded("training", pieces(training, count)),
-        "reconstructed": embedded("reconstructed", reconstructed(real)),
-        "training_reconstructed": embedded("training_reconstructed", reconstructed(pieces(training, count))),
+        "reconstructed": embedded("reconstructed", reconstructed(held_out)),
+        "training_reconstructed": embedded("training_reconstructed", reconstructed(training)),
     }
     if "generator" in model.info()["parameters"]:
         sets["generated"] = embedded("generated", (model.generate(SECONDS, seed=i) for i in range(count)))
