@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .tiles import configure, multiply, release
+from .tiles import SIDE, configure, exchange_sums, load_sums, multiply_step, release
 from .vectors import (
     CLIP,
     LINE,
@@ -30,8 +30,10 @@ from .vectors import (
     add,
     copy,
     expand,
+    finish,
     mix,
     mix_lines,
+    multiply,
     pointer,
     prefetch,
     put_lines,
@@ -41,7 +43,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "7b2471018398"
+SOURCES = "de38bef698bc"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -53,7 +55,10 @@ KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
 WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
 POINTS, DISTINCT, OUTPUTS, MIX, SPAN, INPUTS, TAPS, KERNEL = range(19, 27)  # minimal filtering: see ops/filters.py
 PARTS, LENGTH = range(27, 29)  # numbers in a lane, and in a row before lines are filled up
-FIELDS = 29
+PLANES, PLANE, SOURCE_PLANE = range(29, 32)  # a row is PLANES pieces of STRIDE numbers, PLANE elements apart
+PITCH, GATHERED = range(32, 34)  # on tile registers: elements from row to row, and whether rows are copied first
+FIELDS = 34
+CHUNK = 8  # steps of the depth whose weights fill a third of the first cache: 16 KB
 PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
 __all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
 
@@ -76,20 +81,29 @@ def _finish(vector, rows, width, step, tile, first, valid, output, column, arena
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
     every, span = step[OUTPUTS], len(width) * len(vector)
     row, count = first * every + output, min(span, step[WIDTH] - column)
+    place = column // step[STRIDE] * step[PLANE] + column % step[STRIDE]
     gain = -(-step[WIDTH] // len(vector)) * len(vector)
     numbers, stride = skip(noise, step[NOISE] + row * step[NOISE_STRIDE]), every * step[NOISE_STRIDE]
-    activate(
-        vector, rows, width, tile, valid, skip(constants, step[BIAS] + column), gain, numbers, stride, step[ACTIVATION]
-    )
+    bias, code = skip(constants, step[BIAS] + column), step[ACTIVATION]
+    if count == span and (step[EXTERNAL] <= 0 or step[SUM] < 0):
+        totals, others = skip(tables, max(step[SUM], 0) + row), skip(tables, max(step[RESIDUAL], 0) + row)
+        places, sums = skip(tables, max(step[TARGET], 0) + row), step[SUM] >= 0
+        if step[EXTERNAL] > 0:
+            finish(vector, rows, width, tile, valid, bias, gain, numbers, stride, code, skip(out, column), places, 1, out, totals, others, 0, every)  # fmt: skip
+        else:
+            here = skip(arena, place)
+            finish(vector, rows, width, tile, valid, bias, gain, numbers, stride, code, here, places, step[TARGET] >= 0, here, totals, others, sums, every)  # fmt: skip
+        return
+    activate(vector, rows, width, tile, valid, bias, gain, numbers, stride, code)
     if step[EXTERNAL] > 0:
         _put(vector, width, tile, valid, out, skip(tables, step[TARGET] + row), every, column, count)
     elif step[TARGET] >= 0:
-        _put(vector, width, tile, valid, arena, skip(tables, step[TARGET] + row), every, column, count)
+        _put(vector, width, tile, valid, arena, skip(tables, step[TARGET] + row), every, place, count)
     if step[SUM] >= 0:
         others = skip(tables, step[RESIDUAL] + row)
         for r in range(valid):
-            add(vector, width, skip(tile, r * span), skip(arena, others[r * every] + column))
-        _put(vector, width, tile, valid, arena, skip(tables, step[SUM] + row), every, column, count)
+            add(vector, width, skip(tile, r * span), skip(arena, others[r * every] + place))
+        _put(vector, width, tile, valid, arena, skip(tables, step[SUM] + row), every, place, count)
 
 
 @njit(**INNER)
@@ -203,57 +217,132 @@ def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weight
 
 
 @njit(**INNER)
+def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped-def]
+    """Rows first..end as (tiles, lines, taps, SIDE rows, 32 numbers); the last tile repeats its last row."""
+    taps, line = step[TAPS], LINE * step[PARTS]
+    lines = step[DEPTH] // (LINE * taps)
+    for tile in range(-(-(end - first) // SIDE)):
+        for r in range(SIDE):
+            source = skip(arena, tables[step[SOURCE] + min(first + tile * SIDE + r, end - 1)])
+            target = skip(packed, (tile * lines * taps * SIDE + r) * line)
+            for n in range(lines):
+                for tap in range(taps):
+                    place = (n * taps + tap) * SIDE * line
+                    put_lines(skip(target, place), line, skip(source, n * step[SOURCE_PLANE] + tap * line), 1)
+
+
+@njit(**INNER)
+def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """One matrix product on tile registers with its epilogue.
+
+    A step of the depth is a line, 32 numbers, of every row; the taps of a line follow each other, so that rows which
+    overlap are read from memory once. The weights of a few steps (CHUNK) stay in the first cache while all rows of a
+    block pass over them; their sums wait in memory.
+    """
+    count, line, taps, size = batch * step[STEPS], LINE * step[PARTS], step[TAPS], SIDE * SIDE
+    lines, pitch, plane, shift = step[DEPTH] // (LINE * taps), step[PITCH], step[SOURCE_PLANE], line
+    if step[GATHERED] > 0:
+        pitch, plane, shift = line, taps * SIDE * line, SIDE * line
+    chunk, memory = max(CHUNK // taps, 1), skip(tile, (-(-step[BLOCK] // SIDE) + 1) * size)
+    for block in range(0, count, step[BLOCK]):
+        last = min(block + step[BLOCK], count)
+        if step[GATHERED] > 0:
+            _gather(step, block, last, arena, tables, packed)
+        panel = skip(weights, step[WEIGHTS])
+        for column in range(0, step[WIDTH], SIDE):
+            for begin in range(0, lines, chunk):
+                end = min(begin + chunk, lines)
+                load_sums(unit, memory, tile, begin)
+                following = SIDE * LINE * taps * (end - begin)
+                share = -(-following // -(-(last - block) // SIDE))
+                for m in range(block, last, SIDE):
+                    if step[GATHERED] > 0:
+                        first = skip(packed, (m - block) * lines * taps * line)
+                        second = skip(first, SIDE // 2 * line)
+                    else:
+                        first = skip(arena, tables[step[SOURCE] + m])
+                        second = first
+                        if m + SIDE // 2 < last:
+                            second = skip(arena, tables[step[SOURCE] + m + SIDE // 2])
+                    here = panel
+                    for n in range(begin, end):
+                        for tap in range(taps):
+                            place = n * plane + tap * shift
+                            multiply_step(unit, memory, skip(first, place), skip(second, place), pitch, here)
+                            here = skip(here, SIDE * LINE)
+                    sums = skip(tile, (m - block) // SIDE * size)
+                    exchange_sums(unit, memory, sums, skip(sums, size), begin)
+                    prefetch(panel, following + (m - block) // SIDE * share, share)
+                    if end == lines:
+                        valid = min(SIDE, last - m)
+                        _finish(vector, rows, wide, step, sums, m, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                panel = skip(panel, SIDE * LINE * taps * (end - begin))
+
+
+@njit(**INNER)
 def _row(base, steps, stride, window, step):  # type: ignore[no-untyped-def]
     """Where row `step` of `window` starts in a buffer at `base` of windows of `steps` rows, guards between them."""
     return base + (GUARD + window * (steps + GUARD) + step) * stride
 
 
 @njit(**INNER)
+def _piece(step, plane):  # type: ignore[no-untyped-def]
+    """Numbers of a row in its piece `plane`."""
+    return min(step[STRIDE], step[WIDTH] - plane * step[STRIDE])
+
+
+@njit(**INNER)
 def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
-    """Zero the guard rows of a buffer whose memory was another buffer's; all of it if its rows end in padding."""
+    """Zero the guard rows of a buffer whose memory was another buffer's; all of a piece that ends in padding."""
     steps, stride = step[STEPS], step[STRIDE]
-    for window in range(batch + 1):
-        end = _row(step[TARGET], steps, stride, window, 0)
-        rows = GUARD if step[WIDTH] == stride or window == 0 else GUARD + steps
-        for i in range(end - rows * stride, end):
-            arena[i] = 0
+    for plane in range(step[PLANES]):
+        for window in range(batch + 1):
+            end = _row(step[TARGET], steps, stride, window, 0) + plane * step[PLANE]
+            rows = GUARD if _piece(step, plane) == stride or window == 0 else GUARD + steps
+            for i in range(end - rows * stride, end):
+                arena[i] = 0
 
 
 @njit(**INNER)
 def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
     """The caller's dense windows into a buffer with guards."""
-    steps, stride, channels = step[STEPS], step[STRIDE], step[WIDTH]
+    steps, stride = step[STEPS], step[STRIDE]
     for window in range(batch):
         start = _row(step[TARGET], steps, stride, window, 0)
         for t in range(steps):
-            for c in range(channels):
-                write(arena, start + t * stride + c, x[(window * steps + t) * channels + c])
+            source = (window * steps + t) * step[WIDTH]
+            for plane in range(step[PLANES]):
+                target, first = start + t * stride + plane * step[PLANE], source + plane * stride
+                for c in range(_piece(step, plane)):
+                    write(arena, target + c, x[first + c])
 
 
 @njit(**INNER)
 def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-untyped-def]
     """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
-    steps, stride, channels, factor = step[STEPS], step[STRIDE], step[WIDTH], constants[step[FACTOR]]
-    line = skip(scratch, -(-channels // len(vector)) * len(vector))
+    steps, stride, factor = step[STEPS], step[STRIDE], constants[step[FACTOR]]
+    line = skip(scratch, -(-min(stride, step[WIDTH]) // len(vector)) * len(vector))
     for window in range(batch):
-        start = _row(step[TARGET], steps, stride, window, 0)
-        gain = _row(step[GAIN], steps, stride, window, 0)
-        for c in range(channels):
-            total = np.float32(0)
-            for t in range(steps):
-                total += read(arena, start + t * stride + c)
-            mean, square = total / np.float32(steps), np.float32(0)
-            for t in range(steps):
-                square += (read(arena, start + t * stride + c) - mean) ** 2
-            scratch[c] = np.float32(1) / (np.sqrt(square / np.float32(steps)) + np.float32(1e-5))
-        for t in range(steps):
-            row = t * stride
+        for plane in range(step[PLANES]):
+            start = _row(step[TARGET], steps, stride, window, 0) + plane * step[PLANE]
+            gain = _row(step[GAIN], steps, stride, window, 0) + plane * step[PLANE]
+            channels = _piece(step, plane)
             for c in range(channels):
-                line[c] = read(arena, start + row + c) * scratch[c] * read(arena, gain + row + c)
-            for at in range(0, channels, len(vector)):
-                activate(vector, (0,), (0,), skip(line, at), 1, constants, 0, constants, 0, SWISH)
-            for c in range(channels):
-                write(arena, start + row + c, line[c] * factor)
+                total = np.float32(0)
+                for t in range(steps):
+                    total += read(arena, start + t * stride + c)
+                mean, square = total / np.float32(steps), np.float32(0)
+                for t in range(steps):
+                    square += (read(arena, start + t * stride + c) - mean) ** 2
+                scratch[c] = np.float32(1) / (np.sqrt(square / np.float32(steps)) + np.float32(1e-5))
+            for t in range(steps):
+                row = t * stride
+                for c in range(channels):
+                    line[c] = read(arena, start + row + c) * scratch[c] * read(arena, gain + row + c)
+                for at in range(0, channels, len(vector)):
+                    activate(vector, (0,), (0,), skip(line, at), 1, constants, 0, constants, 0, SWISH)
+                for c in range(channels):
+                    write(arena, start + row + c, line[c] * factor)
 
 
 @njit(**INNER)
@@ -261,46 +350,54 @@ def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
     """Means of two neighbouring rows."""
     steps, stride = step[STEPS], step[STRIDE]
     for window in range(batch):
-        source = _row(step[SOURCE], 2 * steps, stride, window, 0)
-        target = _row(step[TARGET], steps, stride, window, 0)
-        for t in range(steps):
-            first, out = source + 2 * t * stride, target + t * stride
-            for c in range(step[WIDTH]):
-                total = read(arena, first + c) + read(arena, first + stride + c)
-                write(arena, out + c, total * np.float32(0.5))
+        for plane in range(step[PLANES]):
+            source = _row(step[SOURCE], 2 * steps, stride, window, 0) + plane * step[SOURCE_PLANE]
+            target = _row(step[TARGET], steps, stride, window, 0) + plane * step[PLANE]
+            for t in range(steps):
+                first, out = source + 2 * t * stride, target + t * stride
+                for c in range(_piece(step, plane)):
+                    total = read(arena, first + c) + read(arena, first + stride + c)
+                    write(arena, out + c, total * np.float32(0.5))
 
 
 @njit(**INNER)
 def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
     """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
     steps, stride, wide = step[STEPS], step[STRIDE], step[SOURCE_STRIDE]
+    halves = 2 if wide == stride else 1  # pieces of the source that fill one of the target; whole rows do
     for window in range(batch):
-        source = _row(step[SOURCE], steps // 2, wide, window, 0)
-        target = _row(step[TARGET], steps, stride, window, 0)
-        for t in range(steps):
-            first = source + (t // 2) * wide + t % 2
-            for c in range(step[WIDTH]):
-                arena[target + t * stride + c] = arena[first + 2 * c]
+        for plane in range(step[PLANES]):
+            source = _row(step[SOURCE], steps // 2, wide, window, 0)
+            target = _row(step[TARGET], steps, stride, window, 0) + plane * step[PLANE]
+            for half in range(halves):
+                pairs = min(wide // 2, _piece(step, plane) - half * (wide // 2))
+                start = source + (plane * halves + half) * step[SOURCE_PLANE]
+                for t in range(steps):
+                    first, out = start + t // 2 * wide + t % 2, target + t * stride + half * (wide // 2)
+                    for c in range(pairs):
+                        arena[out + c] = arena[first + 2 * c]
 
 
 @njit(**INNER)
 def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
     """factor * source [+ residual], row by row; what no product could take into its epilogue."""
     size, factor = step[STEPS] * step[STRIDE], constants[step[FACTOR]]
+    share = np.float32(1) if step[RESIDUAL] >= 0 else np.float32(0)
     for window in range(batch):
-        source = _row(step[SOURCE], step[STEPS], step[STRIDE], window, 0)
-        target = _row(step[TARGET], step[STEPS], step[STRIDE], window, 0)
-        other = _row(max(step[RESIDUAL], 0), step[STEPS], step[STRIDE], window, 0)
-        share = np.float32(1) if step[RESIDUAL] >= 0 else np.float32(0)
-        for i in range(size):
-            write(arena, target + i, factor * read(arena, source + i) + share * read(arena, other + i))
+        for plane in range(step[PLANES]):
+            source = _row(step[SOURCE], step[STEPS], step[STRIDE], window, 0) + plane * step[PLANE]
+            target = _row(step[TARGET], step[STEPS], step[STRIDE], window, 0) + plane * step[PLANE]
+            other = _row(max(step[RESIDUAL], 0), step[STEPS], step[STRIDE], window, 0) + plane * step[PLANE]
+            for i in range(size):
+                write(arena, target + i, factor * read(arena, source + i) + share * read(arena, other + i))
 
 
 @njit(**POLICY)
-def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
-    vector, rows: tuples as long as a vector has lanes and a tile has rows, which are int64, or see tiles.py; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
+    unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile has
+    rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
     packed: float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with
     two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
     per point of a filter, or twice the widest styled row.
@@ -313,14 +410,16 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights
         pointer(noise),
         pointer(tile),
     )
-    configure(rows)
+    if unit is not None:
+        configure(unit)
     for i in range(len(steps)):
         step = skip(program, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
-            _product(
-                vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile
-            )
+            if unit is None:
+                _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile)  # fmt: skip
+            else:
+                _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile)  # fmt: skip
         elif kind == LOAD:
             _load(step, batch, x, arena)
         elif kind == CLEAR:
@@ -333,4 +432,5 @@ def run(vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights
             _shuffle(step, batch, arena)
         elif kind == COMBINE:
             _combine(step, batch, arena, constants)
-    release(rows)
+    if unit is not None:
+        release(unit)

@@ -7,6 +7,9 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+
+import numpy as np
 
 from ..errors import UsageError
 
@@ -28,7 +31,12 @@ class Path:
     vectors: int = 3
     halves: bool = False  # the CPU reads float16
     filtered: int = 4  # outputs of a minimal filter; 0 for none
-    unit: str = "int64"  # what multiplies, as kernels/tiles.py tells it: vectors, int8 for AMX, int16 for its twin
+    unit: str = ""  # what multiplies: vectors, or as kernels/tiles.py tells it, int8 for AMX, int16 for its twin
+
+    @property
+    def multiplier(self) -> Any:
+        """What the kernels take for `unit`: None for vectors, else a number of that type."""
+        return np.dtype(self.unit).type(0) if self.unit else None
 
 
 _rejected: set[str] = set()

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .paths import Path
-from .tiles import AMX, TWIN, AmxTiles, MemoryTiles, configure, release
+from .tiles import MEMORY, configure, multiply_sums, release, zero_sums
 from .vectors import I64, Emitter, int64, pointer
 
 CHAINS = {4: 12, 8: 12, 16: 24}  # accumulators by lanes: enough to hide the latency, few enough for the registers
@@ -19,20 +18,12 @@ ROUNDS = 200_000
 
 
 @intrinsic
-def _multiply_adds(typing: Any, vector: Any, rows: Any, chains: Any, count: Any, out: Any, pairs: Any) -> Any:
+def _multiply_adds(typing: Any, vector: Any, chains: Any, count: Any, out: Any, pairs: Any) -> Any:
     """`count` rounds of independent multiply-adds in registers; the sums go to `out` so that none is dropped."""
-    signature = types.void(vector, rows, chains, types.int64, out, pairs)
+    signature = types.void(vector, chains, types.int64, out, pairs)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if rows.dtype in (AMX, TWIN):
-            tiles = AmxTiles(builder) if rows.dtype == AMX else MemoryTiles(builder)
-            for tile in range(8):
-                tiles.zero(tile)
-            with cgutils.for_range(builder, args[3]):
-                for tile in range(4):
-                    tiles.dot(tile, 4 + tile // 2, 6 + tile % 2)
-            return context.get_dummy_value()
-        e, data = Emitter(builder, vector.count), args[4]
+        e, data = Emitter(builder, vector.count), args[3]
         factor = e.load(data, int64(0))
         entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
         builder.branch(loop)
@@ -48,7 +39,7 @@ def _multiply_adds(typing: Any, vector: Any, rows: Any, chains: Any, count: Any,
                 total.add_incoming(e.dot(total, factor, factor), loop)
         following = builder.add(i, int64(1))
         i.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, args[3]), loop, done)
+        builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, done)
         builder.position_at_end(done)
         for c, total in enumerate(sums):
             e.store(total.incomings[1][0], data, int64(c * vector.count))
@@ -58,18 +49,23 @@ def _multiply_adds(typing: Any, vector: Any, rows: Any, chains: Any, count: Any,
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _loop(vector, rows, chains, count, out, pairs):  # type: ignore[no-untyped-def]
-    configure(rows)
-    _multiply_adds(vector, rows, chains, count, pointer(out), pairs)
-    release(rows)
+def _loop(unit, vector, chains, count, out, pairs):  # type: ignore[no-untyped-def]
+    if unit is None:
+        _multiply_adds(vector, chains, count, pointer(out), pairs)
+    else:
+        configure(unit)
+        zero_sums(unit, pointer(out))
+        for _ in range(count):
+            multiply_sums(unit, pointer(out))
+        release(unit)
 
 
 def peak(path: Path, rounds: int = ROUNDS) -> tuple[Callable[[], None], float]:
     """A call that only multiplies and adds in registers, and its number of operations (two each)."""
     chains, pairs = CHAINS[path.lanes], path.precision == "bfloat16"
-    vector, rows = (np.float32(0),) * path.lanes, (np.dtype(path.unit).type(0),)
-    out = np.zeros(chains * path.lanes, np.float32)
+    vector = (np.float32(0),) * path.lanes
+    out = np.zeros(max(chains * path.lanes, MEMORY), np.float32)
     operations = 2.0 * chains * path.lanes * (1 + pairs)
-    if path.unit != "int64":
+    if path.unit:
         rounds, operations = rounds // 10, 2.0 * 4 * 16 * 16 * 32  # four products of tiles a round
-    return lambda: _loop(vector, rows, (0,) * chains, rounds, out, pairs or None), operations * rounds
+    return lambda: _loop(path.multiplier, vector, (0,) * chains, rounds, out, pairs or None), operations * rounds

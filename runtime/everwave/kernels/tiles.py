@@ -1,12 +1,13 @@
-"""The product of packed rows with packed weights: on vectors, or on AMX's tile registers.
+"""Products on AMX's tile registers.
 
 A tile is 16 rows of 64 bytes: float32 sums, or pairs of bfloat16. The instructions are four, and sit behind one class:
 `AmxTiles` writes the real ones, `MemoryTiles` does the same on memory with vectors that any CPU has. So everything
-around them, packing, edges and epilogue, is tested on machines without AMX; that these four instructions do what
-Intel's manual says is left to machines that have them.
+around them is tested on machines without AMX; that these four instructions do what Intel's manual says is left to
+machines that have them.
 
-What computes follows from the type of `rows`, a tuple as long as a tile of the engine has rows: int64 for vectors,
-int8 for AMX, int16 for its twin. Engine tiles of AMX are 32 rows by 32 columns, four accumulators.
+The engine holds 32 rows by 32 columns of sums, in four tiles, over the whole depth: the rows are read where they lie,
+the columns from packed weights. What multiplies follows from the type of `unit`, a number: int8 for AMX, int16 for its
+twin. `memory` (MEMORY float32 numbers) is where the twin's tiles are.
 Source: Intel, "Architecture Instruction Set Extensions Programming Reference", chapter 3.
 """
 
@@ -19,9 +20,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vectors import I32, LINE, Emitter, emit_vector_product, int64
+from .vectors import I32, Emitter, int64
 
 ROWS, BYTES = 16, 64  # of a tile
+SIDE = 2 * ROWS  # rows and columns of the engine's tile
+MEMORY = 8 * ROWS * BYTES // 4
 AMX, TWIN = types.int8, types.int16
 I8 = ir.IntType(8)
 # Palette 1, then from byte 16 the bytes of a row and from byte 48 the rows of each of the eight tiles.
@@ -31,17 +34,18 @@ CONFIGURATION = bytes([1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[
 class AmxTiles:
     """The tile registers of AMX. Their numbers are part of the instructions, so they are constants here."""
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder: Any, memory: Any = None) -> None:
         self.builder = builder
 
     def zero(self, tile: int) -> None:
         self._call("tilezero", _number(tile))
 
-    def load(self, tile: int, pointer: Any, stride: int) -> None:
-        self._call("tileloadd64", _number(tile), pointer, int64(stride))
+    def load(self, tile: int, pointer: Any, stride: Any) -> None:
+        """The 16 rows at `pointer`, `stride` bytes apart."""
+        self._call("tileloadd64", _number(tile), pointer, stride)
 
-    def store(self, tile: int, pointer: Any, stride: int) -> None:
-        self._call("tilestored64", _number(tile), pointer, int64(stride))
+    def store(self, tile: int, pointer: Any, stride: Any) -> None:
+        self._call("tilestored64", _number(tile), pointer, stride)
 
     def dot(self, sums: int, a: int, b: int) -> None:
         """sums (16, 16) += a (16, 16 pairs) times b (16 pairs, 16)."""
@@ -62,108 +66,178 @@ class AmxTiles:
 class MemoryTiles:
     """The slow twin: eight tiles in memory."""
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder: Any, memory: Any) -> None:
         self.builder, self.e = builder, Emitter(builder, ROWS)
-        self.memory = cgutils.alloca_once(builder, ir.ArrayType(self.e.integers, 8 * ROWS))
+        self.memory = builder.bitcast(memory, self.e.integers.as_pointer())
 
     def zero(self, tile: int) -> None:
         with cgutils.for_range(self.builder, int64(ROWS)) as row:
-            self.builder.store(self.e.integer(0), self._row(tile, row.index))
+            self._put(self.e.integer(0), self._row(tile, row.index))
 
-    def load(self, tile: int, pointer: Any, stride: int) -> None:
+    def load(self, tile: int, pointer: Any, stride: Any) -> None:
         with cgutils.for_range(self.builder, int64(ROWS)) as row:
-            self.builder.store(
-                self.builder.load(self._at(pointer, row.index, stride), align=1), self._row(tile, row.index)
-            )
+            self._put(self._get(self._at(pointer, row.index, stride)), self._row(tile, row.index))
 
-    def store(self, tile: int, pointer: Any, stride: int) -> None:
+    def store(self, tile: int, pointer: Any, stride: Any) -> None:
         with cgutils.for_range(self.builder, int64(ROWS)) as row:
-            self.builder.store(
-                self.builder.load(self._row(tile, row.index)), self._at(pointer, row.index, stride), align=1
-            )
+            self._put(self._get(self._row(tile, row.index)), self._at(pointer, row.index, stride))
 
     def dot(self, sums: int, a: int, b: int) -> None:
         builder, e = self.builder, self.e
         with cgutils.for_range(builder, int64(ROWS)) as row, cgutils.for_range(builder, int64(ROWS)) as pair:
             one = builder.bitcast(self._row(a, row.index), I32.as_pointer())
             left = e.broadcast(builder.load(builder.gep(one, [pair.index])))
-            right, place = builder.load(self._row(b, pair.index)), self._row(sums, row.index)
-            total = builder.bitcast(builder.load(place), e.floats)
-            for half in (lambda x: builder.shl(x, e.integer(16)), lambda x: builder.and_(x, e.integer(-65536))):
-                x, y = (builder.bitcast(half(pairs), e.floats) for pairs in (left, right))
-                total = e.multiply_add(x, y, total)
-            builder.store(builder.bitcast(total, e.integers), place)
+            right, place = self._get(self._row(b, pair.index)), self._row(sums, row.index)
+            self._put(
+                builder.bitcast(e.dot_slowly(builder.bitcast(self._get(place), e.floats), left, right), e.integers),
+                place,
+            )
 
     def _row(self, tile: int, row: Any) -> Any:
-        return self.builder.gep(self.memory, [int64(0), self.builder.add(row, int64(tile * ROWS))])
+        return self.builder.gep(self.memory, [self.builder.add(row, int64(tile * ROWS))])
 
-    def _at(self, pointer: Any, row: Any, stride: int) -> Any:
-        address = self.builder.gep(pointer, [self.builder.mul(row, int64(stride))])
+    def _at(self, pointer: Any, row: Any, stride: Any) -> Any:
+        address = self.builder.gep(pointer, [self.builder.mul(row, stride)])
         return self.builder.bitcast(address, self.e.integers.as_pointer())
 
+    def _get(self, place: Any) -> Any:
+        return self.builder.load(place, align=1)
 
-def emit_tile_product(builder: Any, tiles: Any, source: Any, weights: Any, lines: Any, out: Any) -> None:
-    """out (32, 32) float32 = source (lines, 32, 16 pairs) times weights (lines, 16 pairs, 32); byte pointers.
+    def _put(self, row: Any, place: Any) -> None:
+        self.builder.store(row, place, align=1)
 
-    Sums are tiles 0..3, as (rows, columns); 4 and 5 the rows, 6 and 7 the columns.
+
+def emit_step(tiles: Any, first: Any, second: Any, stride: Any, weights: Any) -> None:
+    """sums += two times 16 rows of 32 numbers times packed weights (2, 16 pairs, 16); byte pointers, stride in bytes.
+
+    Sums are tiles 0..3, as (rows, columns); 4 and 5 the rows, 6 and 7 the columns. Each load but the first stands
+    right before what it is for: a product takes twice as long as a load.
     """
-    side = 2 * BYTES  # bytes of 32 numbers
-    for tile in range(4):
-        tiles.zero(tile)
-    with cgutils.for_range(builder, lines) as line:
-        at = builder.mul(line.index, int64(2 * ROWS * BYTES))
-        a, b = builder.gep(source, [at]), builder.gep(weights, [at])
-        for half in range(2):
-            tiles.load(4 + half, builder.gep(a, [int64(half * ROWS * BYTES)]), BYTES)
-            tiles.load(6 + half, builder.gep(b, [int64(half * BYTES)]), side)
-        for tile in range(4):
-            tiles.dot(tile, 4 + tile // 2, 6 + tile % 2)
-    for tile in range(4):
-        tiles.store(tile, builder.gep(out, [int64(tile // 2 * ROWS * side + tile % 2 * BYTES)]), side)
+    builder, line = tiles.builder, int64(BYTES)
+
+    def columns(half: int) -> None:
+        tiles.load(6 + half, builder.gep(weights, [int64(half * ROWS * BYTES)]), line)
+
+    tiles.load(4, first, stride)
+    columns(0)
+    tiles.dot(0, 4, 6)
+    columns(1)
+    tiles.dot(1, 4, 7)
+    tiles.load(5, second, stride)
+    tiles.dot(2, 5, 6)
+    tiles.dot(3, 5, 7)
 
 
 @intrinsic
-def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:
-    """tile (rows, width, lanes) = packed rows, source (lines, rows, LINE), times weights (lines * LINE, columns)."""
-    signature = types.void(vector, rows, width, source, weights, types.int64, tile)
+def zero_sums(typing: Any, unit: Any, memory: Any) -> Any:
+    """All four tiles of sums = 0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointers = args[3], args[4], args[6]
-        if rows.dtype == types.int64:
-            e, parts = Emitter(builder, vector.count), 1 if weights.dtype == types.float32 else 2
-            emit_vector_product(e, (rows.count, width.count), parts, args[3], args[4], args[5], args[6])
-        else:
-            assert (rows.count, width.count, vector.count, LINE) == (2 * ROWS, 2, ROWS, ROWS)
-            tiles = AmxTiles(builder) if rows.dtype == AMX else MemoryTiles(builder)
-            source, weights_, out = (builder.bitcast(pointer, I8.as_pointer()) for pointer in pointers)
-            emit_tile_product(builder, tiles, source, weights_, args[5], out)
+        tiles = _tiles(builder, unit, args[1])
+        for tile in range(4):
+            tiles.zero(tile)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(unit, memory), codegen
 
 
 @intrinsic
-def configure(typing: Any, rows: Any) -> Any:
-    """Shape this thread's tiles; nothing unless `rows` say AMX."""
+def multiply_step(typing: Any, unit: Any, memory: Any, first: Any, second: Any, pitch: Any, weights: Any) -> Any:
+    """sums += the next 32 numbers of two times 16 rows, `pitch` elements from row to row, times packed weights."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if rows.dtype == AMX:
+        _, memory, first, second, pitch, weights = args
+        first, second, weights = (builder.bitcast(pointer, I8.as_pointer()) for pointer in (first, second, weights))
+        emit_step(_tiles(builder, unit, memory), first, second, builder.mul(pitch, int64(2)), weights)
+        return context.get_dummy_value()
+
+    return types.void(unit, memory, first, second, types.int64, weights), codegen
+
+
+@intrinsic
+def multiply_sums(typing: Any, unit: Any, memory: Any) -> Any:
+    """The products of one step on whatever the tiles hold, with no memory to wait for."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        tiles = _tiles(builder, unit, args[1])
+        for tile in range(4):
+            tiles.dot(tile, 4 + tile // 2, 6 + tile % 2)
+        return context.get_dummy_value()
+
+    return types.void(unit, memory), codegen
+
+
+@intrinsic
+def load_sums(typing: Any, unit: Any, memory: Any, source: Any, begun: Any) -> Any:
+    """sums = source (32, 32) float32, in the order of `exchange_sums`; or 0 if nothing has `begun`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        tiles = _tiles(builder, unit, args[1])
+        source = builder.bitcast(args[2], I8.as_pointer())
+        with builder.if_else(builder.icmp_signed("!=", args[3], int64(0))) as (then, otherwise):
+            with then:
+                for tile in range(4):
+                    tiles.load(tile, *_part(builder, source, tile))
+            with otherwise:
+                for tile in range(4):
+                    tiles.zero(tile)
+        return context.get_dummy_value()
+
+    return types.void(unit, memory, source, types.int64), codegen
+
+
+@intrinsic
+def exchange_sums(typing: Any, unit: Any, memory: Any, out: Any, source: Any, begun: Any) -> Any:
+    """out (32, 32) float32 = sums, and then what `load_sums` does, a tile at a time: loads need not wait for all stores."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        tiles = _tiles(builder, unit, args[1])
+        out, source = (builder.bitcast(pointer, I8.as_pointer()) for pointer in args[2:4])
+        with builder.if_else(builder.icmp_signed("!=", args[4], int64(0))) as (then, otherwise):
+            with then:
+                for tile in range(4):
+                    tiles.store(tile, *_part(builder, out, tile))
+                    tiles.load(tile, *_part(builder, source, tile))
+            with otherwise:
+                for tile in range(4):
+                    tiles.store(tile, *_part(builder, out, tile))
+                    tiles.zero(tile)
+        return context.get_dummy_value()
+
+    return types.void(unit, memory, out, source, types.int64), codegen
+
+
+def _part(builder: Any, numbers: Any, tile: int) -> tuple[Any, Any]:
+    """Where the 16 x 16 numbers of a tile of sums start among 32 x 32, and the bytes from row to row."""
+    return builder.gep(numbers, [int64(tile // 2 * ROWS * 2 * BYTES + tile % 2 * BYTES)]), int64(2 * BYTES)
+
+
+@intrinsic
+def configure(typing: Any, unit: Any) -> Any:
+    """Shape this thread's tiles; nothing unless `unit` says AMX."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if unit == AMX:
             AmxTiles(builder).configure(context.insert_const_bytes(builder.module, CONFIGURATION))
         return context.get_dummy_value()
 
-    return types.void(rows), codegen
+    return types.void(unit), codegen
 
 
 @intrinsic
-def release(typing: Any, rows: Any) -> Any:
+def release(typing: Any, unit: Any) -> Any:
     """Give this thread's tiles back, so that switching between threads costs no more than before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if rows.dtype == AMX:
+        if unit == AMX:
             AmxTiles(builder).release()
         return context.get_dummy_value()
 
-    return types.void(rows), codegen
+    return types.void(unit), codegen
+
+
+def _tiles(builder: Any, unit: Any, memory: Any) -> Any:
+    return AmxTiles(builder) if unit == AMX else MemoryTiles(builder, memory)
 
 
 def _number(tile: int) -> Any:

@@ -25,6 +25,7 @@ EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in 
 EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 8e-8 before rounding (minimax, highest power first)
     1.327647199e-03, 9.675541334e-03, 5.550713273e-02, 2.402211972e-01, 6.931469671e-01, 1.000000072,
 )  # fmt: skip
+EXP2_SHORT = (7.802452118e-02, 2.260671575e-01, 6.958335398e-01, 9.999252186e-01)  # 2**f on [0, 1], to 7e-5
 LOG2_E = 1.4426950408889634
 
 
@@ -91,6 +92,21 @@ class Emitter:
     def swish(self, x: Any) -> Any:
         return self.builder.fdiv(x, self.builder.fadd(self.constant(1.0), self.exp(self.builder.fneg(x))))
 
+    def swish_for_bfloat16(self, x: Any) -> Any:
+        """`swish` to 2e-4 of itself, by instructions of AVX-512 where they are."""
+        if self.lanes != 16 or not {"avx512f", "avx512dq"} <= cpu_features():
+            return self.swish(x)
+        b, one, all_lanes = self.builder, self.constant(1.0), ir.Constant(I16, -1)
+        default = ir.Constant(I32, 4)  # rounding as the CPU is set
+        t = b.fmul(x, self.constant(-LOG2_E))
+        f = self.call("llvm.x86.avx512.mask.reduce.ps.512", self.floats, t, ir.Constant(I32, 1), t, all_lanes, default)
+        power = self.constant(EXP2_SHORT[0])  # of 2, to the fraction f of t above the whole number below it
+        for coefficient in EXP2_SHORT[1:]:
+            power = self.multiply_add(power, f, self.constant(coefficient))
+        power = self.call("llvm.x86.avx512.mask.scalef.ps.512", self.floats, power, t, power, all_lanes, default)
+        sum_ = b.fadd(one, power)
+        return b.fmul(x, self.call("llvm.x86.avx512.rcp14.ps.512", self.floats, sum_, sum_, all_lanes))
+
     def tanh(self, x: Any) -> Any:
         b, one = self.builder, self.constant(1.0)
         return b.fsub(one, b.fdiv(self.constant(2.0), b.fadd(self.exp(b.fadd(x, x)), one)))
@@ -148,9 +164,21 @@ class Emitter:
 
     def dot(self, sums: Any, value: Any, columns: Any) -> Any:
         """sums + the products of two bfloat16 per lane, in float32 (vectors of pairs)."""
+        if self.lanes != 16 or "avx512bf16" not in cpu_features():
+            return self.dot_slowly(sums, value, columns)
         pairs = ir.VectorType(BF16, 2 * self.lanes)
         value, columns = self.builder.bitcast(value, pairs), self.builder.bitcast(columns, pairs)
         return self.call("llvm.x86.avx512bf16.dpbf16ps.512", self.floats, sums, value, columns)
+
+    def dot_slowly(self, sums: Any, value: Any, columns: Any) -> Any:
+        """`dot` on any CPU, by two multiply-adds: its twin, and that of a tile's product."""
+        for half in (
+            lambda x: self.builder.shl(x, self.integer(16)),
+            lambda x: self.builder.and_(x, self.integer(-65536)),
+        ):
+            x, y = (self.builder.bitcast(half(pairs), self.floats) for pairs in (value, columns))
+            sums = self.multiply_add(x, y, sums)
+        return sums
 
 
 @intrinsic
@@ -237,6 +265,18 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: A
     for r in range(height):
         for v in range(count):
             e.store(totals[r][v], out, int64((r * count + v) * lanes))
+
+
+@intrinsic
+def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:
+    """tile (rows, width, lanes) = packed rows, source (lines, rows, LINE), times weights (lines * LINE, columns)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, parts = Emitter(builder, vector.count), 1 if weights.dtype == types.float32 else 2
+        emit_vector_product(e, (rows.count, width.count), parts, args[3], args[4], args[5], args[6])
+        return context.get_dummy_value()
+
+    return types.void(vector, rows, width, source, weights, types.int64, tile), codegen
 
 
 @intrinsic
@@ -431,6 +471,70 @@ def activate(typing: Any, vector: Any, rows: Any, width: Any, tile: Any, valid: 
         vector, rows, width, tile, types.int64, bias, types.int64, noise, types.int64, types.int64
     )  # fmt: skip
     return signature, codegen
+
+
+@intrinsic
+def finish(typing: Any, vector: Any, rows: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any, target: Any, places: Any, kept: Any, sums: Any, totals: Any, others: Any, summed: Any, every: Any) -> Any:  # fmt: skip
+    """`activate` of rows whose results go from registers to where they belong: to rows of `target` if `kept`, and added to others of `sums` if `summed`.
+
+    Row r goes to target[places[r * every]]; its sum with sums[others[r * every]] to sums[totals[r * every]].
+    """
+    span = width.count * vector.count
+    columns = [int64(v * vector.count) for v in range(width.count)]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder, vector.count)
+        data, valid, table, gain, noise, stride, activation = args[3:10]
+        target, places, kept, sums, totals, others, summed, every = args[10:]
+        fast = sums.type.pointee == I16
+        with cgutils.for_range(builder, valid) as row:
+            at, index = builder.mul(row.index, int64(span)), builder.mul(row.index, every)
+            number = e.broadcast(builder.load(builder.gep(noise, [builder.mul(row.index, stride)])))
+            values = []
+            for column in columns:
+                value = builder.fadd(e.load(data, builder.add(at, column)), e.load(table, column))
+                values.append(e.multiply_add(number, e.load(table, builder.add(gain, column)), value))
+            values = emit_activation(e, activation, values, fast)
+            with builder.if_then(builder.icmp_signed("!=", kept, int64(0))):
+                place = builder.load(builder.gep(places, [index]))
+                for column, value in zip(columns, values, strict=True):
+                    e.store(value, target, builder.add(place, column))
+            with builder.if_then(builder.icmp_signed("!=", summed, int64(0))):
+                other, total = (builder.load(builder.gep(rows, [index])) for rows in (others, totals))
+                for column, value in zip(columns, values, strict=True):
+                    value = builder.fadd(value, e.load(sums, builder.add(other, column)))
+                    e.store(value, sums, builder.add(total, column))
+        return context.get_dummy_value()
+
+    whole = types.int64
+    signature = types.void(
+        vector, rows, width, tile, whole, bias, whole, noise, whole, whole, target, places, whole, sums, totals, others, whole, whole
+    )  # fmt: skip
+    return signature, codegen
+
+
+def emit_activation(e: Emitter, activation: Any, values: list[Any], fast: bool) -> list[Any]:
+    """`activation`, one of the codes above, of vectors; `fast`: as exact as bfloat16 needs."""
+    builder = e.builder
+    kinds = ((SWISH, e.swish_for_bfloat16 if fast else e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0)))
+    entry, done = builder.block, builder.append_basic_block("activated")
+    choice = builder.switch(activation, done)
+    results = [(entry, values)]
+    for code, function in kinds:
+        block = builder.append_basic_block("activation")
+        choice.add_case(int64(code), block)
+        builder.position_at_end(block)
+        result = [function(value) for value in values]
+        results.append((builder.block, result))
+        builder.branch(done)
+    builder.position_at_end(done)
+    merged = []
+    for i, value in enumerate(values):
+        phi = builder.phi(value.type)
+        for block, result in results:
+            phi.add_incoming(result[i], block)
+        merged.append(phi)
+    return merged
 
 
 @intrinsic

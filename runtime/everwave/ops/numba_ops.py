@@ -38,7 +38,7 @@ class NumbaNetwork:
         self.plan = planning.compile(graph, parameters, path, capacity)
         _give_back()
         self._vector = (np.float32(0),) * path.lanes
-        self._rows, self._panels = planning.rows(path), planning.panels(path)
+        self._rows, self._panels = (0,) * path.rows, planning.panels(path)
         self._threads = threading.local()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
@@ -60,7 +60,7 @@ class NumbaNetwork:
         for layer, start, steps in plan.noise:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
         engine.run(
-            self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
+            self.path.multiplier, self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
             space.packed, space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
         )  # fmt: skip
         return tuple(
@@ -126,11 +126,11 @@ def fault(path: Path) -> str:
     What CPUs, hypervisors and emulators promise of their youngest instructions is seen before it is believed. Costs
     a few milliseconds once per process, and the compilation that the first call would have cost.
     """
-    nn, x = Trace(), Node("input", (None, 70, 50))
+    nn, x = Trace(), Node("input", (None, 70, 128))
     graph = Graph(x, (y := nn.block("check", x, 50, kernel=3),), (x, y), nn.parameters)
     rng = np.random.default_rng(0)
     weights = {key: rng.integers(-8, 9, shape).astype(np.float32) for key, shape in graph.parameters.items()}
-    numbers = rng.integers(-8, 9, (1, 70, 50)).astype(np.float32)
+    numbers = rng.integers(-8, 9, (1, 70, 128)).astype(np.float32)
     try:
         (result,) = NumbaNetwork(graph, weights, path, 1)(numbers)
     except Exception as error:  # whatever the compiler's trouble, the next path may do without

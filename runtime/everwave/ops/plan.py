@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 
 from ..kernels import engine as E
 from ..kernels.paths import Path
+from ..kernels.tiles import MEMORY, SIDE
 from .blocks import same_padding
 from .filters import Filter, minimal_filter
 from .trace import Graph, Node
@@ -26,6 +27,8 @@ SLACK = 64  # elements past the end of every array, for whole-vector reads at it
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
 BLOCK_BYTES = 400 * 1024  # of packed rows that one pass over the panels reads: most of a second-level cache
+TILE_BLOCK_BYTES = 2048 * 1024  # the same on tile registers, where rows are read in place
+OUTPUT_ROWS = 64  # that one pass writes of an output: a piece of a row at a time, so they should stay in a cache
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Plan:
         """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
+        if self.path.unit:
+            tiles = 1 + int(products[:, E.BLOCK].max(initial=0)) // SIDE  # `exchange_sums` loads one too many
+            return max(tiles * SIDE * SIDE + MEMORY, 2 * int(widest))
         rows = products[:, E.POINTS] * products[:, E.BLOCK] + products[:, E.DEPTH]
         rows = self.path.rows + int(rows.max(initial=0))
         return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
@@ -66,6 +72,8 @@ class Plan:
     def packed_size(self) -> int:
         """Elements of scratch for the packed rows of a block."""
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
+        if self.path.unit:
+            products = products[products[:, E.GATHERED] > 0]
         sizes = products[:, E.BLOCK] * products[:, E.POINTS] * products[:, E.DEPTH] * products[:, E.PARTS]
         return int(sizes.max(initial=0))
 
@@ -76,7 +84,11 @@ class Plan:
 
 @dataclass(eq=False)
 class Tensor:
-    """A value of the graph that lives in the arena: windows of `steps` rows of `channels`, guards between them."""
+    """A value of the graph that lives in the arena: windows of `steps` rows of `channels`, guards between them.
+
+    All rows of the first `stride` channels come first, then those of the next: one piece for vectors, which read rows;
+    a piece for every 32 channels for tile registers, whose rows of 32 numbers then lie side by side.
+    """
 
     steps: int
     channels: int
@@ -84,8 +96,15 @@ class Tensor:
     base: int = -1
     last_use: int = -1
 
-    def size(self, windows: int) -> int:
+    @property
+    def planes(self) -> int:
+        return -(-self.channels // self.stride)
+
+    def plane(self, windows: int) -> int:
         return (E.GUARD + windows * (self.steps + E.GUARD)) * self.stride
+
+    def size(self, windows: int) -> int:
+        return self.planes * self.plane(windows)
 
     def rows(self, windows: int, starts: Array) -> Array:
         """Element offsets of the rows at `starts` (time steps, from -GUARD on) of every window."""
@@ -126,6 +145,7 @@ class Planner:
         self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
         self.noise: list[tuple[str, int, int]] = []
+        self.reach = 0  # elements past the end of a tensor that tiles of rows read, and nobody uses
         self.sums = self._fused_sums()
         self.uses = {n: [m for m in graph.nodes if n in m.inputs] for n in graph.nodes}
         for node in graph.nodes:
@@ -146,7 +166,8 @@ class Planner:
     def _tensor(self, node: Node) -> Tensor:
         if node not in self.tensors:
             steps, channels = node.shape[1:]
-            self.tensors[node] = Tensor(steps, channels, -(-channels // self.parts) * self.parts)
+            stride = E.LINE * self.parts if self.path.unit else -(-channels // self.parts) * self.parts
+            self.tensors[node] = Tensor(steps, channels, stride)
         return self.tensors[node]
 
     def _input(self, node: Node) -> None:
@@ -201,7 +222,7 @@ class Planner:
         vectors[1, :width] = gain
         first, stride = every
         taps, scheme = np.asarray(kernel), self._filter(kernel, starts)
-        taps = _deeper(taps, source.stride)
+        taps = _deeper(taps, source.stride * source.planes)
         factors, fields = np.ones((1, 1)), {E.POINTS: 1, E.OUTPUTS: 1, E.SPAN: 0, E.INPUTS: 0}
         if scheme:
             starts, factors = starts[:: scheme.outputs], scheme.kernel
@@ -214,19 +235,25 @@ class Planner:
         length = taps.shape[1]
         line = E.LINE * self.parts
         taps = _deeper(taps, -(-length // line) * line)
+        if self.path.unit:  # lines of all taps side by side
+            taps = taps.reshape(len(kernel), -1, line, width).swapaxes(0, 1).reshape(1, -1, width)
+            pitch = int(starts[1] - starts[0]) * line if len(starts) > 1 else 0
+            gathered = len(starts) % (SIDE // 2) != 0 and self.capacity > 1
+            fields |= {E.PITCH: pitch, E.GATHERED: gathered}
+            self.reach = max(self.reach, SIDE * pitch + len(kernel) * line)
         pairs = self.parts > 1  # kernels take them as they are, so a filter's are mixed when they are packed
         expanded = not pairs and (scheme is not None or self.stored == np.float16)
         mixed = factors if scheme and pairs else None
         fields |= {
             E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
             E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.DISTINCT: len(factors),
-            E.TAPS: len(taps) if mixed is None else len(mixed),
+            E.TAPS: len(kernel) if self.path.unit else len(taps) if mixed is None else len(mixed),
             E.KERNEL: self._matrix(factors) if expanded else -1,
             E.WEIGHTS: self._weights(mixed, taps),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
-            E.BLOCK: block_rows(len(starts) * self.capacity, taps.shape[1] * fields[E.POINTS], self.path),
+            E.BLOCK: block_rows(len(starts) * self.capacity, taps.shape[1] * fields[E.POINTS], self.path, output >= 0),
         }  # fmt: skip
         self.steps.append(
             Step(
@@ -316,7 +343,7 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     planner = Planner(graph, parameters, path, capacity)
     starts = np.cumsum([0, *(capacity * n.shape[1] * n.shape[2] for n in graph.outputs)])
     outputs = tuple((int(s), n.shape[1], n.shape[2]) for s, n in zip(starts, graph.outputs, strict=False))
-    arena_size = _place(planner.steps, capacity)
+    arena_size = _place(planner.steps, capacity) + planner.reach
     tables: list[Array] = []
     lines = [line for step in planner.steps for line in _lines(step, capacity, tables, outputs)]
     return Plan(
@@ -348,7 +375,7 @@ def _place(steps: list[Step], capacity: int) -> int:
                 for other in sorted(live, key=lambda t: t.base):
                     if base + need <= other.base:
                         break
-                    base = max(base, -(-(other.base + other.size(capacity)) // 16) * 16)
+                    base = max(base, -(-(other.base + other.size(capacity)) // 32) * 32)
                 tensor.base = base
                 live.append(tensor)
                 size = max(size, base + need)
@@ -372,10 +399,15 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
         for column, tensor in ((E.TARGET, step.target), (E.SUM, step.total), (E.RESIDUAL, step.residual)):
             if tensor:
                 line[column] = _append(tables, tensor.rows(capacity, times))
+        result = step.target or step.total
+        line[E.STRIDE], line[E.PLANE] = (result.stride, result.plane(capacity)) if result else (1, 0)
+        line[E.SOURCE_PLANE] = step.source.plane(capacity)
     else:
         assert step.target is not None
         line[E.STEPS], line[E.WIDTH], line[E.STRIDE] = step.target.steps, step.target.channels, step.target.stride
-        line[E.SOURCE_STRIDE] = step.source.stride if step.source else -1
+        line[E.PLANES], line[E.PLANE] = step.target.planes, step.target.plane(capacity)
+        if step.source:
+            line[E.SOURCE_STRIDE], line[E.SOURCE_PLANE] = step.source.stride, step.source.plane(capacity)
         for column, tensor in (
             (E.SOURCE, step.source),
             (E.TARGET, step.target),
@@ -386,20 +418,23 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
                 line[column] = tensor.base
     for column, value in step.fields.items():
         line[column] = value
-    clears = [_clear(t) for t in step.writes if first == 0 and step.kind != E.STYLE]
+    clears = [_clear(t, capacity) for t in step.writes if first == 0 and step.kind != E.STYLE]
     return [*clears, line]
 
 
-def _clear(tensor: Tensor) -> Array:
+def _clear(tensor: Tensor, capacity: int) -> Array:
     line = np.full(E.FIELDS, -1, np.int64)
     line[[E.KIND, E.STEPS, E.WIDTH, E.TARGET]] = E.CLEAR, tensor.steps, tensor.channels, tensor.base
-    line[E.STRIDE] = tensor.stride
+    line[[E.STRIDE, E.PLANES, E.PLANE]] = tensor.stride, tensor.planes, tensor.plane(capacity)
     return line
 
 
-def block_rows(rows: int, channels: int, path: Path) -> int:
-    """Rows of `channels` numbers that one pass over the panels reads."""
-    fitting = max(BLOCK_BYTES // (np.dtype(element(path)).itemsize * channels), 8 * path.rows)
+def block_rows(rows: int, channels: int, path: Path, output: bool) -> int:
+    """Rows of `channels` numbers that one pass over the panels reads; `output`: the network's, not a tensor of its own."""
+    if path.unit and output:
+        return min(OUTPUT_ROWS, -(-rows // path.rows) * path.rows)
+    size = TILE_BLOCK_BYTES if path.unit else BLOCK_BYTES
+    fitting = max(size // (np.dtype(element(path)).itemsize * channels), 8 * path.rows)
     blocks = -(-rows // fitting)
     return -(-rows // (blocks * path.rows)) * path.rows
 
@@ -432,8 +467,11 @@ def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
     panels, column = [], 0
     for size in widths:
         panel = padded[:, :, column * lanes : (column + size) * lanes]
+        if path.unit:  # (steps, halves, 16 pairs, 16 columns): every tile of weights lies in one piece
+            panel = panel.reshape(-1, E.LINE * 2, size, lanes).swapaxes(1, 2)
+            panel = panel.reshape(1, -1, lanes)
         if path.precision == "bfloat16":
-            panel = to_bfloat16(panel.reshape(count, depth // 2, 2, -1).swapaxes(2, 3)).view(np.uint32)
+            panel = to_bfloat16(panel.reshape(count, -1, 2, panel.shape[2]).swapaxes(2, 3)).view(np.uint32)
         panels.append(panel.ravel())
         column += size
     packed = np.concatenate(panels)
@@ -465,11 +503,6 @@ def _deeper(taps: Array, depth: int) -> Array:
     """(T, K, N) with zeros up to `depth`; the array itself if it is as deep."""
     missing = depth - taps.shape[1]
     return np.pad(taps, ((0, 0), (0, missing), (0, 0))) if missing else taps
-
-
-def rows(path: Path) -> tuple[Any, ...]:
-    """What the kernels take for the rows of a tile; their type says what multiplies."""
-    return (np.dtype(path.unit).type(0) if path.unit != "int64" else 0,) * path.rows
 
 
 def panels(path: Path) -> tuple[Any, Any]:
