@@ -23,54 +23,36 @@ import numpy as np
 from everwave.kernels import engine as E
 from everwave.kernels.paths import Path, choose
 from everwave.kernels.peak import peak
-from everwave.ops import plan as planning
+from everwave.ops.numba_ops import NumbaNetwork
+from everwave.ops.trace import Graph, Node, Trace
 
 # (name, rows, depth, width, activation): products of the decoders, 8 windows of `full` at a time
 SHAPES = (
-    ("square", 512, 768, 768, E.NONE),
-    ("d0", 512, 192, 768, E.SWISH),
-    ("d1", 256, 2304, 768, E.SWISH),
-    ("d2", 128, 2304, 512, E.SWISH),
-    ("d3", 64, 1536, 256, E.SWISH),
-    ("u2", 64, 512, 512, E.SWISH),
-    ("u1", 128, 1024, 768, E.SWISH),
-    ("u0", 256, 1536, 768, E.SWISH),
-    ("magnitude", 512, 768, 513, E.CLIP),
-    ("c1", 64, 1920, 640, E.SWISH),
+    ("square", 512, 768, 768, None),
+    ("d0", 512, 192, 768, "swish"),
+    ("d1", 256, 2304, 768, "swish"),
+    ("d2", 128, 2304, 512, "swish"),
+    ("d3", 64, 1536, 256, "swish"),
+    ("u2", 64, 512, 512, "swish"),
+    ("u1", 128, 1024, 768, "swish"),
+    ("u0", 256, 1536, 768, "swish"),
+    ("magnitude", 512, 768, 513, "clip"),
+    ("c1", 64, 1920, 640, "swish"),
 )
 
 
-def parts(path: Path) -> int:
-    """Numbers in one lane of a product: pairs of bfloat16, single float32."""
-    return 2 if path.precision == "bfloat16" else 1
-
-
-def product(path: Path, rows: int, depth: int, width: int, activation: int) -> Callable[[], None]:
-    """One product of the engine with its epilogue, on random numbers."""
+def product(path: Path, rows: int, depth: int, width: int, activation: str | None) -> Callable[[], None]:
+    """One product of the engine with its epilogue, on random numbers: the first layer of a network that goes on."""
+    nn, x = Trace(), Node("input", (None, rows, depth))
+    layer = nn.block("layer", x, width, kernel=1, activation=activation)
+    graph = Graph(x, (y := nn.block("rest", layer, 1, kernel=1),), (x, layer, y), nn.parameters)
     rng = np.random.default_rng(0)
-    arena = planning.aligned(rows * (depth + width) + planning.SLACK, planning.element(path))
-    x = rng.standard_normal(rows * depth).astype(np.float32)
-    arena[: rows * depth] = x if path.precision == "float32" else planning.to_bfloat16(x)
-    weights = planning.pack(rng.standard_normal((1, depth, width)).astype(np.float32) / depth**0.5, path)
-    packed = planning.aligned(len(weights) + planning.SLACK, weights.dtype)
-    packed[: len(weights)] = weights
-    constants = np.zeros(2 * (width + path.lanes), np.float32)
-    tables = np.concatenate([np.arange(rows) * depth, rows * depth + np.arange(rows) * width])
-    step = np.full(E.FIELDS, -1, np.int64)
-    values = {
-        E.KIND: E.PRODUCT, E.STEPS: rows, E.DEPTH: depth // parts(path), E.WIDTH: width, E.SOURCE: 0, E.TARGET: rows,
-        E.WEIGHTS: 0, E.BIAS: 0, E.NOISE: 0, E.NOISE_STRIDE: 0, E.ACTIVATION: activation, E.EXTERNAL: 0,
-        E.POINTS: 1, E.DISTINCT: 1, E.KERNEL: -1, E.TAPS: 1, E.OUTPUTS: 1, E.BLOCK: planning.block_rows(rows, depth, path),
-        E.PARTS: parts(path), E.LENGTH: depth, E.SOURCE_STRIDE: 0, E.SPAN: 0, E.INPUTS: 0,
-    }  # fmt: skip
-    step[list(values)] = list(values.values())
-    vector, height = (np.float32(0),) * path.lanes, planning.rows(path)
-    noise, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
-    lines = planning.aligned(step[E.BLOCK] * depth, planning.element(path))
-    tile = planning.aligned((path.rows + step[E.BLOCK]) * path.lanes * path.vectors, np.float32)
-    return lambda: E.run(
-        vector, height, *planning.panels(path), step[None], 1, out, arena, lines, out, packed, constants, tables, noise, tile
-    )  # fmt: skip
+    weights = {name: rng.standard_normal(shape, np.float32) / depth**0.5 for name, shape in graph.parameters.items()}
+    network = NumbaNetwork(graph, weights, path, 1)
+    network(rng.standard_normal((1, rows, depth), np.float32))  # so that its input lies where the product reads it
+    plan = network.plan
+    first = np.flatnonzero(plan.steps[:, E.KIND] == E.PRODUCT)[0]
+    return lambda: network.run_steps(plan.steps[first : first + 1], 1)
 
 
 def blas(rows: int, depth: int, width: int) -> Callable[[], object]:

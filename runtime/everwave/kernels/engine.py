@@ -236,8 +236,9 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
     """One matrix product on tile registers with its epilogue.
 
     A step of the depth is a line, 32 numbers, of every row; the taps of a line follow each other, so that rows which
-    overlap are read from memory once. The weights of a few steps (CHUNK) stay in the first cache while all rows of a
-    block pass over them; their sums wait in memory.
+    overlap are read from memory once. The weights of a few steps (CHUNK) stay in the first cache while all tiles of a
+    block pass over them; their sums wait in memory. What follows a tile's last step is done, a few rows at a time,
+    beside the steps of the next one: tile registers and vectors work at the same time.
     """
     count, line, taps, size = batch * step[STEPS], LINE * step[PARTS], step[TAPS], SIDE * SIDE
     lines, pitch, plane, shift = step[DEPTH] // (LINE * taps), step[PITCH], step[SOURCE_PLANE], line
@@ -252,9 +253,10 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
         for column in range(0, step[WIDTH], SIDE):
             for begin in range(0, lines, chunk):
                 end = min(begin + chunk, lines)
+                stored, few = SIDE * LINE * taps * (end - begin), 2 * -(-SIDE // (taps * (end - begin)))
+                share = -(-stored // -(-(last - block) // SIDE))  # of the next chunk, to be fetched after one tile
+                finished = summed = block  # rows of the block: with their epilogue, and with all their steps
                 load_sums(unit, memory, tile, begin)
-                following = SIDE * LINE * taps * (end - begin)
-                share = -(-following // -(-(last - block) // SIDE))
                 for m in range(block, last, SIDE):
                     if step[GATHERED] > 0:
                         first = skip(packed, (m - block) * lines * taps * line)
@@ -270,13 +272,18 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
                             place = n * plane + tap * shift
                             multiply_step(unit, memory, skip(first, place), skip(second, place), pitch, here)
                             here = skip(here, SIDE * LINE)
-                    sums = skip(tile, (m - block) // SIDE * size)
+                            if finished < summed:
+                                valid, sums = min(few, summed - finished), skip(tile, (finished - block) * SIDE)
+                                _finish(vector, rows, wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                                finished += valid
+                    sums = skip(tile, (m - block) * SIDE)
                     exchange_sums(unit, memory, sums, skip(sums, size), begin)
-                    prefetch(panel, following + (m - block) // SIDE * share, share)
+                    prefetch(panel, stored + (m - block) // SIDE * share, share)
                     if end == lines:
-                        valid = min(SIDE, last - m)
-                        _finish(vector, rows, wide, step, sums, m, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
-                panel = skip(panel, SIDE * LINE * taps * (end - begin))
+                        summed = min(m + SIDE, last)
+                sums = skip(tile, (finished - block) * SIDE)
+                _finish(vector, rows, wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                panel = skip(panel, stored)
 
 
 @njit(**INNER)
@@ -328,13 +335,17 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
             gain = _row(step[GAIN], steps, stride, window, 0) + plane * step[PLANE]
             channels = _piece(step, plane)
             for c in range(channels):
-                total = np.float32(0)
-                for t in range(steps):
-                    total += read(arena, start + t * stride + c)
-                mean, square = total / np.float32(steps), np.float32(0)
-                for t in range(steps):
-                    square += (read(arena, start + t * stride + c) - mean) ** 2
-                scratch[c] = np.float32(1) / (np.sqrt(square / np.float32(steps)) + np.float32(1e-5))
+                scratch[c] = line[c] = np.float32(0)
+            for t in range(steps):
+                for c in range(channels):
+                    scratch[c] += read(arena, start + t * stride + c)
+            for c in range(channels):
+                scratch[c] /= np.float32(steps)
+            for t in range(steps):
+                for c in range(channels):
+                    line[c] += (read(arena, start + t * stride + c) - scratch[c]) ** 2
+            for c in range(channels):
+                scratch[c] = np.float32(1) / (np.sqrt(line[c] / np.float32(steps)) + np.float32(1e-5))
             for t in range(steps):
                 row = t * stride
                 for c in range(channels):

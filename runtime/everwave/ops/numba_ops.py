@@ -21,6 +21,7 @@ from .trace import Graph, Node, Trace, trace
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
+NOTHING = np.zeros(0, np.float32)
 
 
 class NumbaNetwork:
@@ -59,14 +60,19 @@ class NumbaNetwork:
         batch, plan, space = len(x), self.plan, self._workspace()
         for layer, start, steps in plan.noise:
             space.noise[start : start + batch * steps] = numbers[layer].reshape(-1) if numbers else 0
-        engine.run(
-            self.path.multiplier, self._vector, self._rows, *self._panels, plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1), space.arena,
-            space.packed, space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
-        )  # fmt: skip
+        self.run_steps(plan.steps, batch, np.ascontiguousarray(x, np.float32).reshape(-1))
         return tuple(
             space.out[start : start + batch * steps * width].reshape(batch, steps, width)
             for start, steps, width in plan.outputs
         )
+
+    def run_steps(self, steps: Array, batch: int, x: Array = NOTHING) -> None:
+        """These steps of the plan on this thread's workspace as it is; benchmarks time single ones."""
+        plan, space = self.plan, self._workspace()
+        engine.run(
+            self.path.multiplier, self._vector, self._rows, *self._panels, steps, batch, x, space.arena, space.packed,
+            space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
+        )  # fmt: skip
 
     def _workspace(self) -> Workspace:
         if not hasattr(self._threads, "space"):
