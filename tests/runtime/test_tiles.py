@@ -63,9 +63,11 @@ def test_the_configuration_is_intels_layout() -> None:
 def test_amx_comes_first_where_the_system_grants_it() -> None:
     with mock.patch.object(paths, "cpu_features", return_value=FEATURES):
         with mock.patch.object(paths, "_may_use_amx", return_value=True):
-            assert [path.name for path in paths.available()][:3] == ["amx_bf16", "avx512_bf16", "avx512"]
+            assert [path.name for path in paths.available()][:3] == ["amx_bf16", "avx512", "avx512_bf16"]
         with mock.patch.object(paths, "_may_use_amx", return_value=False):
-            assert paths.available()[0].name == "avx512_bf16"
+            assert [path.name for path in paths.available()][:2] == ["avx512", "avx512_bf16"]
+    with mock.patch.object(paths, "cpu_features", return_value=FEATURES - {"amx-tile", "amx-bf16"}):
+        assert [path.name for path in paths.available()][:2] == ["avx512_bf16", "avx512"]
 
 
 @pytest.mark.skipif(AMX is not None, reason="this machine has AMX")

@@ -253,7 +253,7 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
         for column in range(0, step[WIDTH], SIDE):
             for begin in range(0, lines, chunk):
                 end = min(begin + chunk, lines)
-                stored, few = SIDE * LINE * taps * (end - begin), 2 * -(-SIDE // (taps * (end - begin)))
+                stored, few = SIDE * LINE * taps * (end - begin), 4 * -(-SIDE // (taps * (end - begin)))
                 share = -(-stored // -(-(last - block) // SIDE))  # of the next chunk, to be fetched after one tile
                 finished = summed = block  # rows of the block: with their epilogue, and with all their steps
                 load_sums(unit, memory, tile, begin)
