@@ -43,7 +43,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "de38bef698bc"
+SOURCES = "6165558c79d8"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -408,10 +408,10 @@ def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, w
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
     unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile has
-    rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and
-    packed: float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with
-    two vectors of zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one
-    per point of a filter, or twice the widest styled row.
+    rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and packed: float32, or uint16 that hold
+    bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of zeros. tables: int64 row
+    starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one per point of a filter, or twice the widest
+    styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
     """
     program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
     packed, constants, tables, noise, tile = (

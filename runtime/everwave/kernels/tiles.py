@@ -5,8 +5,8 @@ A tile is 16 rows of 64 bytes: float32 sums, or pairs of bfloat16. The instructi
 around them is tested on machines without AMX; that these four instructions do what Intel's manual says is left to
 machines that have them.
 
-The engine holds 32 rows by 32 columns of sums, in four tiles, over the whole depth: the rows are read where they lie,
-the columns from packed weights. What multiplies follows from the type of `unit`, a number: int8 for AMX, int16 for its
+The engine sums up 32 rows by 32 columns in four tiles: the rows are read where they lie, the columns from packed
+weights. What multiplies follows from the type of `unit`, a number: int8 for AMX, int16 for its
 twin. `memory` (MEMORY float32 numbers) is where the twin's tiles are.
 Source: Intel, "Architecture Instruction Set Extensions Programming Reference", chapter 3.
 """
