@@ -109,8 +109,9 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         )
     music = Latents.open(latents)
     policy = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if choose().precision == "bfloat16" else "float32")
-    try:  # more steps in the same minutes where the CPU multiplies bfloat16
+    fast = choose().precision == "bfloat16" and keras.backend.backend() == "tensorflow"  # JAX has not been measured
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
+    try:  # more steps in the same minutes
         _train(start, music, Latents.open(held_out) if kept_out else music, run, minutes, seed)
     finally:
         keras.mixed_precision.set_global_policy(policy)
