@@ -232,7 +232,7 @@ def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped
 
 
 @njit(**INNER)
-def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product on tile registers with its epilogue.
 
     A step of the depth is a line, 32 numbers, of every row; the taps of a line follow each other, so that rows which
@@ -274,7 +274,7 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
                             here = skip(here, SIDE * LINE)
                             if finished < summed:
                                 valid, sums = min(few, summed - finished), skip(tile, (finished - block) * SIDE)
-                                _finish(vector, rows, wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                                _finish(vector, (0, 0), wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                                 finished += valid
                     sums = skip(tile, (m - block) * SIDE)
                     exchange_sums(unit, memory, sums, skip(sums, size), begin)
@@ -282,7 +282,7 @@ def _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, wei
                     if end == lines:
                         summed = min(m + SIDE, last)
                 sums = skip(tile, (finished - block) * SIDE)
-                _finish(vector, rows, wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                _finish(vector, (0, 0), wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                 panel = skip(panel, stored)
 
 
@@ -407,11 +407,11 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
 def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
-    unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile has
-    rows; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and packed: float32, or uint16 that hold
-    bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of zeros. tables: int64 row
-    starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one per point of a filter, or twice the widest
-    styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
+    unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile of
+    vectors has rows, None where there is none; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and packed:
+    float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of
+    zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one per point of a
+    filter, or twice the widest styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
     """
     program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
     packed, constants, tables, noise, tile = (
@@ -427,10 +427,10 @@ def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, w
         step = skip(program, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
-            if unit is None:
+            if rows is not None:  # Numba drops a branch whose test is this alone, where the argument is None
                 _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile)  # fmt: skip
-            else:
-                _tile_product(unit, vector, rows, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile)  # fmt: skip
+            if unit is not None:
+                _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile)  # fmt: skip
         elif kind == LOAD:
             _load(step, batch, x, arena)
         elif kind == CLEAR:

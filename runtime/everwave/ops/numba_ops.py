@@ -39,7 +39,7 @@ class NumbaNetwork:
         self.plan = planning.compile(graph, parameters, path, capacity)
         _give_back()
         self._vector = (np.float32(0),) * path.lanes
-        self._rows, self._panels = (0,) * path.rows, planning.panels(path)
+        self._rows, self._panels = None if path.unit else (0,) * path.rows, planning.panels(path)
         self._threads = threading.local()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
