@@ -43,7 +43,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "6165558c79d8"
+SOURCES = "f462aee84e2e"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -77,7 +77,7 @@ def _put(vector, width, tile, valid, target, places, every, column, count):  # t
 
 
 @njit(**INNER)
-def _finish(vector, rows, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+def _finish(vector, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
     every, span = step[OUTPUTS], len(width) * len(vector)
     row, count = first * every + output, min(span, step[WIDTH] - column)
@@ -89,12 +89,12 @@ def _finish(vector, rows, width, step, tile, first, valid, output, column, arena
         totals, others = skip(tables, max(step[SUM], 0) + row), skip(tables, max(step[RESIDUAL], 0) + row)
         places, sums = skip(tables, max(step[TARGET], 0) + row), step[SUM] >= 0
         if step[EXTERNAL] > 0:
-            finish(vector, rows, width, tile, valid, bias, gain, numbers, stride, code, skip(out, column), places, 1, out, totals, others, 0, every)  # fmt: skip
+            finish(vector, width, tile, valid, bias, gain, numbers, stride, code, skip(out, column), places, 1, out, totals, others, 0, every)  # fmt: skip
         else:
             here = skip(arena, place)
-            finish(vector, rows, width, tile, valid, bias, gain, numbers, stride, code, here, places, step[TARGET] >= 0, here, totals, others, sums, every)  # fmt: skip
+            finish(vector, width, tile, valid, bias, gain, numbers, stride, code, here, places, step[TARGET] >= 0, here, totals, others, sums, every)  # fmt: skip
         return
-    activate(vector, rows, width, tile, valid, bias, gain, numbers, stride, code)
+    activate(vector, width, tile, valid, bias, gain, numbers, stride, code)
     if step[EXTERNAL] > 0:
         _put(vector, width, tile, valid, out, skip(tables, step[TARGET] + row), every, column, count)
     elif step[TARGET] >= 0:
@@ -172,7 +172,7 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
                     if points > 1:
                         here = tile
                         mix(vector, rows, width, tile, result, skip(constants, step[MIX] + output * points), points)
-                    _finish(vector, rows, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
+                    _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
 @njit(**INNER)
@@ -253,7 +253,7 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
         for column in range(0, step[WIDTH], SIDE):
             for begin in range(0, lines, chunk):
                 end = min(begin + chunk, lines)
-                stored, few = SIDE * LINE * taps * (end - begin), 4 * -(-SIDE // (taps * (end - begin)))
+                stored, few = SIDE * LINE * taps * (end - begin), 4 * -(-SIDE // (taps * (end - begin)))  # rows a step
                 share = -(-stored // -(-(last - block) // SIDE))  # of the next chunk, to be fetched after one tile
                 finished = summed = block  # rows of the block: with their epilogue, and with all their steps
                 load_sums(unit, memory, tile, begin)
@@ -274,15 +274,15 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
                             here = skip(here, SIDE * LINE)
                             if finished < summed:
                                 valid, sums = min(few, summed - finished), skip(tile, (finished - block) * SIDE)
-                                _finish(vector, (0, 0), wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                                _finish(vector, wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                                 finished += valid
                     sums = skip(tile, (m - block) * SIDE)
-                    exchange_sums(unit, memory, sums, skip(sums, size), begin)
+                    exchange_sums(unit, memory, skip(sums, size), begin, sums)
                     prefetch(panel, stored + (m - block) // SIDE * share, share)
                     if end == lines:
                         summed = min(m + SIDE, last)
                 sums = skip(tile, (finished - block) * SIDE)
-                _finish(vector, (0, 0), wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                _finish(vector, wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                 panel = skip(panel, stored)
 
 
@@ -351,7 +351,7 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
                 for c in range(channels):
                     line[c] = read(arena, start + row + c) * scratch[c] * read(arena, gain + row + c)
                 for at in range(0, channels, len(vector)):
-                    activate(vector, (0,), (0,), skip(line, at), 1, constants, 0, constants, 0, SWISH)
+                    activate(vector, (0,), skip(line, at), 1, constants, 0, constants, 0, SWISH)
                 for c in range(channels):
                     write(arena, start + row + c, line[c] * factor)
 

@@ -62,11 +62,13 @@ def available() -> tuple[Path, ...]:
     paths = []
     if {"avx512f", "amx-tile", "amx-bf16"} <= features and _llvm_version() >= 17 and _may_use_amx():
         paths.append(Path("amx_bf16", 16, 32, "bfloat16", 2, filtered=0, unit="int8"))
-    if "avx512f" in features:
-        paths.append(Path("avx512", 16, 8, "float32", halves=True))
+    wide = []
     if {"avx512f", "avx512bf16"} <= features and _llvm_version() >= 17:  # older ones spell the intrinsic otherwise
-        slow = "amx-bf16" in features  # CPUs that have tiles multiply pairs in vectors at half the rate of float32
-        paths.insert(len(paths) if slow else 0, Path("avx512_bf16", 16, 8, "bfloat16", filtered=2))
+        wide.append(Path("avx512_bf16", 16, 8, "bfloat16", filtered=2))
+    if "avx512f" in features:
+        wide.append(Path("avx512", 16, 8, "float32", halves=True))
+    # CPUs that have tiles multiply pairs in vectors at half the rate of float32
+    paths += reversed(wide) if "amx-bf16" in features else wide
     if {"avx2", "fma"} <= features:
         paths.append(Path("avx2", 8, 6, "float32", 2, "f16c" in features))
     rows, vectors = (8, 3) if wide_file else (6, 2)

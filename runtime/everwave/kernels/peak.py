@@ -10,7 +10,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .paths import Path
-from .tiles import MEMORY, configure, multiply_sums, release, zero_sums
+from .tiles import MEMORY, configure, load_sums, multiply_sums, release
 from .vectors import I64, Emitter, int64, pointer
 
 CHAINS = {4: 12, 8: 12, 16: 24}  # accumulators by lanes: enough to hide the latency, few enough for the registers
@@ -54,7 +54,7 @@ def _loop(unit, vector, chains, count, out, pairs):  # type: ignore[no-untyped-d
         _multiply_adds(vector, chains, count, pointer(out), pairs)
     else:
         configure(unit)
-        zero_sums(unit, pointer(out))
+        load_sums(unit, pointer(out), pointer(out), 0)
         for _ in range(count):
             multiply_sums(unit, pointer(out))
         release(unit)

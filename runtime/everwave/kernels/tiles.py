@@ -34,7 +34,7 @@ CONFIGURATION = bytes([1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[
 class AmxTiles:
     """The tile registers of AMX. Their numbers are part of the instructions, so they are constants here."""
 
-    def __init__(self, builder: Any, memory: Any = None) -> None:
+    def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def zero(self, tile: int) -> None:
@@ -129,19 +129,6 @@ def emit_step(tiles: Any, first: Any, second: Any, stride: Any, weights: Any) ->
 
 
 @intrinsic
-def zero_sums(typing: Any, unit: Any, memory: Any) -> Any:
-    """All four tiles of sums = 0."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        tiles = _tiles(builder, unit, args[1])
-        for tile in range(4):
-            tiles.zero(tile)
-        return context.get_dummy_value()
-
-    return types.void(unit, memory), codegen
-
-
-@intrinsic
 def multiply_step(typing: Any, unit: Any, memory: Any, first: Any, second: Any, pitch: Any, weights: Any) -> Any:
     """sums += the next 32 numbers of two times 16 rows, `pitch` elements from row to row, times packed weights."""
 
@@ -169,46 +156,44 @@ def multiply_sums(typing: Any, unit: Any, memory: Any) -> Any:
 
 @intrinsic
 def load_sums(typing: Any, unit: Any, memory: Any, source: Any, begun: Any) -> Any:
-    """sums = source (32, 32) float32, in the order of `exchange_sums`; or 0 if nothing has `begun`."""
+    """sums = source (32, 32) float32, or 0 if nothing has `begun`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        tiles = _tiles(builder, unit, args[1])
-        source = builder.bitcast(args[2], I8.as_pointer())
-        with builder.if_else(builder.icmp_signed("!=", args[3], int64(0))) as (then, otherwise):
-            with then:
-                for tile in range(4):
-                    tiles.load(tile, *_part(builder, source, tile))
-            with otherwise:
-                for tile in range(4):
-                    tiles.zero(tile)
+        emit_sums(_tiles(builder, unit, args[1]), *args[2:])
         return context.get_dummy_value()
 
     return types.void(unit, memory, source, types.int64), codegen
 
 
 @intrinsic
-def exchange_sums(typing: Any, unit: Any, memory: Any, out: Any, source: Any, begun: Any) -> Any:
+def exchange_sums(typing: Any, unit: Any, memory: Any, source: Any, begun: Any, out: Any) -> Any:
     """out (32, 32) float32 = sums, and then what `load_sums` does, a tile at a time: loads need not wait for all stores."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        tiles = _tiles(builder, unit, args[1])
-        out, source = (builder.bitcast(pointer, I8.as_pointer()) for pointer in args[2:4])
-        with builder.if_else(builder.icmp_signed("!=", args[4], int64(0))) as (then, otherwise):
-            with then:
-                for tile in range(4):
-                    tiles.store(tile, *_part(builder, out, tile))
-                    tiles.load(tile, *_part(builder, source, tile))
-            with otherwise:
-                for tile in range(4):
-                    tiles.store(tile, *_part(builder, out, tile))
-                    tiles.zero(tile)
+        emit_sums(_tiles(builder, unit, args[1]), *args[2:])
         return context.get_dummy_value()
 
-    return types.void(unit, memory, out, source, types.int64), codegen
+    return types.void(unit, memory, source, types.int64, out), codegen
+
+
+def emit_sums(tiles: Any, source: Any, begun: Any, out: Any = None) -> None:
+    """The sums to `out`, if there is one, and those of `source` or 0 in their place."""
+    builder = tiles.builder
+    with builder.if_else(builder.icmp_signed("!=", begun, int64(0))) as branches:
+        for branch, load in zip(branches, (True, False), strict=True):
+            with branch:
+                for tile in range(4):
+                    if out:
+                        tiles.store(tile, *_part(builder, out, tile))
+                    if load:
+                        tiles.load(tile, *_part(builder, source, tile))
+                    else:
+                        tiles.zero(tile)
 
 
 def _part(builder: Any, numbers: Any, tile: int) -> tuple[Any, Any]:
     """Where the 16 x 16 numbers of a tile of sums start among 32 x 32, and the bytes from row to row."""
+    numbers = builder.bitcast(numbers, I8.as_pointer())
     return builder.gep(numbers, [int64(tile // 2 * ROWS * 2 * BYTES + tile % 2 * BYTES)]), int64(2 * BYTES)
 
 

@@ -425,94 +425,6 @@ def prefetch(typing: Any, pointer: Any, first: Any, count: Any) -> Any:
     return types.void(pointer, types.int64, types.int64), codegen
 
 
-@intrinsic
-def activate(typing: Any, vector: Any, rows: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any) -> Any:  # fmt: skip
-    """tile = activation(tile + bias + noise * bias[gain:]) in place, of the first `valid` rows; noise[r * stride] is row r's.
-
-    Two rows at once where a tile has an even number of them: more to do while one waits for its results.
-    """
-    together = 2 - rows.count % 2
-    span = width.count * vector.count
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder, vector.count)
-        _, _, _, data, valid, table, gain, noise, stride, activation = args
-        groups = builder.udiv(builder.add(valid, int64(together - 1)), int64(together))
-        columns = [int64(v * vector.count) for v in range(width.count)]
-
-        def pass_over(function: Any) -> None:
-            with cgutils.for_range(builder, groups) as group:
-                first, places, values = builder.mul(group.index, int64(together)), [], []
-                for r in range(together):
-                    row = builder.add(first, int64(r))
-                    number = e.broadcast(builder.load(builder.gep(noise, [builder.mul(row, stride)])))
-                    for column in columns:
-                        place = builder.add(builder.mul(row, int64(span)), column)
-                        value = builder.fadd(e.load(data, place), e.load(table, column))
-                        places.append(place)
-                        values.append(e.multiply_add(number, e.load(table, builder.add(gain, column)), value))
-                for place, value in zip(places, map(function, values), strict=True):
-                    e.store(value, data, place)
-
-        done, plain = builder.append_basic_block("activated"), builder.append_basic_block("plain")
-        choice = builder.switch(activation, plain)
-        kinds = ((SWISH, e.swish), (TANH, e.tanh), (CLIP, lambda x: e.clip(x, -1.0, 1.0)), (NONE, lambda x: x))
-        for code, function in kinds:
-            block = plain if code == NONE else builder.append_basic_block("activation")
-            if code != NONE:
-                choice.add_case(int64(code), block)
-            builder.position_at_end(block)
-            pass_over(function)
-            builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    signature = types.void(
-        vector, rows, width, tile, types.int64, bias, types.int64, noise, types.int64, types.int64
-    )  # fmt: skip
-    return signature, codegen
-
-
-@intrinsic
-def finish(typing: Any, vector: Any, rows: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any, target: Any, places: Any, kept: Any, sums: Any, totals: Any, others: Any, summed: Any, every: Any) -> Any:  # fmt: skip
-    """`activate` of rows whose results go from registers to where they belong: to rows of `target` if `kept`, and added to others of `sums` if `summed`.
-
-    Row r goes to target[places[r * every]]; its sum with sums[others[r * every]] to sums[totals[r * every]].
-    """
-    span = width.count * vector.count
-    columns = [int64(v * vector.count) for v in range(width.count)]
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder, vector.count)
-        data, valid, table, gain, noise, stride, activation = args[3:10]
-        target, places, kept, sums, totals, others, summed, every = args[10:]
-        fast = sums.type.pointee == I16
-        with cgutils.for_range(builder, valid) as row:
-            at, index = builder.mul(row.index, int64(span)), builder.mul(row.index, every)
-            number = e.broadcast(builder.load(builder.gep(noise, [builder.mul(row.index, stride)])))
-            values = []
-            for column in columns:
-                value = builder.fadd(e.load(data, builder.add(at, column)), e.load(table, column))
-                values.append(e.multiply_add(number, e.load(table, builder.add(gain, column)), value))
-            values = emit_activation(e, activation, values, fast)
-            with builder.if_then(builder.icmp_signed("!=", kept, int64(0))):
-                place = builder.load(builder.gep(places, [index]))
-                for column, value in zip(columns, values, strict=True):
-                    e.store(value, target, builder.add(place, column))
-            with builder.if_then(builder.icmp_signed("!=", summed, int64(0))):
-                other, total = (builder.load(builder.gep(rows, [index])) for rows in (others, totals))
-                for column, value in zip(columns, values, strict=True):
-                    value = builder.fadd(value, e.load(sums, builder.add(other, column)))
-                    e.store(value, sums, builder.add(total, column))
-        return context.get_dummy_value()
-
-    whole = types.int64
-    signature = types.void(
-        vector, rows, width, tile, whole, bias, whole, noise, whole, whole, target, places, whole, sums, totals, others, whole, whole
-    )  # fmt: skip
-    return signature, codegen
-
-
 def emit_activation(e: Emitter, activation: Any, values: list[Any], fast: bool) -> list[Any]:
     """`activation`, one of the codes above, of vectors; `fast`: as exact as bfloat16 needs."""
     builder = e.builder
@@ -535,6 +447,68 @@ def emit_activation(e: Emitter, activation: Any, values: list[Any], fast: bool) 
             phi.add_incoming(result[i], block)
         merged.append(phi)
     return merged
+
+
+def emit_activated(e: Emitter, columns: list[Any], row: Any, tables: tuple[Any, ...], fast: bool) -> list[Any]:
+    """The vectors of one row of a tile: activation(tile + bias + noise * bias[gain:]); tables: as `activate` takes them."""
+    data, table, gain, noise, stride, activation = tables
+    builder, values = e.builder, []
+    at = builder.mul(row, int64(len(columns) * e.lanes))
+    number = e.broadcast(builder.load(builder.gep(noise, [builder.mul(row, stride)])))
+    for column in columns:
+        value = builder.fadd(e.load(data, builder.add(at, column)), e.load(table, column))
+        values.append(e.multiply_add(number, e.load(table, builder.add(gain, column)), value))
+    return emit_activation(e, activation, values, fast)
+
+
+@intrinsic
+def activate(typing: Any, vector: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any) -> Any:  # fmt: skip
+    """tile = activation(tile + bias + noise * bias[gain:]) in place, of the first `valid` rows; noise[r * stride] is row r's."""
+    columns = [int64(v * vector.count) for v in range(width.count)]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, (data, valid, *tables) = Emitter(builder, vector.count), args[2:]
+        with cgutils.for_range(builder, valid) as row:
+            at = builder.mul(row.index, int64(width.count * vector.count))
+            values = emit_activated(e, columns, row.index, (data, *tables), fast=False)
+            for column, value in zip(columns, values, strict=True):
+                e.store(value, data, builder.add(at, column))
+        return context.get_dummy_value()
+
+    signature = types.void(vector, width, tile, types.int64, bias, types.int64, noise, types.int64, types.int64)
+    return signature, codegen
+
+
+@intrinsic
+def finish(typing: Any, vector: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any, target: Any, places: Any, kept: Any, sums: Any, totals: Any, others: Any, summed: Any, every: Any) -> Any:  # fmt: skip
+    """`activate` of rows whose results go from registers to where they belong: to rows of `target` if `kept`, and added to others of `sums` if `summed`.
+
+    Row r goes to target[places[r * every]]; its sum with sums[others[r * every]] to sums[totals[r * every]].
+    """
+    columns = [int64(v * vector.count) for v in range(width.count)]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, (data, valid, *tables) = Emitter(builder, vector.count), args[2:9]
+        target, places, kept, sums, totals, others, summed, every = args[9:]
+        with cgutils.for_range(builder, valid) as row:
+            index = builder.mul(row.index, every)
+            values = emit_activated(e, columns, row.index, (data, *tables), fast=sums.type.pointee == I16)
+            with builder.if_then(builder.icmp_signed("!=", kept, int64(0))):
+                place = builder.load(builder.gep(places, [index]))
+                for column, value in zip(columns, values, strict=True):
+                    e.store(value, target, builder.add(place, column))
+            with builder.if_then(builder.icmp_signed("!=", summed, int64(0))):
+                other, total = (builder.load(builder.gep(rows, [index])) for rows in (others, totals))
+                for column, value in zip(columns, values, strict=True):
+                    value = builder.fadd(value, e.load(sums, builder.add(other, column)))
+                    e.store(value, sums, builder.add(total, column))
+        return context.get_dummy_value()
+
+    whole = types.int64
+    signature = types.void(
+        vector, width, tile, whole, bias, whole, noise, whole, whole, target, places, whole, sums, totals, others, whole, whole
+    )  # fmt: skip
+    return signature, codegen
 
 
 @intrinsic

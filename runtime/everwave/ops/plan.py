@@ -375,7 +375,7 @@ def _place(steps: list[Step], capacity: int) -> int:
                 for other in sorted(live, key=lambda t: t.base):
                     if base + need <= other.base:
                         break
-                    base = max(base, -(-(other.base + other.size(capacity)) // 32) * 32)
+                    base = max(base, -(-(other.base + other.size(capacity)) // 32) * 32)  # whole lines, of bfloat16 too
                 tensor.base = base
                 live.append(tensor)
                 size = max(size, base + need)
@@ -468,8 +468,7 @@ def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
     for size in widths:
         panel = padded[:, :, column * lanes : (column + size) * lanes]
         if path.unit:  # (steps, halves, 16 pairs, 16 columns): every tile of weights lies in one piece
-            panel = panel.reshape(-1, E.LINE * 2, size, lanes).swapaxes(1, 2)
-            panel = panel.reshape(1, -1, lanes)
+            panel = panel.reshape(-1, E.LINE * 2, size, lanes).swapaxes(1, 2).reshape(1, -1, lanes)
         if path.precision == "bfloat16":
             panel = to_bfloat16(panel.reshape(count, -1, 2, panel.shape[2]).swapaxes(2, 3)).view(np.uint32)
         panels.append(panel.ravel())
