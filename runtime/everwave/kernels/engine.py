@@ -43,7 +43,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "f462aee84e2e"
+SOURCES = "1e6248f44658"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile

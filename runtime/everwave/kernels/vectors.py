@@ -111,6 +111,10 @@ class Emitter:
         b, one = self.builder, self.constant(1.0)
         return b.fsub(one, b.fdiv(self.constant(2.0), b.fadd(self.exp(b.fadd(x, x)), one)))
 
+    def barrier(self) -> None:
+        """No instruction; no load or store moves past it. Else LLVM loads what a whole line needs at once, and spills it."""
+        self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
     def broadcast(self, scalar: Any) -> Any:
         vector = ir.VectorType(scalar.type, self.lanes)
         first = self.builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
@@ -248,6 +252,7 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: A
     totals = [list(line) for line in sums]
     base, at = builder.mul(k, int64(height * LINE * parts)), builder.mul(k, int64(LINE * count * lanes))
     for u in range(LINE):
+        e.barrier()
         columns = [e.bits(weights, builder.add(at, int64((u * count + v) * lanes)), lane) for v in range(count)]
         for r in range(height):
             value = e.broadcast(e.bits(source, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
