@@ -30,9 +30,11 @@ from .vectors import (
     add,
     copy,
     expand,
+    expand_pair,
     finish,
     mix,
     mix_lines,
+    mix_pairs,
     multiply,
     pointer,
     prefetch,
@@ -43,7 +45,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "1e6248f44658"
+SOURCES = "94a62281a981"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -53,11 +55,12 @@ GUARD = 2  # zero rows before, between and after the windows of a buffer; what a
 # A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
 KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
 WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
-POINTS, DISTINCT, OUTPUTS, MIX, SPAN, INPUTS, TAPS, KERNEL = range(19, 27)  # minimal filtering: see ops/filters.py
-PARTS, LENGTH = range(27, 29)  # numbers in a lane, and in a row before lines are filled up
-PLANES, PLANE, SOURCE_PLANE = range(29, 32)  # a row is PLANES pieces of STRIDE numbers, PLANE elements apart
-PITCH, GATHERED = range(32, 34)  # on tile registers: elements from row to row, and whether rows are copied first
-FIELDS = 34
+POINTS, DISTINCT, OUTPUTS, TAPS, KERNEL, PAIRS, SINGLE = range(19, 26)  # minimal filtering: see ops/filters.py
+MIXED, EVERY, SPAN, INPUTS, TERMS, MIX, PLACES = range(26, 33)  # sums of SPAN rows, EVERY one; of TERMS products
+PARTS, LENGTH = range(33, 35)  # numbers in a lane, and in a row before lines are filled up
+PLANES, PLANE, SOURCE_PLANE = range(35, 38)  # a row is PLANES pieces of STRIDE numbers, PLANE elements apart
+PITCH, GATHERED = range(38, 40)  # on tile registers: elements from row to row, and whether rows are copied first
+FIELDS = 40
 CHUNK = 8  # steps of the depth whose weights fill a third of the first cache: 16 KB
 PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
 __all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
@@ -125,26 +128,29 @@ def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ig
     height, line = len(rows), LINE * step[PARTS]
     points, length, lines = step[POINTS], step[LENGTH], step[DEPTH] // LINE
     distance, whole = height * line, step[LENGTH] // line
+    mixed, span, every = step[MIXED], step[SPAN], step[EVERY] * step[SOURCE_STRIDE]
     for tile in range(-(-(end - first) // height)):
         for r in range(height):
             source = skip(arena, tables[step[SOURCE] + min(first + tile * height + r, end - 1)])
             for p in range(points):
                 target = skip(packed, (tile * points + p) * lines * distance + r * line)
-                factors = skip(constants, step[INPUTS] + p * step[SPAN])
-                if step[SPAN] > 0:
-                    mix_lines(target, distance, source, step[SOURCE_STRIDE], factors, step[SPAN], whole)
-                else:
-                    put_lines(target, distance, source, whole)
+                factors = skip(constants, step[INPUTS] + p * span)
+                single = skip(source, (p - mixed) * every + every // 2)  # of the odd rows, or the only one
+                if p >= mixed:
+                    put_lines(target, distance, single, whole)
+                elif p >= 2 * step[PAIRS]:
+                    mix_lines(target, distance, source, every, factors, span, whole)
+                elif p % 2 == 0:
+                    mix_pairs(target, lines * distance, distance, source, every, factors, span, whole)
                 if whole < lines:  # a depth that is no multiple of a line ends in zeros
-                    rest, left = skip(source, whole * line), length - whole * line
-                    edge = skip(target, whole * distance)
+                    edge, left = skip(target, whole * distance), length - whole * line
                     for i in range(line):
                         edge[i] = 0
-                    if step[SPAN] > 0:
-                        _weigh(edge, rest, factors, step[SPAN], step[SOURCE_STRIDE], left)
+                    if p < mixed:
+                        _weigh(edge, skip(source, whole * line), factors, span, every, left)
                     else:
                         for i in range(left):
-                            edge[i] = rest[i]
+                            edge[i] = single[whole * line + i]
 
 
 @njit(**INNER)
@@ -156,11 +162,18 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
     expanded = skip(products, count * points * size)
     stored = step[TAPS] * depth * span
     share = -(-stored // (points * count))  # of the next panel, to be fetched beside one tile
-    taps = step[TAPS] if step[KERNEL] >= 0 else 0
     for p in range(points):
         if p < step[DISTINCT]:
-            kept = panel if taps > 0 else skip(panel, p * depth * span)  # taps for all points, or a point's own weights
-            weights = expand(vector, width, expanded, kept, taps, skip(constants, step[KERNEL] + p * taps), depth)
+            if step[KERNEL] < 0:  # every point has weights of its own
+                weights = expand(vector, width, expanded, skip(panel, p * depth * span), depth)
+            elif p < 2 * step[PAIRS]:
+                factors = skip(constants, step[KERNEL] + p * step[TAPS])
+                weights = expand_pair(
+                    vector, width, expanded, panel, step[TAPS] - step[EVERY] + 1, factors, depth, p % 2
+                )
+            else:
+                tap = step[SINGLE] if p == 2 * step[PAIRS] else step[TAPS] - 1
+                weights = expand(vector, width, expanded, skip(panel, tap * depth * span), depth)
         for t in range(count):
             prefetch(panel, stored + (p * count + t) * share, share)
             at = t * points + p
@@ -171,7 +184,8 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
                     here = result
                     if points > 1:
                         here = tile
-                        mix(vector, rows, width, tile, result, skip(constants, step[MIX] + output * points), points)
+                        terms = output * step[TERMS]
+                        mix(vector, rows, width, tile, result, skip(constants, step[MIX] + terms), skip(tables, step[PLACES] + terms), step[TERMS])  # fmt: skip
                     _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 

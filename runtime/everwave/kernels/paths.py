@@ -30,7 +30,7 @@ class Path:
     precision: str
     vectors: int = 3
     halves: bool = False  # the CPU reads float16
-    filtered: int = 4  # outputs of a minimal filter; 0 for none
+    filtered: int = 8  # outputs of a minimal filter at most; 0 for none
     unit: str = ""  # what multiplies: vectors, or as kernels/tiles.py tells it, int8 for AMX, int16 for its twin
 
     @property

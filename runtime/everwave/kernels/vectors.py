@@ -6,6 +6,7 @@ own file only, so `engine.SOURCES` holds a digest of this one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .paths import cpu_features
 
 NONE, SWISH, TANH, CLIP = range(4)  # activations
 LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
+DEEP = 2  # steps of a product's depth that the compiler sees at once; of more it loads so much ahead that it spills
 TOGETHER = 12  # vectors that are mixed at once
 
 F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
@@ -110,10 +112,6 @@ class Emitter:
     def tanh(self, x: Any) -> Any:
         b, one = self.builder, self.constant(1.0)
         return b.fsub(one, b.fdiv(self.constant(2.0), b.fadd(self.exp(b.fadd(x, x)), one)))
-
-    def barrier(self) -> None:
-        """No instruction; no load or store moves past it. Else LLVM loads what a whole line needs at once, and spills it."""
-        self.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
 
     def broadcast(self, scalar: Any) -> Any:
         vector = ir.VectorType(scalar.type, self.lanes)
@@ -250,9 +248,10 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: A
     k.add_incoming(int64(0), entry)
     sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
     totals = [list(line) for line in sums]
-    base, at = builder.mul(k, int64(height * LINE * parts)), builder.mul(k, int64(LINE * count * lanes))
-    for u in range(LINE):
-        e.barrier()
+    begin = builder.mul(builder.and_(k, int64(LINE // DEEP - 1)), int64(DEEP * parts))  # in a line of rows
+    base = builder.add(builder.mul(builder.udiv(k, int64(LINE // DEEP)), int64(height * LINE * parts)), begin)
+    at, pieces = builder.mul(k, int64(DEEP * count * lanes)), builder.mul(lines, int64(LINE // DEEP))
+    for u in range(DEEP):
         columns = [e.bits(weights, builder.add(at, int64((u * count + v) * lanes)), lane) for v in range(count)]
         for r in range(height):
             value = e.broadcast(e.bits(source, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
@@ -265,7 +264,7 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: A
         for v in range(count):
             sums[r][v].add_incoming(e.constant(0.0), entry)
             sums[r][v].add_incoming(totals[r][v], loop)
-    builder.cbranch(builder.icmp_signed("<", following, lines), loop, done)
+    builder.cbranch(builder.icmp_signed("<", following, pieces), loop, done)
     builder.position_at_end(done)
     for r in range(height):
         for v in range(count):
@@ -300,6 +299,42 @@ def put_lines(typing: Any, target: Any, distance: Any, source: Any, count: Any) 
     return types.void(target, types.int64, source, types.int64), codegen
 
 
+def emit_weighted(e: Emitter, source: Any, places: list[Any], stride: Any, factors: Any, step: int, rows: Any) -> list[Any]:  # fmt: skip
+    """Vectors, those at `places` of a row: the sum of `rows` rows, `stride` apart, each times every `step`-th factor."""
+    builder = e.builder
+    entry, loop, done = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("mixed")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in places]
+    factor = e.broadcast(builder.load(builder.gep(factors, [builder.mul(n, int64(step))])))
+    row, following = builder.gep(source, [builder.mul(n, stride)]), builder.add(n, int64(1))
+    values = [e.load(row, place) for place in places]
+    sums = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
+    n.add_incoming(int64(0), entry)
+    n.add_incoming(following, loop)
+    for total, sum_ in zip(totals, sums, strict=True):
+        total.add_incoming(e.constant(0.0), entry)
+        total.add_incoming(sum_, loop)
+    builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
+    builder.position_at_end(done)
+    return sums
+
+
+def emit_lines(
+    e: Emitter, parts: int, count: Any, distance: Any, emit: Callable[[list[Any]], list[tuple[Any, list[Any]]]]
+) -> None:
+    """`count` lines, a few at a time: what `emit` makes of the places of their vectors, to `distance` * line of its targets."""
+    builder, few = e.builder, 4 // parts
+    whole = builder.sub(count, builder.urem(count, int64(few)))
+    for first, last, together in ((int64(0), whole, few), (whole, count, 1)):
+        with cgutils.for_range_slice(builder, first, last, int64(together), I64) as (line, _):
+            begin, vectors = builder.mul(line, int64(LINE * parts)), [int64(v * LINE) for v in range(together * parts)]
+            for target, sums in emit([builder.add(begin, v) for v in vectors]):
+                for i, sum_ in enumerate(sums):
+                    at = builder.mul(builder.add(line, int64(i // parts)), distance)
+                    e.store(sum_, target, builder.add(at, int64(i % parts * LINE)))
+
+
 @intrinsic
 def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any, factors: Any, rows: Any, count: Any) -> Any:  # fmt: skip
     """As `put_lines`, of a sum: `rows` rows of `source`, `stride` apart, each times its factor."""
@@ -307,27 +342,8 @@ def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any,
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, distance, start, stride, factors, rows, count = args
-        e, vectors = Emitter(builder, LINE), range(0, LINE * parts, LINE)
-        with cgutils.for_range(builder, count) as line:
-            at = builder.mul(line.index, int64(LINE * parts))
-            entry, loop, done = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("mixed")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in vectors]
-            factor = e.broadcast(builder.load(builder.gep(factors, [n])))
-            row, following = builder.add(at, builder.mul(n, stride)), builder.add(n, int64(1))
-            values = [e.load(start, builder.add(row, int64(v))) for v in vectors]
-            more = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
-            n.add_incoming(int64(0), entry)
-            n.add_incoming(following, loop)
-            for total, sum_ in zip(totals, more, strict=True):
-                total.add_incoming(e.constant(0.0), entry)
-                total.add_incoming(sum_, loop)
-            builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
-            builder.position_at_end(done)
-            place = builder.mul(line.index, distance)
-            for v, sum_ in zip(vectors, more, strict=True):
-                e.store(sum_, to, builder.add(place, int64(v)))
+        e = Emitter(builder, LINE)
+        emit_lines(e, parts, count, distance, lambda at: [(to, emit_weighted(e, start, at, stride, factors, 1, rows))])
         return context.get_dummy_value()
 
     signature = types.void(target, types.int64, source, types.int64, factors, types.int64, types.int64)
@@ -335,23 +351,72 @@ def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any,
 
 
 @intrinsic
-def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, depth: Any) -> Any:
-    """target (depth, columns) = the sum over taps of factors (taps,) * panel (taps, depth, columns); the result is `target`.
-
-    panel: float16 in int16, or float32; with `taps` 0 the result is `panel`, as it always is for uint32, pairs of bfloat16.
-    """
-    pairs = panel.dtype == types.uint32
-    signature = (panel if pairs else target)(vector, width, target, panel, types.int64, factors, types.int64)
+def mix_pairs(typing: Any, target: Any, other: Any, distance: Any, source: Any, stride: Any, factors: Any, rows: Any, count: Any) -> Any:  # fmt: skip
+    """`mix_lines`, and `other` elements on the same with every second factor, from the second on, negative."""
+    parts = 1 if source.dtype == types.float32 else 2
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, out, stored, taps, factors, depth = args
+        to, other, distance, start, stride, factors, rows, count = args
+        e, one, second = Emitter(builder, LINE), int64(1), builder.gep(to, [other])
+        odd, two = builder.lshr(rows, one), builder.shl(stride, one)
+        even, next_row, further = builder.sub(rows, odd), builder.gep(start, [stride]), builder.gep(factors, [one])
+
+        def emit(at: list[Any]) -> list[tuple[Any, list[Any]]]:
+            sums = (
+                emit_weighted(e, start, at, two, factors, 2, even),
+                emit_weighted(e, next_row, at, two, further, 2, odd),
+            )
+            pairs = [*zip(*sums, strict=True)]
+            return [(to, [builder.fadd(*pair) for pair in pairs]), (second, [builder.fsub(*pair) for pair in pairs])]
+
+        emit_lines(e, parts, count, distance, emit)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(target, whole, whole, source, whole, factors, whole, whole), codegen
+
+
+@intrinsic
+def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, depth: Any) -> Any:
+    """A panel (depth, columns) as products read it: float16, in int16, as float32 in `target`; all others as they are."""
+    halves = panel.dtype == types.int16
+    signature = (target if halves else panel)(vector, width, target, panel, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, out, stored, depth = args
+        if not halves:
+            return stored
+        e = Emitter(builder, vector.count)
+        with cgutils.for_range(builder, depth) as row:
+            for v in range(width.count):
+                place = builder.add(builder.mul(row.index, int64(width.count * e.lanes)), int64(v * e.lanes))
+                e.store(e.load_half(stored, place), out, place)
+        return out
+
+    return signature, codegen
+
+
+@intrinsic
+def expand_pair(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, depth: Any, second: Any) -> Any:  # fmt: skip
+    """target (2, depth, columns) = two sums over 2 or 3 taps of factors (taps,) * panel (taps, depth, columns); the result is one of them.
+
+    In the second one every second factor, from the second on, is negative. Both are made when the first is asked for.
+    panel: float16 in int16, or float32.
+    """
+    pairs = panel.dtype == types.uint32  # of bfloat16, which are kept as they are multiplied
+    signature = (panel if pairs else target)(
+        vector, width, target, panel, types.int64, factors, types.int64, types.int64
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, out, stored, taps, factors, depth, second = args
         if pairs:
             return stored
         e, span = Emitter(builder, vector.count), int64(width.count * vector.count)
         load, size = e.load_half if panel.dtype == types.int16 else e.load, builder.mul(depth, span)
         done = builder.append_basic_block("expanded")
-        choice = builder.switch(taps, done)
-        for count in (1, 2, 3):
+        choice = builder.switch(builder.select(builder.icmp_signed("==", second, int64(0)), taps, int64(0)), done)
+        for count in (2, 3):
             block = builder.append_basic_block("taps")
             choice.add_case(int64(count), block)
             builder.position_at_end(block)
@@ -359,38 +424,37 @@ def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: 
             with cgutils.for_range(builder, depth) as row:
                 for v in range(width.count):
                     place = builder.add(builder.mul(row.index, span), int64(v * vector.count))
-                    total = builder.fmul(scale[0], load(stored, place))
-                    for tap in range(1, count):
-                        value = load(stored, builder.add(place, builder.mul(size, int64(tap))))
-                        total = e.multiply_add(scale[tap], value, total)
-                    e.store(total, out, place)
+                    even, odd, *rest = (
+                        builder.fmul(factor, load(stored, builder.add(place, builder.mul(size, int64(tap)))))
+                        for tap, factor in enumerate(scale)
+                    )
+                    for more in rest:
+                        even = builder.fadd(even, more)
+                    e.store(builder.fadd(even, odd), out, place)
+                    e.store(builder.fsub(even, odd), out, builder.add(place, size))
             builder.branch(done)
         builder.position_at_end(done)
-        if panel.dtype == types.int16:
-            return out
-        return builder.select(builder.icmp_signed(">", taps, int64(0)), out, stored)
+        return builder.gep(out, [builder.mul(second, size)])
 
     return signature, codegen
 
 
 @intrinsic
-def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any, factors: Any, count: Any) -> Any:
-    """The tile `target` = the sum of `count` tiles, one after the other at `tiles`, each times its factor."""
+def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any, factors: Any, places: Any, count: Any) -> Any:  # fmt: skip
+    """The tile `target` = the sum of `count` tiles, places[n] tiles on from `tiles`, each times its factor."""
     size = rows.count * width.count
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
-        _, _, _, out, tiles, factors, count = args
+        _, _, _, out, tiles, factors, tables, count = args
         for first in range(0, size, TOGETHER):
             places = [int64(v * vector.count) for v in range(first, min(first + TOGETHER, size))]
             entry, loop, done = builder.block, builder.append_basic_block("mix"), builder.append_basic_block("mixed")
             builder.branch(loop)
             builder.position_at_end(loop)
             n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in places]
-            factor, at = (
-                e.broadcast(builder.load(builder.gep(factors, [n]))),
-                builder.mul(n, int64(size * vector.count)),
-            )
+            factor = e.broadcast(builder.load(builder.gep(factors, [n])))
+            at = builder.mul(builder.load(builder.gep(tables, [n])), int64(size * vector.count))
             values = [e.load(tiles, builder.add(at, place)) for place in places]
             sums = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
             following = builder.add(n, int64(1))
@@ -406,7 +470,7 @@ def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any
                 e.store(total, out, place)
         return context.get_dummy_value()
 
-    return types.void(vector, rows, width, target, tiles, factors, types.int64), codegen
+    return types.void(vector, rows, width, target, tiles, factors, places, types.int64), codegen
 
 
 @intrinsic

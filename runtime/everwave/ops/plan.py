@@ -25,6 +25,8 @@ Array = np.ndarray
 ACTIVATIONS = {None: E.NONE, "swish": E.SWISH, "tanh": E.TANH, "clip": E.CLIP}
 SLACK = 64  # elements past the end of every array, for whole-vector reads at its edge
 FILTERED = {(2, 1), (3, 1), (3, 2)}  # (taps, stride) of the convolutions that minimal filters are used for
+OUTPUTS = (2, 4, 8)  # of minimal filters; the most that a path takes is its own
+EXPANDING = 3  # rows that could be multiplied while a weight is expanded
 FILTER_CHANNELS = 64  # below, products are too short to pay for the sums
 BLOCK_BYTES = 400 * 1024  # of packed rows that one pass over the panels reads: most of a second-level cache
 TILE_BLOCK_BYTES = 2048 * 1024  # the same on tile registers, where rows are read in place
@@ -58,7 +60,7 @@ class Plan:
         if self.path.unit:
             tiles = 1 + int(products[:, E.BLOCK].max(initial=0)) // SIDE  # `exchange_sums` loads one too many
             return max(tiles * SIDE * SIDE + MEMORY, 2 * int(widest))
-        rows = products[:, E.POINTS] * products[:, E.BLOCK] + products[:, E.DEPTH]
+        rows = products[:, E.POINTS] * products[:, E.BLOCK] + 2 * products[:, E.DEPTH]
         rows = self.path.rows + int(rows.max(initial=0))
         return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
 
@@ -144,6 +146,7 @@ class Planner:
         self.weights: list[tuple[Array | None, Array]] = []
         self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
+        self.tables: list[Array] = []
         self.noise: list[tuple[str, int, int]] = []
         self.reach = 0  # elements past the end of a tensor that tiles of rows read, and nobody uses
         self.sums = self._fused_sums()
@@ -223,13 +226,11 @@ class Planner:
         first, stride = every
         taps, scheme = np.asarray(kernel), self._filter(kernel, starts)
         taps = _deeper(taps, source.stride * source.planes)
-        factors, fields = np.ones((1, 1)), {E.POINTS: 1, E.OUTPUTS: 1, E.SPAN: 0, E.INPUTS: 0}
+        factors, fields = np.ones((1, 1)), dict.fromkeys((E.PAIRS, E.SINGLE, E.MIXED, E.EVERY, E.SPAN, E.INPUTS), 0)
+        fields |= {E.POINTS: 1, E.OUTPUTS: 1}
         if scheme:
-            starts, factors = starts[:: scheme.outputs], scheme.kernel
-            fields = {
-                E.POINTS: scheme.products, E.OUTPUTS: scheme.outputs, E.MIX: self._matrix(scheme.mix),
-                E.SPAN: scheme.transform.shape[1], E.INPUTS: self._matrix(scheme.transform),
-            }  # fmt: skip
+            starts, taps, factors = starts[:: scheme.outputs], taps[scheme.order], scheme.kernel[:, scheme.order]
+            fields = self._filtered(scheme)
         else:
             taps = taps.reshape(1, -1, width)
         length = taps.shape[1]
@@ -272,15 +273,27 @@ class Planner:
         )
 
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
-        """The minimal filter for this convolution, where one is known to be faster."""
-        taps, outputs = len(kernel), self.path.filtered
-        if not outputs or len(starts) % outputs:
+        """The minimal filter for this convolution that should be fastest, if any is."""
+        taps, stride = len(kernel), int(np.diff(starts[:2]).sum())
+        if (taps, stride) not in FILTERED or min(kernel.shape[1:]) < FILTER_CHANNELS:
             return None
-        stride = int(starts[1] - starts[0])
-        if (taps, stride) not in FILTERED:
-            return None
-        scheme = minimal_filter(outputs, taps, stride)
-        return scheme if pays(scheme, kernel.shape, len(starts) * self.capacity, self.path.rows) else None
+        sizes = [n for n in OUTPUTS if n <= self.path.filtered and len(starts) % n == 0]
+        schemes = [None, *(minimal_filter(outputs, taps, stride) for outputs in sizes)]
+        rows, height = len(starts) * self.capacity, self.path.rows
+        return min(schemes, key=lambda scheme: cost(scheme, taps, rows, height))
+
+    def _filtered(self, scheme: Filter) -> dict[int, int]:
+        """What steps of a filtered product know of the scheme."""
+        terms = int(np.count_nonzero(scheme.mix, axis=1).max())
+        places = np.argsort(scheme.mix == 0, axis=1, kind="stable")[:, :terms]  # where a row ends early, of zeros
+        inputs = scheme.transform[: scheme.mixed, :: scheme.stride]
+        return {
+            E.POINTS: scheme.products, E.OUTPUTS: scheme.outputs, E.PAIRS: scheme.pairs,
+            E.SINGLE: int(np.argmax(scheme.kernel[2 * scheme.pairs, scheme.order])),
+            E.MIXED: scheme.mixed, E.EVERY: scheme.stride, E.SPAN: inputs.shape[1], E.INPUTS: self._matrix(inputs),
+            E.TERMS: terms, E.MIX: self._matrix(np.take_along_axis(scheme.mix, places, 1)),
+            E.PLACES: _append(self.tables, places.ravel()),
+        }  # fmt: skip
 
     def _weights(self, factors: Array | None, taps: Array) -> int:
         start, (count, depth, width) = self.packed, taps.shape
@@ -344,7 +357,7 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     starts = np.cumsum([0, *(capacity * n.shape[1] * n.shape[2] for n in graph.outputs)])
     outputs = tuple((int(s), n.shape[1], n.shape[2]) for s, n in zip(starts, graph.outputs, strict=False))
     arena_size = _place(planner.steps, capacity) + planner.reach
-    tables: list[Array] = []
+    tables = planner.tables
     lines = [line for step in planner.steps for line in _lines(step, capacity, tables, outputs)]
     return Plan(
         path, capacity, np.array(lines, np.int64), np.concatenate(tables), arena_size + SLACK,
@@ -353,11 +366,10 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     )  # fmt: skip
 
 
-def pays(scheme: Filter, kernel: tuple[int, ...], rows: int, height: int) -> bool:
-    """Whether a filter for a kernel of this shape makes fewer products of tiles of `height` rows: few rows may not fill them."""
-    taps, channels, width = kernel
-    filtered, plain = -(-rows // (scheme.outputs * height)) * scheme.products, -(-rows // height) * taps
-    return min(channels, width) >= FILTER_CHANNELS and filtered < plain
+def cost(scheme: Filter | None, taps: int, rows: int, height: int) -> int:
+    """Rows that a panel's weights are multiplied with, tiles of `height` rows filled up, and what expanding those takes."""
+    points, rows = (scheme.products, rows // scheme.outputs) if scheme else (taps, rows)
+    return points * (-(-rows // height) * height + EXPANDING)
 
 
 def _place(steps: list[Step], capacity: int) -> int:
