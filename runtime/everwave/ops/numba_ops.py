@@ -104,7 +104,7 @@ BFLOAT16_NETWORKS = ("generator", "chunk_decoder", "frame_decoder")
 
 def preferred_batch(name: str, config: Config) -> int:
     """Windows per call that run fastest: enough rows to use a weight often while it is in cache, few enough for it."""
-    return {"generator": 1}.get(name, 12)
+    return {"generator": 1}.get(name, 24)
 
 
 def numba_network(

@@ -166,6 +166,11 @@ class Planner:
                     sums[later] = node
         return sums
 
+    def _is_last(self, residual: Node, node: Node) -> bool:
+        """Whether nobody needs `residual` any more once it has been added to `node`."""
+        earlier = self.graph.nodes[: self.graph.nodes.index(node)]
+        return sum(use not in earlier for use in self.uses[residual]) == 1
+
     def _tensor(self, node: Node) -> Tensor:
         if node not in self.tensors:
             steps, channels = node.shape[1:]
@@ -211,8 +216,10 @@ class Planner:
                  activation: int, noise: int | None, bias: Array | None = None) -> None:  # fmt: skip
         """One matrix product of `kernel` (taps, C, N) with the rows that start at `starts`."""
         width, sum_node = kernel.shape[2], self.sums.get(node)
+        residual = self.tensors[other := next(n for n in sum_node.inputs if n is not node)] if sum_node else None
+        if sum_node and self._is_last(other, node):
+            self.tensors[sum_node] = self.tensors[other]  # each number takes the place of the one it adds to
         total = self._tensor(sum_node) if sum_node else None
-        residual = self.tensors[next(n for n in sum_node.inputs if n is not node)] if sum_node else None
         output = self.graph.outputs.index(node) if node in self.graph.outputs else -1
         needed = any(use is not sum_node for use in self.uses[node])
         if output >= 0 and needed:
@@ -430,7 +437,7 @@ def _lines(step: Step, capacity: int, tables: list[Array], outputs: tuple[tuple[
                 line[column] = tensor.base
     for column, value in step.fields.items():
         line[column] = value
-    clears = [_clear(t, capacity) for t in step.writes if first == 0 and step.kind != E.STYLE]
+    clears = [_clear(t, capacity) for t in step.writes if first == 0 and t not in step.reads]
     return [*clears, line]
 
 
