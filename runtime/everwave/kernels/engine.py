@@ -38,6 +38,7 @@ from .vectors import (
     multiply,
     pointer,
     prefetch,
+    prefetch_rows,
     put_lines,
     read,
     skip,
@@ -45,7 +46,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "94a62281a981"
+SOURCES = "f35e920294bb"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
@@ -176,6 +177,11 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
                 weights = expand(vector, width, expanded, skip(panel, tap * depth * span), depth)
         for t in range(count):
             prefetch(panel, stored + (p * count + t) * share, share)
+            if step[SUM] >= 0:  # what the results will be added to, a share beside each tile
+                total, turn = (end - first) * step[OUTPUTS], p * count + t
+                begin, stop = turn * total // (points * count), (turn + 1) * total // (points * count)
+                others = skip(tables, step[RESIDUAL] + first * step[OUTPUTS] + begin)
+                prefetch_rows(vector, width, skip(arena, column), others, stop - begin)
             at = t * points + p
             multiply(vector, rows, width, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))
             if p == points - 1:  # what is stored now gets to memory beside the next tile's products

@@ -473,25 +473,42 @@ def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any
     return types.void(vector, rows, width, target, tiles, factors, places, types.int64), codegen
 
 
+def emit_prefetch(builder: Any, start: Any, lines: Any) -> None:
+    """Ask for `lines` lines of 64 bytes to be brought into the second-level cache."""
+    byte = ir.IntType(8).as_pointer()
+    hint = [ir.Constant(I32, value) for value in (0, 2, 1)]  # to read, keep in the second level, data
+    kind = ir.FunctionType(ir.VoidType(), [byte, *(value.type for value in hint)])
+    function, start = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind), builder.bitcast(start, byte)
+    with cgutils.for_range(builder, lines) as line:
+        builder.call(function, [builder.gep(start, [builder.mul(line.index, int64(64))]), *hint])
+
+
 @intrinsic
 def prefetch(typing: Any, pointer: Any, first: Any, count: Any) -> Any:
     """Ask for elements first..first + count to be brought into the second-level cache."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array, first, count = args
-        size = pointer.dtype.bitwidth // 8
-        start = builder.bitcast(builder.gep(array, [first]), ir.IntType(8).as_pointer())
-        lines = builder.udiv(builder.add(builder.mul(count, int64(size)), int64(63)), int64(64))
-        hint = [ir.Constant(I32, value) for value in (0, 2, 1)]  # to read, keep in the second level, data
-        kinds = [start.type, *(value.type for value in hint)]
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [start.type], ir.FunctionType(ir.VoidType(), kinds)
-        )
-        with cgutils.for_range(builder, lines) as line:
-            builder.call(function, [builder.gep(start, [builder.mul(line.index, int64(64))]), *hint])
+        size = builder.mul(count, int64(pointer.dtype.bitwidth // 8))
+        emit_prefetch(builder, builder.gep(array, [first]), builder.udiv(builder.add(size, int64(63)), int64(64)))
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def prefetch_rows(typing: Any, vector: Any, width: Any, source: Any, places: Any, count: Any) -> Any:
+    """Ask for `width` vectors from each of the elements places[:count] on."""
+    lines = -(-width.count * vector.count * (source.dtype.bitwidth // 8) // 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, array, places, count = args
+        with cgutils.for_range(builder, count) as row:
+            place = builder.load(builder.gep(places, [row.index]))
+            emit_prefetch(builder, builder.gep(array, [place]), int64(lines))
+        return context.get_dummy_value()
+
+    return types.void(vector, width, source, places, types.int64), codegen
 
 
 def emit_activation(e: Emitter, activation: Any, values: list[Any], fast: bool) -> list[Any]:
