@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
@@ -83,7 +84,12 @@ class Layout:
 
     def _riff_size(self, frames: int) -> int:
         data = frames * self.frame_bytes
-        return len(self._chunks(b"RIFF", 0, _chunk(b"JUNK", bytes(28)), 0, 0)) - 8 + data + data % 2
+        return self._overhead + data + data % 2
+
+    @cached_property
+    def _overhead(self) -> int:
+        """Bytes of the RIFF chunk beside the samples."""
+        return len(self._chunks(b"RIFF", 0, _chunk(b"JUNK", bytes(28)), 0, 0)) - 8
 
 
 def _chunk(tag: bytes, content: bytes) -> bytes:
