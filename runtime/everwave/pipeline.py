@@ -33,6 +33,7 @@ CHANNELS = ("left", "right")
 SEGMENT_WINDOWS = (
     12  # decoder windows in a segment: 4.5 s of 44.1 kHz audio; both channels fill tiles of 6 and of 8 rows
 )
+LEAST_WINDOWS = 4  # in a segment at the end of a piece: a window by itself takes twice as long as one of twelve
 SEGMENTS_PER_WORKER = 3  # finished or waiting, at most: what bounds memory
 
 
@@ -256,12 +257,17 @@ class Kept:
 
 
 def segments(first: int, end: int, threads: int) -> Iterator[tuple[int, int]]:
-    """(first window, windows) of each segment: small at first for early audio, small at last so that no worker idles."""
+    """(first window, windows) of each segment: small at first, for early audio."""
     size = 1
     while first < end:
-        count = min(size, -(-(end - first) // (2 * threads)))
+        count = segment_size(size, end - first, threads)
         yield first, count
         first, size = first + count, min(2 * size, SEGMENT_WINDOWS)
+
+
+def segment_size(wanted: int, left: int, threads: int) -> int:
+    """Windows of the next segment of `left`: as `wanted`, fewer at last so that no worker idles for long."""
+    return min(wanted, left, max(LEAST_WINDOWS, -(-left // (2 * threads))))
 
 
 class OneBlasThread:

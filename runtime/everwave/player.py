@@ -25,7 +25,7 @@ from . import checks, signal
 from .config import DECODER_LATENTS
 from .controls import RAMP_SECONDS, Envelope, Piece, State, plain
 from .errors import EverwaveError, UsageError
-from .pipeline import CHANNELS, SEGMENT_WINDOWS, SEGMENTS_PER_WORKER, Pipeline, clipped
+from .pipeline import CHANNELS, SEGMENT_WINDOWS, SEGMENTS_PER_WORKER, Pipeline, clipped, segment_size
 
 Array = np.ndarray
 AHEAD_SECONDS = 6.0  # an endless stream's work ahead
@@ -210,9 +210,9 @@ class Player:
         stop = None if self.frames is None else self._border(begin.run, self.frames)
         if stop is not None and begin.window >= stop:
             return None
-        count = (
-            begin.size if stop is None else min(begin.size, -(-(stop - begin.window) // (2 * self.pipeline.threads)))
-        )
+        count = begin.size
+        if stop is not None:
+            count = segment_size(count, stop - begin.window, self.pipeline.threads)
         if begin.turns < len(self.turns):
             count = min(count, self._border(begin.run, self.turns[begin.turns]["at"]) - begin.window)
         size = min(2 * begin.size, self.largest)

@@ -127,7 +127,7 @@ def test_segments_cover_every_window_once(first: int, windows: int, threads: int
     cut = list(segments(first, first + windows, threads))
     assert [i for f, n in cut for i in range(f, f + n)] == list(range(first, first + windows))
     assert cut[0] == (first, 1)  # early audio
-    assert cut[-1][1] == 1  # no worker waits long for the last
+    assert cut[-1][1] <= pipeline.LEAST_WINDOWS  # no worker waits long for the last
     assert max(n for _, n in cut) <= pipeline.SEGMENT_WINDOWS
 
 
