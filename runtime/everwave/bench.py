@@ -23,7 +23,7 @@ from .config import DECODER_LATENTS
 from .errors import UsageError
 from .model import Model, Stream, random_model
 
-WARM_UP_SECONDS = 33.0  # enough for two workers to have a whole segment each, so that all of their memory has been touched
+WARM_UP_SECONDS = 33.0  # two workers have a whole segment each, so that all of their memory has been touched
 PEAK_ROUNDS = 20
 CPU_SECONDS_OF = ("generator", "chunk_decoder", "frame_decoder", "signal", "overlap_add", "write")
 
