@@ -30,9 +30,7 @@ Latents = Callable[["Stages"], Array]  # worked out by a worker: (count, 2 * lat
 Source = Callable[[int, int], Latents]  # (first, count) -> what a worker will call; itself called in order
 
 CHANNELS = ("left", "right")
-SEGMENT_WINDOWS = (
-    12  # decoder windows in a segment: 4.5 s of 44.1 kHz audio; both channels fill tiles of 6 and of 8 rows
-)
+SEGMENT_WINDOWS = 12  # decoder windows in a segment, 4.5 s of 44.1 kHz audio; two channels fill tiles of 6 and 8 rows
 LEAST_WINDOWS = 4  # in a segment at the end of a piece: a window by itself takes twice as long as one of twelve
 SEGMENTS_PER_WORKER = 3  # finished or waiting, at most: what bounds memory
 

@@ -252,6 +252,24 @@ def test_minimal_filters_in_bfloat16(path: Path, batch: int, tiles: int, channel
     assert np.array_equal(network(x, ones)[0], build(NumpyOps(parameters, ones), x))
 
 
+@pytest.mark.parametrize("path", [*available(), AMX_TWIN, PAIRS_TWIN], ids=lambda path: path.name)
+@pytest.mark.parametrize("needed", ["no more", "later", "at once"])
+def test_sums_take_the_place_of_what_nobody_needs(path: Path, needed: str) -> None:
+    """x + a in the memory of x, unless something reads x after that, or the product that makes `a` does."""
+
+    def build(nn: Any, y: Any) -> Any:
+        x = nn.up_block("x", y, 50)
+        z = x + (nn.conv_block("a", x, 50) if needed == "at once" else nn.up_block("a", y, 50))
+        return nn.conv("out", nn.conv("late", z, 50) + x if needed == "later" else z, 33)
+
+    agree(build, 3, 8, 20, path, tolerance=2e-2 if path.precision == "bfloat16" else 3e-6)
+    graph = graph_of(build, 8, 20)
+    tensors = planning.Planner(graph, random_parameters(graph, np.random.default_rng(0)), path, 2).tensors
+    x, first = graph.nodes[1], next(node for node in graph.nodes if node.kind == "add")
+    assert x.name == "x"
+    assert (tensors[first] is tensors[x]) == (needed == "no more")
+
+
 def compiled(build: Callable[[Any, Any], Any], steps: int, channels: int, path: Path) -> planning.Plan:
     graph = graph_of(build, steps, channels)
     return planning.compile(graph, random_parameters(graph, np.random.default_rng(0)), path, 1)
