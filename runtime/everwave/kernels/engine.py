@@ -46,7 +46,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "f35e920294bb"
+SOURCES = "b5a2b84b02da"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile

@@ -299,25 +299,35 @@ def put_lines(typing: Any, target: Any, distance: Any, source: Any, count: Any) 
     return types.void(target, types.int64, source, types.int64), codegen
 
 
-def emit_weighted(e: Emitter, source: Any, places: list[Any], stride: Any, factors: Any, step: int, rows: Any) -> list[Any]:  # fmt: skip
-    """Vectors, those at `places` of a row: the sum of `rows` rows, `stride` apart, each times every `step`-th factor."""
+def emit_weighted(e: Emitter, places: list[Any], count: Any, term: Callable[[Any], tuple[Any, Any]]) -> list[Any]:
+    """Vectors: the sum over n below `count` of a factor times the vectors at `places`; term(n) is where both start."""
     builder = e.builder
-    entry, loop, done = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("mixed")
+    entry, loop, done = builder.block, builder.append_basic_block("mix"), builder.append_basic_block("mixed")
     builder.branch(loop)
     builder.position_at_end(loop)
     n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in places]
-    factor = e.broadcast(builder.load(builder.gep(factors, [builder.mul(n, int64(step))])))
-    row, following = builder.gep(source, [builder.mul(n, stride)]), builder.add(n, int64(1))
-    values = [e.load(row, place) for place in places]
+    at, source = term(n)
+    factor, following = e.broadcast(builder.load(at)), builder.add(n, int64(1))
+    values = [e.load(source, place) for place in places]
     sums = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
     n.add_incoming(int64(0), entry)
     n.add_incoming(following, loop)
     for total, sum_ in zip(totals, sums, strict=True):
         total.add_incoming(e.constant(0.0), entry)
         total.add_incoming(sum_, loop)
-    builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     builder.position_at_end(done)
     return sums
+
+
+def emit_weighted_rows(e: Emitter, source: Any, places: list[Any], stride: Any, factors: Any, step: int, rows: Any) -> list[Any]:  # fmt: skip
+    """`emit_weighted` of `rows` rows of `source`, `stride` apart, and every `step`-th factor."""
+    builder = e.builder
+
+    def row(n: Any) -> tuple[Any, Any]:
+        return builder.gep(factors, [builder.mul(n, int64(step))]), builder.gep(source, [builder.mul(n, stride)])
+
+    return emit_weighted(e, places, rows, row)
 
 
 def emit_lines(
@@ -343,7 +353,9 @@ def mix_lines(typing: Any, target: Any, distance: Any, source: Any, stride: Any,
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, distance, start, stride, factors, rows, count = args
         e = Emitter(builder, LINE)
-        emit_lines(e, parts, count, distance, lambda at: [(to, emit_weighted(e, start, at, stride, factors, 1, rows))])
+        emit_lines(
+            e, parts, count, distance, lambda at: [(to, emit_weighted_rows(e, start, at, stride, factors, 1, rows))]
+        )
         return context.get_dummy_value()
 
     signature = types.void(target, types.int64, source, types.int64, factors, types.int64, types.int64)
@@ -363,8 +375,8 @@ def mix_pairs(typing: Any, target: Any, other: Any, distance: Any, source: Any, 
 
         def emit(at: list[Any]) -> list[tuple[Any, list[Any]]]:
             sums = (
-                emit_weighted(e, start, at, two, factors, 2, even),
-                emit_weighted(e, next_row, at, two, further, 2, odd),
+                emit_weighted_rows(e, start, at, two, factors, 2, even),
+                emit_weighted_rows(e, next_row, at, two, further, 2, odd),
             )
             pairs = [*zip(*sums, strict=True)]
             return [(to, [builder.fadd(*pair) for pair in pairs]), (second, [builder.fsub(*pair) for pair in pairs])]
@@ -447,26 +459,14 @@ def mix(typing: Any, vector: Any, rows: Any, width: Any, target: Any, tiles: Any
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder, vector.count)
         _, _, _, out, tiles, factors, tables, count = args
+
+        def tile(n: Any) -> tuple[Any, Any]:
+            start = builder.mul(builder.load(builder.gep(tables, [n])), int64(size * e.lanes))
+            return builder.gep(factors, [n]), builder.gep(tiles, [start])
+
         for first in range(0, size, TOGETHER):
-            places = [int64(v * vector.count) for v in range(first, min(first + TOGETHER, size))]
-            entry, loop, done = builder.block, builder.append_basic_block("mix"), builder.append_basic_block("mixed")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            n, totals = builder.phi(I64), [builder.phi(e.floats) for _ in places]
-            factor = e.broadcast(builder.load(builder.gep(factors, [n])))
-            at = builder.mul(builder.load(builder.gep(tables, [n])), int64(size * vector.count))
-            values = [e.load(tiles, builder.add(at, place)) for place in places]
-            sums = [e.multiply_add(factor, value, total) for value, total in zip(values, totals, strict=True)]
-            following = builder.add(n, int64(1))
-            for phi, begin, then in (
-                (n, int64(0), following),
-                *((t, e.constant(0.0), s) for t, s in zip(totals, sums, strict=True)),
-            ):
-                phi.add_incoming(begin, entry)
-                phi.add_incoming(then, loop)
-            builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-            builder.position_at_end(done)
-            for total, place in zip(sums, places, strict=True):
+            within = [int64(v * e.lanes) for v in range(first, min(first + TOGETHER, size))]
+            for total, place in zip(emit_weighted(e, within, count, tile), within, strict=True):
                 e.store(total, out, place)
         return context.get_dummy_value()
 

@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def tile_size(self) -> int:
-        """Float32 numbers of scratch: a tile, or two rows of a styled tensor."""
+        """Float32 numbers of scratch: tiles of a block and expanded weights of a pair, or two rows of a styled tensor."""
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
         if self.path.unit:
@@ -169,7 +169,7 @@ class Planner:
     def _is_last(self, residual: Node, node: Node) -> bool:
         """Whether nobody needs `residual` any more once it has been added to `node`."""
         earlier = self.graph.nodes[: self.graph.nodes.index(node)]
-        return sum(use not in earlier for use in self.uses[residual]) == 1
+        return all(use in earlier for use in self.uses[residual] if use is not self.sums[node])
 
     def _tensor(self, node: Node) -> Tensor:
         if node not in self.tensors:
