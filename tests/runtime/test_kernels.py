@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from everwave.kernels import engine, tiles, vectors
+from everwave.kernels import signal as kernels_signal
 from everwave.kernels.paths import AMX_TWIN, Path, available
 from everwave.ops import plan as planning
 from everwave.ops.filters import minimal_filter
@@ -358,18 +360,18 @@ def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], planning.to_bfloat16(kernel[2:, 5]))
 
 
-def test_caches_notice_edits_of_the_intrinsics() -> None:
-    sources = inspect.getsource(vectors) + inspect.getsource(tiles)
-    digest = hashlib.sha256(sources.encode()).hexdigest()[:12]
-    assert digest == engine.SOURCES, f"vectors.py or tiles.py has changed: set engine.SOURCES to {digest!r}"
+@pytest.mark.parametrize(("kernels", "used"), [(engine, (vectors, tiles)), (kernels_signal, (vectors,))])
+def test_caches_notice_edits_of_the_intrinsics(kernels: ModuleType, used: tuple[ModuleType, ...]) -> None:
+    digest = hashlib.sha256("".join(map(inspect.getsource, used)).encode()).hexdigest()[:12]
+    assert digest == kernels.SOURCES, f"what {kernels.__name__} imports has changed: set its SOURCES to {digest!r}"
 
 
 def test_jit_policy() -> None:
-    """Every kernel: compiled lazily, cached, without the interpreter lock; and no other kernel file's kernels."""
+    """Every kernel: compiled lazily, without the interpreter lock, and cached where it is entered; no other file's kernels."""
     kernels = [value for value in vars(engine).values() if hasattr(value, "py_func")]
     assert len(kernels) > 5
     for kernel in kernels:
         assert kernel.targetoptions["nogil"]
         assert kernel.targetoptions["error_model"] == "numpy"
-        assert type(kernel._cache).__name__ == "FunctionCache"
+        assert (type(kernel._cache).__name__ == "FunctionCache") == (kernel is engine.run)
         assert kernel.py_func.__module__ == engine.__name__

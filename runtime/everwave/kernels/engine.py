@@ -46,10 +46,17 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "b5a2b84b02da"
+SOURCES = "ab0caa71e946"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = POLICY | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it: less to compile
+INNER = POLICY | {
+    "cache": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}  # for kernels to call: less to compile
+ONCE = INNER | {
+    "inline": "always"
+}  # what one place calls: LLVM would else compile it by itself and again in its caller
 
 GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
 
@@ -120,7 +127,7 @@ def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-u
         write(target, i, total)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end in the order that tiles read them: (tiles, points, lines, rows of a tile, LINE).
 
@@ -195,7 +202,7 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
                     _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
@@ -236,7 +243,7 @@ def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weight
             panel = skip(panel, step[TAPS] * step[DEPTH] * taken * lanes)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end as (tiles, lines, taps, SIDE rows, 32 numbers); the last tile repeats its last row."""
     taps, line = step[TAPS], LINE * step[PARTS]
@@ -251,7 +258,7 @@ def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped
                     put_lines(skip(target, place), line, skip(source, n * step[SOURCE_PLANE] + tap * line), 1)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product on tile registers with its epilogue.
 
@@ -318,7 +325,7 @@ def _piece(step, plane):  # type: ignore[no-untyped-def]
     return min(step[STRIDE], step[WIDTH] - plane * step[STRIDE])
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
     """Zero the guard rows of a buffer whose memory was another buffer's; all of a piece that ends in padding."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -330,7 +337,7 @@ def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
                 arena[i] = 0
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
     """The caller's dense windows into a buffer with guards."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -344,7 +351,7 @@ def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
                     write(arena, target + c, x[first + c])
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-untyped-def]
     """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
     steps, stride, factor = step[STEPS], step[STRIDE], constants[step[FACTOR]]
@@ -376,7 +383,7 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
                     write(arena, start + row + c, line[c] * factor)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
     """Means of two neighbouring rows."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -391,7 +398,7 @@ def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
                     write(arena, out + c, total * np.float32(0.5))
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
     """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
     steps, stride, wide = step[STEPS], step[STRIDE], step[SOURCE_STRIDE]
@@ -409,7 +416,7 @@ def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
                         arena[out + c] = arena[first + 2 * c]
 
 
-@njit(**INNER)
+@njit(**ONCE)
 def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
     """factor * source [+ residual], row by row; what no product could take into its epilogue."""
     size, factor = step[STEPS] * step[STRIDE], constants[step[FACTOR]]

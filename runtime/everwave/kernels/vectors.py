@@ -1,7 +1,7 @@
 """Vector arithmetic for the engine's kernels: LLVM instructions spelled out, the same on AVX-512, AVX2, SSE and NEON.
 
 `Emitter` writes the instructions; the intrinsics below are what kernels call. A kernel's cache notices edits of its
-own file only, so `engine.SOURCES` holds a digest of this one.
+own file only, so every file of kernels that imports this one holds its digest, SOURCES.
 """
 
 from __future__ import annotations
