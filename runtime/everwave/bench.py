@@ -43,10 +43,10 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
     load_seconds = time.perf_counter() - begin
     with tempfile.TemporaryDirectory() as folder:
         conditions: dict[str, Any] = {c.name: (c.low + c.high) / 2 for c in model.conditions}
-        for length in (WARM_UP_SECONDS, seconds):  # figures of the last stay
+        for name, length in (("warm-up", WARM_UP_SECONDS), ("bench", seconds)):  # figures of the last stay
             stream = model.stream(seed, seconds=length, **conditions)
             begin = time.process_time()
-            first, wall = _timed(stream, Path(folder) / "bench.wav", model.sample_rate)
+            first, wall = _timed(stream, Path(folder) / f"{name}.wav", model.sample_rate)
     cpu_seconds = time.process_time() - begin
     audio_seconds = (stream.frames or 0) / model.sample_rate
     return {

@@ -307,4 +307,5 @@ def _stereo_noise(seed: int, network: str, first: int) -> Callable[[str, int, in
 
 
 def clipped(samples: Array) -> Array:
-    return np.clip(samples, -1, 1, dtype=np.float32)
+    """`samples` themselves, held within +-1."""
+    return np.clip(samples, -1, 1, out=samples)

@@ -15,12 +15,13 @@ import numpy as np
 from numba import njit
 
 JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+INNER = JIT | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for kernels to call: less to compile
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 PI = math.pi
 
 
-@njit(**JIT)
+@njit(**INNER)
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on a counter and a key of 32-bit words, all held in uint64."""
     for _ in range(10):
@@ -32,7 +33,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@njit(**JIT)
+@njit(**INNER)
 def log_of_word(word):  # type: ignore[no-untyped-def]
     """ln((word + 1) / 2^32), in [-22.2, 0], from ln m = 2 artanh((m - 1) / (m + 1))."""
     m, exponent = math.frexp(float(word) + 1.0)  # m in [1/2, 1)
@@ -46,7 +47,7 @@ def log_of_word(word):  # type: ignore[no-untyped-def]
     return 2.0 * s * series + (exponent - 32) * 0.6931471805599453
 
 
-@njit(**JIT)
+@njit(**INNER)
 def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     """cos and sin of 2 pi word / 2^32: quarter turns off, then the Taylor series up to pi / 4."""
     turns = float(word) / 4294967296.0
@@ -68,7 +69,7 @@ def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     return c, s
 
 
-@njit(**JIT)
+@njit(**INNER)
 def normal_pair(a, b):  # type: ignore[no-untyped-def]
     """Two standard normals from two 32-bit words (Box-Muller)."""
     radius = math.sqrt(-2.0 * log_of_word(a))

@@ -28,7 +28,7 @@ class NumbaNetwork:
     """`network(x, noise=None)`: x (batch, time, channels) float32 -> tuple of float32 (batch, time, channels).
 
     Thread-safe: each thread has its own workspace. The arrays returned are valid until the same thread calls the
-    same network again. A window's result is the same to the bit whatever batch it is in.
+    same network again, or ends. A window's result is the same to the bit whatever batch it is in.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class NumbaNetwork:
         _give_back()
         self._vector = (np.float32(0),) * path.lanes
         self._rows, self._panels = None if path.unit else (0,) * path.rows, planning.panels(path)
-        self._threads = threading.local()
+        self._threads, self._spare = threading.local(), list[Workspace]()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
         shape = self.plan.input_shape
@@ -75,9 +75,9 @@ class NumbaNetwork:
         )  # fmt: skip
 
     def _workspace(self) -> Workspace:
-        if not hasattr(self._threads, "space"):
-            self._threads.space = Workspace(self.plan)
-        space: Workspace = self._threads.space
+        if not hasattr(self._threads, "lease"):
+            self._threads.lease = Lease(self.plan, self._spare)
+        space: Workspace = self._threads.lease.space
         return space
 
 
@@ -90,6 +90,20 @@ class Workspace:
         self.out = planning.aligned(plan.out_size, np.float32)
         self.noise = np.zeros(plan.noise_size, np.float32)
         self.tile = planning.aligned(plan.tile_size, np.float32)
+
+
+class Lease:
+    """A workspace for as long as a thread lives; the next thread takes it over: to touch new memory takes milliseconds."""
+
+    def __init__(self, plan: planning.Plan, spare: list[Workspace]) -> None:
+        self._spare = spare
+        try:
+            self.space = spare.pop()
+        except IndexError:
+            self.space = Workspace(plan)
+
+    def __del__(self) -> None:
+        self._spare.append(self.space)
 
 
 def _give_back() -> None:
