@@ -118,12 +118,16 @@ class Writer:
         block = np.asarray(block, np.float32)
         if block.ndim != 2 or block.shape[1] != self.channels:
             raise UsageError(f"{self.name}: a block of shape {block.shape}; expected (frames, {self.channels})")
-        if not np.isfinite(block).all():
+        low, high = block.min(initial=0), block.max(initial=0)
+        if not np.isfinite(low + high):
             raise AudioError(f"{self.name}: NaN or infinity after frame {self.frames}; the model's weights are damaged")
         if self._target and shutil.disk_usage(self._target.parent).free < RESERVE + block.nbytes:
             self._closable = True
             raise DiskFull(self._full())
-        self._put(self._resampler.push(block) if self._resampler else block)
+        if self._resampler:
+            self._put(self._resampler.push(block))
+        else:
+            self._put(block, clip=low < -1 or high > 1)
         self.frames += len(block)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -139,12 +143,13 @@ class Writer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _put(self, samples: Array) -> None:
+    def _put(self, samples: Array, clip: bool = True) -> None:
         if self._sink is None:
             raise UsageError(f"{self.name}: not open; use the Writer in a `with` statement")
         with self._explained():
             for i in range(0, len(samples), WRITE_FRAMES):
-                self._sink.write(np.clip(samples[i : i + WRITE_FRAMES], -1, 1))
+                part = samples[i : i + WRITE_FRAMES]
+                self._sink.write(np.clip(part, -1, 1) if clip else part)
 
     def _finish(self, sink: Sink | None, keep: bool) -> None:
         try:

@@ -132,7 +132,7 @@ class Pipeline:
         sizes = segments(0, last, self.threads)
         jobs = (partial(self.render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
         overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
-        overlap.push(end)  # what is left of it lies over the beginning
+        overlap.push(end.copy())  # what is left of it lies over the beginning
         for block in self._in_order(jobs):
             yield clipped(overlap.push(block))
         yield clipped(overlap.push(end))

@@ -258,7 +258,7 @@ class Player:
         """The next block, if one is ready; none is longer than a decoder window."""
         if not len(self.ready):
             return None
-        block, self.ready = self.ready[: self.window].copy(), self.ready[self.window :]
+        block, self.ready = self.ready[: self.window], self.ready[self.window :]
         if len(self.echo):
             block = self._faded(block)
         echo = ECHO_HOPS * self.piece.config.signal.hop_length

@@ -159,9 +159,8 @@ class OverlapAdd:
         self._carry = np.zeros(((OVERLAP - 1) * signal.hop_length, channels), np.float32)
 
     def push(self, block: Array) -> Array:
-        """(n + 3 hop, channels) -> the n samples that are complete now."""
+        """(n + 3 hop, channels) -> the n samples that are complete now: those of `block` itself, which is used up."""
         overlap = len(self._carry)
-        block = np.array(block, np.float32)
         block[:overlap] += self._carry
         self._carry = block[len(block) - overlap :].copy()
         return block[: len(block) - overlap]

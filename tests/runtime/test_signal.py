@@ -205,10 +205,14 @@ def test_synthesize_writes_where_it_is_told():
 
 def test_overlap_add_carries_three_hops():
     joiner = OverlapAdd(SignalConfig(hop_length=1), channels=2)
-    block = np.ones((4 + 3, 2), np.float32)
-    assert joiner.push(block)[:, 0].tolist() == [1, 1, 1, 1]
-    assert joiner.push(block)[:, 1].tolist() == [2, 2, 2, 1]
-    assert joiner.push(np.ones((1 + 3, 2)))[:, 0].tolist() == [2]  # blocks may be shorter than the overlap
+
+    def ones(length):
+        return np.ones((length + 3, 2), np.float32)
+
+    first = joiner.push(ones(4))
+    assert first[:, 0].tolist() == [1, 1, 1, 1]
+    assert joiner.push(ones(4))[:, 1].tolist() == [2, 2, 2, 1]
+    assert joiner.push(ones(1))[:, 0].tolist() == [2]  # blocks may be shorter than the overlap
     assert joiner.flush()[:, 0].tolist() == [2, 2, 1]
     assert joiner.flush()[:, 0].tolist() == [0, 0, 0]
-    assert block.min() == block.max() == 1  # the caller's array is left alone
+    assert first.min() == first.max() == 1  # what was handed out is left alone

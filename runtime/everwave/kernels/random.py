@@ -15,7 +15,11 @@ import numpy as np
 from numba import njit
 
 JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = JIT | {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for kernels to call: less to compile
+INNER = JIT | {
+    "cache": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}  # for kernels to call: less to compile
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 PI = math.pi
