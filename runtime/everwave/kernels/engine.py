@@ -46,7 +46,7 @@ from .vectors import (
 )  # fmt: skip
 
 # sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "ab0caa71e946"
+SOURCES = "7166a8de1687"
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {
@@ -88,22 +88,25 @@ def _put(vector, width, tile, valid, target, places, every, column, count):  # t
 
 
 @njit(**INNER)
-def _finish(vector, width, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
-    """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows."""
+def _finish(vector, width, taken, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows.
+
+    taken: how many of the tile's `width` vectors hold results, all or all but the last.
+    """
     every, span = step[OUTPUTS], len(width) * len(vector)
-    row, count = first * every + output, min(span, step[WIDTH] - column)
+    row, count = first * every + output, min(taken * len(vector), step[WIDTH] - column)
     place = column // step[STRIDE] * step[PLANE] + column % step[STRIDE]
     gain = -(-step[WIDTH] // len(vector)) * len(vector)
     numbers, stride = skip(noise, step[NOISE] + row * step[NOISE_STRIDE]), every * step[NOISE_STRIDE]
     bias, code = skip(constants, step[BIAS] + column), step[ACTIVATION]
-    if count == span and (step[EXTERNAL] <= 0 or step[SUM] < 0):
+    if count == taken * len(vector) and (step[EXTERNAL] <= 0 or step[SUM] < 0):
         totals, others = skip(tables, max(step[SUM], 0) + row), skip(tables, max(step[RESIDUAL], 0) + row)
         places, sums = skip(tables, max(step[TARGET], 0) + row), step[SUM] >= 0
         if step[EXTERNAL] > 0:
-            finish(vector, width, tile, valid, bias, gain, numbers, stride, code, skip(out, column), places, 1, out, totals, others, 0, every)  # fmt: skip
+            finish(vector, width, taken, tile, valid, bias, gain, numbers, stride, code, skip(out, column), places, 1, out, totals, others, 0, every)  # fmt: skip
         else:
             here = skip(arena, place)
-            finish(vector, width, tile, valid, bias, gain, numbers, stride, code, here, places, step[TARGET] >= 0, here, totals, others, sums, every)  # fmt: skip
+            finish(vector, width, taken, tile, valid, bias, gain, numbers, stride, code, here, places, step[TARGET] >= 0, here, totals, others, sums, every)  # fmt: skip
         return
     activate(vector, width, tile, valid, bias, gain, numbers, stride, code)
     if step[EXTERNAL] > 0:
@@ -161,11 +164,11 @@ def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ig
                             edge[i] = single[whole * line + i]
 
 
-@njit(**INNER)
-def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
-    """The register tiles of rows first..end of one panel: for every point their products, then their epilogues."""
-    points, depth, height, span = step[POINTS], step[DEPTH], len(rows), len(width) * len(vector)
-    size, count, source = height * span, -(-(end - first) // height), height * depth * step[PARTS]
+@njit(**ONCE)
+def _tiles(vector, rows, wide, narrow, taken, step, first, end, column, arena, packed, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The register tiles of rows first..end of one panel, `taken` vectors wide: for every point their products, then their epilogues."""
+    points, depth, height, span = step[POINTS], step[DEPTH], len(rows), taken * len(vector)
+    size, count, source = height * len(wide) * len(vector), -(-(end - first) // height), height * depth * step[PARTS]
     products = skip(tile, size)
     expanded = skip(products, count * points * size)
     stored = step[TAPS] * depth * span
@@ -173,24 +176,27 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
     for p in range(points):
         if p < step[DISTINCT]:
             if step[KERNEL] < 0:  # every point has weights of its own
-                weights = expand(vector, width, expanded, skip(panel, p * depth * span), depth)
+                weights = expand(vector, expanded, skip(panel, p * depth * span), depth * taken)
             elif p < 2 * step[PAIRS]:
                 factors = skip(constants, step[KERNEL] + p * step[TAPS])
-                weights = expand_pair(
-                    vector, width, expanded, panel, step[TAPS] - step[EVERY] + 1, factors, depth, p % 2
-                )
+                mixed = step[TAPS] - step[EVERY] + 1  # taps, but for those of the odd rows
+                weights = expand_pair(vector, expanded, panel, mixed, factors, depth * taken, p % 2)
             else:
                 tap = step[SINGLE] if p == 2 * step[PAIRS] else step[TAPS] - 1
-                weights = expand(vector, width, expanded, skip(panel, tap * depth * span), depth)
+                weights = expand(vector, expanded, skip(panel, tap * depth * span), depth * taken)
         for t in range(count):
             prefetch(panel, stored + (p * count + t) * share, share)
             if step[SUM] >= 0:  # what the results will be added to, a share beside each tile
                 total, turn = (end - first) * step[OUTPUTS], p * count + t
                 begin, stop = turn * total // (points * count), (turn + 1) * total // (points * count)
                 others = skip(tables, step[RESIDUAL] + first * step[OUTPUTS] + begin)
-                prefetch_rows(vector, width, skip(arena, column), others, stop - begin)
+                prefetch_rows(vector, wide, skip(arena, column), others, stop - begin)
             at = t * points + p
-            multiply(vector, rows, width, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))
+            if narrow is not None:  # noqa: SIM102 - Numba drops a branch whose test is this alone
+                if taken < len(wide):
+                    multiply(vector, rows, narrow, wide, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))  # fmt: skip
+            if taken == len(wide):
+                multiply(vector, rows, wide, wide, skip(packed, at * source), weights, depth // LINE, skip(products, at * size))  # fmt: skip
             if p == points - 1:  # what is stored now gets to memory beside the next tile's products
                 result, m = skip(products, t * points * size), first + t * height
                 for output in range(step[OUTPUTS]):
@@ -198,8 +204,8 @@ def _tiles(vector, rows, width, step, first, end, column, arena, packed, panel, 
                     if points > 1:
                         here = tile
                         terms = output * step[TERMS]
-                        mix(vector, rows, width, tile, result, skip(constants, step[MIX] + terms), skip(tables, step[PLACES] + terms), step[TERMS])  # fmt: skip
-                    _finish(vector, width, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
+                        mix(vector, rows, wide, tile, result, skip(constants, step[MIX] + terms), skip(tables, step[PLACES] + terms), step[TERMS])  # fmt: skip
+                    _finish(vector, wide, taken, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
 @njit(**ONCE)
@@ -217,28 +223,9 @@ def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weight
         _pack(rows, step, block, last, arena, constants, tables, packed)
         while left > 0:
             column, taken = (vectors - left) * lanes, size
-            if narrow is not None:  # noqa: SIM102 - Numba drops a branch whose test is this alone
-                if left != size and left <= size + 1:
-                    taken -= 1
-                    _tiles(vector, rows, narrow, step, block, last, column, arena, packed, panel, out, constants, tables, noise, tile)  # fmt: skip
-            if taken == size:
-                _tiles(
-                    vector,
-                    rows,
-                    wide,
-                    step,
-                    block,
-                    last,
-                    column,
-                    arena,
-                    packed,
-                    panel,
-                    out,
-                    constants,
-                    tables,
-                    noise,
-                    tile,
-                )
+            if narrow is not None and left != size and left <= size + 1:
+                taken -= 1
+            _tiles(vector, rows, wide, narrow, taken, step, block, last, column, arena, packed, panel, out, constants, tables, noise, tile)  # fmt: skip
             left -= taken
             panel = skip(panel, step[TAPS] * step[DEPTH] * taken * lanes)
 
@@ -301,7 +288,7 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
                             here = skip(here, SIDE * LINE)
                             if finished < summed:
                                 valid, sums = min(few, summed - finished), skip(tile, (finished - block) * SIDE)
-                                _finish(vector, wide, step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                                _finish(vector, wide, len(wide), step, sums, finished, valid, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                                 finished += valid
                     sums = skip(tile, (m - block) * SIDE)
                     exchange_sums(unit, memory, skip(sums, size), begin, sums)
@@ -309,7 +296,7 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
                     if end == lines:
                         summed = min(m + SIDE, last)
                 sums = skip(tile, (finished - block) * SIDE)
-                _finish(vector, wide, step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
+                _finish(vector, wide, len(wide), step, sums, finished, summed - finished, 0, column, arena, out, constants, tables, noise)  # fmt: skip
                 panel = skip(panel, stored)
 
 

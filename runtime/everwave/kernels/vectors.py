@@ -6,7 +6,8 @@ own file only, so every file of kernels that imports this one holds its digest, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ NONE, SWISH, TANH, CLIP = range(4)  # activations
 LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
 DEEP = 2  # steps of a product's depth that the compiler sees at once; of more it loads so much ahead that it spills
 TOGETHER = 12  # vectors that are mixed at once
+UNROLLED = 4  # vectors of weights that are expanded in one turn of a loop
 
 F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
 EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
@@ -233,11 +235,11 @@ def int64(value: int) -> Any:
     return ir.Constant(I64, value)
 
 
-def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: Any, weights: Any, lines: Any, out: Any) -> None:  # fmt: skip
-    """out (rows, vectors, lanes) = source (lines, rows, LINE) times weights (lines * LINE, columns); tile: (rows, vectors).
+def emit_vector_product(e: Emitter, tile: tuple[int, int], pitch: int, parts: int, source: Any, weights: Any, lines: Any, out: Any) -> None:  # fmt: skip
+    """out (rows, pitch, lanes) = source (lines, rows, LINE) times weights (lines * LINE, columns); tile: (rows, vectors).
 
     parts: 1 for float32; 2 for pairs of bfloat16, neighbours in depth that one lane multiplies and adds at once.
-    The accumulators stay in registers over the whole depth.
+    The accumulators stay in registers over the whole depth. Vectors beyond those of the tile are left as they are.
     """
     builder, (height, count), lanes = e.builder, tile, e.lanes
     lane = e.floats if parts == 1 else e.integers
@@ -268,19 +270,19 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], parts: int, source: A
     builder.position_at_end(done)
     for r in range(height):
         for v in range(count):
-            e.store(totals[r][v], out, int64((r * count + v) * lanes))
+            e.store(totals[r][v], out, int64((r * pitch + v) * lanes))
 
 
 @intrinsic
-def multiply(typing: Any, vector: Any, rows: Any, width: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:
-    """tile (rows, width, lanes) = packed rows, source (lines, rows, LINE), times weights (lines * LINE, columns)."""
+def multiply(typing: Any, vector: Any, rows: Any, width: Any, pitch: Any, source: Any, weights: Any, lines: Any, tile: Any) -> Any:  # fmt: skip
+    """The first `width` of `pitch` vectors of every row of `tile` = source (lines, rows, LINE) times weights (lines * LINE, columns)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e, parts = Emitter(builder, vector.count), 1 if weights.dtype == types.float32 else 2
-        emit_vector_product(e, (rows.count, width.count), parts, args[3], args[4], args[5], args[6])
+        emit_vector_product(e, (rows.count, width.count), pitch.count, parts, *args[4:])
         return context.get_dummy_value()
 
-    return types.void(vector, rows, width, source, weights, types.int64, tile), codegen
+    return types.void(vector, rows, width, pitch, source, weights, types.int64, tile), codegen
 
 
 @intrinsic
@@ -389,66 +391,68 @@ def mix_pairs(typing: Any, target: Any, other: Any, distance: Any, source: Any, 
 
 
 @intrinsic
-def expand(typing: Any, vector: Any, width: Any, target: Any, panel: Any, depth: Any) -> Any:
-    """A panel (depth, columns) as products read it: float16, in int16, as float32 in `target`; all others as they are."""
+def expand(typing: Any, vector: Any, target: Any, panel: Any, count: Any) -> Any:
+    """`count` vectors of a panel as products read them: float16, in int16, as float32 in `target`; all others as they are."""
     halves = panel.dtype == types.int16
-    signature = (target if halves else panel)(vector, width, target, panel, types.int64)
+    signature = (target if halves else panel)(vector, target, panel, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, out, stored, depth = args
-        if not halves:
-            return stored
-        e = Emitter(builder, vector.count)
-        with cgutils.for_range(builder, depth) as row:
-            for v in range(width.count):
-                place = builder.add(builder.mul(row.index, int64(width.count * e.lanes)), int64(v * e.lanes))
+        _, out, stored, count = args
+        if halves:
+            e = Emitter(builder, vector.count)
+            for place in emit_places(e, count):
                 e.store(e.load_half(stored, place), out, place)
-        return out
+        return out if halves else stored
 
     return signature, codegen
 
 
 @intrinsic
-def expand_pair(typing: Any, vector: Any, width: Any, target: Any, panel: Any, taps: Any, factors: Any, depth: Any, second: Any) -> Any:  # fmt: skip
-    """target (2, depth, columns) = two sums over 2 or 3 taps of factors (taps,) * panel (taps, depth, columns); the result is one of them.
+def expand_pair(typing: Any, vector: Any, target: Any, panel: Any, taps: Any, factors: Any, count: Any, second: Any) -> Any:  # fmt: skip
+    """target (2, count vectors) = two sums over 2 or 3 taps of factors (taps,) * panel (taps, count vectors); the result is one of them.
 
     In the second one every second factor, from the second on, is negative. Both are made when the first is asked for.
     panel: float16 in int16, or float32.
     """
     pairs = panel.dtype == types.uint32  # of bfloat16, which are kept as they are multiplied
-    signature = (panel if pairs else target)(
-        vector, width, target, panel, types.int64, factors, types.int64, types.int64
-    )
+    signature = (panel if pairs else target)(vector, target, panel, types.int64, factors, types.int64, types.int64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, out, stored, taps, factors, depth, second = args
+        _, out, stored, taps, factors, count, second = args
         if pairs:
             return stored
-        e, span = Emitter(builder, vector.count), int64(width.count * vector.count)
-        load, size = e.load_half if panel.dtype == types.int16 else e.load, builder.mul(depth, span)
+        e = Emitter(builder, vector.count)
+        load, size = e.load_half if panel.dtype == types.int16 else e.load, builder.mul(count, int64(e.lanes))
         done = builder.append_basic_block("expanded")
         choice = builder.switch(builder.select(builder.icmp_signed("==", second, int64(0)), taps, int64(0)), done)
-        for count in (2, 3):
+        for number in (2, 3):
             block = builder.append_basic_block("taps")
-            choice.add_case(int64(count), block)
+            choice.add_case(int64(number), block)
             builder.position_at_end(block)
-            scale = [e.broadcast(builder.load(builder.gep(factors, [int64(tap)]))) for tap in range(count)]
-            with cgutils.for_range(builder, depth) as row:
-                for v in range(width.count):
-                    place = builder.add(builder.mul(row.index, span), int64(v * vector.count))
-                    even, odd, *rest = (
-                        builder.fmul(factor, load(stored, builder.add(place, builder.mul(size, int64(tap)))))
-                        for tap, factor in enumerate(scale)
-                    )
-                    for more in rest:
-                        even = builder.fadd(even, more)
-                    e.store(builder.fadd(even, odd), out, place)
-                    e.store(builder.fsub(even, odd), out, builder.add(place, size))
+            scale = [e.broadcast(builder.load(builder.gep(factors, [int64(tap)]))) for tap in range(number)]
+            for place in emit_places(e, count):
+                even, odd, *rest = (
+                    builder.fmul(factor, load(stored, builder.add(place, builder.mul(size, int64(tap)))))
+                    for tap, factor in enumerate(scale)
+                )
+                for more in rest:
+                    even = builder.fadd(even, more)
+                e.store(builder.fadd(even, odd), out, place)
+                e.store(builder.fsub(even, odd), out, builder.add(place, size))
             builder.branch(done)
         builder.position_at_end(done)
         return builder.gep(out, [builder.mul(second, size)])
 
     return signature, codegen
+
+
+def emit_places(e: Emitter, count: Any) -> Iterator[Any]:
+    """Where each of `count` vectors starts, UNROLLED of them in one turn of a loop; they come in multiples of LINE."""
+    builder = e.builder
+    with cgutils.for_range_slice(builder, int64(0), count, int64(UNROLLED), I64) as (first, _):
+        begin = builder.mul(first, int64(e.lanes))
+        for v in range(UNROLLED):
+            yield builder.add(begin, int64(v * e.lanes))
 
 
 @intrinsic
@@ -566,33 +570,39 @@ def activate(typing: Any, vector: Any, width: Any, tile: Any, valid: Any, bias: 
 
 
 @intrinsic
-def finish(typing: Any, vector: Any, width: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any, target: Any, places: Any, kept: Any, sums: Any, totals: Any, others: Any, summed: Any, every: Any) -> Any:  # fmt: skip
+def finish(typing: Any, vector: Any, width: Any, taken: Any, tile: Any, valid: Any, bias: Any, gain: Any, noise: Any, stride: Any, activation: Any, target: Any, places: Any, kept: Any, sums: Any, totals: Any, others: Any, summed: Any, every: Any) -> Any:  # fmt: skip
     """`activate` of rows whose results go from registers to where they belong: to rows of `target` if `kept`, and added to others of `sums` if `summed`.
 
-    Row r goes to target[places[r * every]]; its sum with sums[others[r * every]] to sums[totals[r * every]].
+    Row r goes to target[places[r * every]]; its sum with sums[others[r * every]] to sums[totals[r * every]]. Of each row the
+    first `taken` vectors go there, all or all but the last.
     """
     columns = [int64(v * vector.count) for v in range(width.count)]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, (data, valid, *tables) = Emitter(builder, vector.count), args[2:9]
-        target, places, kept, sums, totals, others, summed, every = args[9:]
+        e, (taken, data, valid, *tables) = Emitter(builder, vector.count), args[2:10]
+        target, places, kept, sums, totals, others, summed, every = args[10:]
+        full = builder.icmp_signed("==", taken, int64(width.count))
+
+        def put(values: list[Any], array: Any, place: Any, other: Any = None) -> None:
+            for column, value in zip(columns, values, strict=True):
+                with builder.if_then(full) if column is columns[-1] and len(columns) > 1 else nullcontext():
+                    if other is not None:
+                        value = builder.fadd(value, e.load(array, builder.add(other, column)))
+                    e.store(value, array, builder.add(place, column))
+
         with cgutils.for_range(builder, valid) as row:
             index = builder.mul(row.index, every)
             values = emit_activated(e, columns, row.index, (data, *tables), fast=sums.type.pointee == I16)
             with builder.if_then(builder.icmp_signed("!=", kept, int64(0))):
-                place = builder.load(builder.gep(places, [index]))
-                for column, value in zip(columns, values, strict=True):
-                    e.store(value, target, builder.add(place, column))
+                put(values, target, builder.load(builder.gep(places, [index])))
             with builder.if_then(builder.icmp_signed("!=", summed, int64(0))):
                 other, total = (builder.load(builder.gep(rows, [index])) for rows in (others, totals))
-                for column, value in zip(columns, values, strict=True):
-                    value = builder.fadd(value, e.load(sums, builder.add(other, column)))
-                    e.store(value, sums, builder.add(total, column))
+                put(values, sums, total, other)
         return context.get_dummy_value()
 
     whole = types.int64
     signature = types.void(
-        vector, width, tile, whole, bias, whole, noise, whole, whole, target, places, whole, sums, totals, others, whole, whole
+        vector, width, whole, tile, whole, bias, whole, noise, whole, whole, target, places, whole, sums, totals, others, whole, whole
     )  # fmt: skip
     return signature, codegen
 
