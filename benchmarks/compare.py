@@ -182,7 +182,8 @@ def measure(session: Session, settings: dict[tuple[str, str, int], Setting]) -> 
     for number in range(options.rounds):
         for preset, threads, seconds in product(options.preset, options.threads, options.seconds):
             names = session.present()
-            for name in names[number % len(names) :] + names[: number % len(names)]:
+            first = number % max(len(names), 1)
+            for name in names[first:] + names[:first]:
                 if name in OURS:
                     run = session.attempt(session.ours, name, preset, threads, seconds)
                 elif (name, preset, threads) in settings:
@@ -199,20 +200,10 @@ def measure(session: Session, settings: dict[tuple[str, str, int], Setting]) -> 
 
 
 def machine() -> Row:
-    from everwave.bench import cpu_name
+    from everwave.bench import cpu_name, extensions
+    from everwave.checks import cores
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu_name(), "cores": cores, "system": platform.platform(), "features": features()}
-
-
-def features() -> list[str]:
-    """The vector extensions that decide which paths run, as Linux names them."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
-    return [name for name in known if name in words]
+    return {"cpu": cpu_name(), "cores": cores(), "system": platform.platform(), "features": extensions()}
 
 
 def write(results: Row, options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import __version__, ops
 from .audio import Writer
+from .checks import cores
 from .config import DECODER_LATENTS
 from .errors import UsageError
 from .model import Model, Stream, random_model
@@ -72,7 +73,7 @@ def survey(load: Callable[[int], Model], seconds: float, threads: int, precision
 
     `load(threads)` gives the model. `precision` "auto" means all. Only the first run on all threads makes all `seconds`.
     """
-    say(f"{cpu_name()}, {_cores()} cores ({', '.join(_extensions()) or 'extensions unknown'})\n")
+    say(f"{cpu_name()}, {cores()} cores ({', '.join(extensions()) or 'extensions unknown'})\n")
     say("| path | precision | threads | times real time | first audio, s | GFLOP/s per thread | share of peak | MB |")
     say("|---|---|---|---|---|---|---|---|")
     counts = sorted({*(1 << k for k in range(threads.bit_length())), threads}, reverse=True)
@@ -151,11 +152,7 @@ def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str
     return f"{rate * 1e-9:.0f}", f"{rate / top:.0%}"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _extensions() -> list[str]:
+def extensions() -> list[str]:
     """What decides which paths run, as Linux names it."""
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
@@ -163,7 +160,7 @@ def _extensions() -> list[str]:
         return []
     return [
         name
-        for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
+        for name in ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
         if name in words
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def number(name: str, value: Any, low: float, high: float, hint: str = "") -> fl
     """`value` as a float in low..high; NaN is in no range."""
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{name}={_short(value)}; expected a number") from None
     if not low <= result <= high:
         raise UsageError(f"{name}={_short(value)}; it must be between {low:g} and {high:g}{hint}")
@@ -28,10 +29,11 @@ def number(name: str, value: Any, low: float, high: float, hint: str = "") -> fl
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    try:
+    result = None
+    with suppress(TypeError):
         result = operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name}={_short(value)}; expected a whole number") from None
+    if result is None or isinstance(value, bool):
+        raise UsageError(f"{name}={_short(value)}; expected a whole number")
     if not 0 <= result < 2**64:
         raise UsageError(f"{name}={_short(value)}; it must be between 0 and 2**64 - 1")
     return result
@@ -41,7 +43,7 @@ def threads(wanted: int | None) -> int:
     """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
     name = "threads"
     if wanted is None:
-        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or _cores()  # type: ignore[assignment]
+        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or cores()  # type: ignore[assignment]
     result = number(name, wanted, 1, MAX_THREADS)
     if result != math.floor(result):
         raise UsageError(f"{name}={wanted!r}; expected a whole number")
@@ -52,7 +54,7 @@ def matrix(name: str, value: Any, columns: int) -> np.ndarray:
     """Finite float32 (T, columns) with T > 0."""
     try:
         array = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{name} of type {type(value).__name__}; expected numbers, shape (T, {columns})") from None
     if array.ndim != 2 or array.shape[1] != columns or not len(array):
         raise UsageError(f"{name} have shape {array.shape}; this model needs (T, {columns}) with T > 0")
@@ -76,7 +78,7 @@ class Rows:
         return matrix(self._name, self._source[rows], self._columns)
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

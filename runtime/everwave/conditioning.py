@@ -133,21 +133,14 @@ def plain(name: str, wish: Any) -> Any:
         return None
     try:
         return np.asarray(wish, np.float64).tolist()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{name}={_short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
 
 
 def _curve(condition: Condition, wish: Any, latent_rate: float, seed: int) -> Curve:
     if wish is None:
         return Constant(drawn(condition, seed), latent_rate)
-    name = condition.name
-    if isinstance(wish, str | Path):
-        number = _number(wish)
-        wish = _read_csv(name, Path(wish)) if number is None else number
-    try:
-        values = np.asarray(wish, np.float64)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name}={_short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
+    name, values = condition.name, np.asarray(plain(condition.name, wish), np.float64)
     if values.ndim == 0:
         return Constant(float(_checked(condition, values)), latent_rate)
     if values.ndim == 1 and len(values):

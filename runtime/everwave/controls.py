@@ -188,7 +188,7 @@ def plain(name: str, value: Any, config: Any) -> Any:
     size = config.generator.style
     try:
         vector = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         vector = np.empty(0, np.float32)
     if vector.shape != (size,) or not np.abs(vector).max() <= checks.MAX_TRUNCATION:
         raise UsageError(f"style: give a seed, or {size} numbers from -8 to 8 (this has shape {vector.shape})")

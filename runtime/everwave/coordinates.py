@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from .checks import MAX_TRUNCATION, number
 from .config import Config
 from .errors import UsageError
 from .philox import normals, uniforms
@@ -42,7 +43,7 @@ def coordinates(
     period: latents after which the piece repeats; None is an endless piece.
     style: (config.generator.style,) to use instead of the one drawn from the seed.
     """
-    _check(seed, start, count, truncation, period)
+    _check(start, count, truncation, period)
     generator = config.generator
     along = _interpolated_anchors(config, seed, np.arange(start, start + count), truncation, period)
     if style is None:
@@ -53,17 +54,14 @@ def coordinates(
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def layer_noise(seed: int, network: str, channel: str, first_window: int, period: int | None = None) -> Noise:
+def layer_noise(seed: int, network: str, channel: str, first_window: int) -> Noise:
     """The noise of consecutive windows of `network` that start at `first_window`: a callable (layer, batch, steps).
 
     channel: "left", "right", or "both" for the generator.
-    period: windows after which a loop repeats.
     """
 
     def noise(layer: str, batch: int, steps: int) -> Array:
-        purpose = f"{network}/{layer}/{channel}"
-        parts = [normals(seed, purpose, w * steps, n * steps) for w, n in _runs(first_window, batch, period)]
-        numbers = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        numbers = normals(seed, f"{network}/{layer}/{channel}", first_window * steps, batch * steps)
         return numbers.reshape(batch, steps)
 
     return noise
@@ -100,24 +98,10 @@ def _interpolated_anchors(config: Config, seed: int, n: Array, truncation: float
     return line[left - first] * (1 - weight) + line[left - first + 1] * weight
 
 
-def _runs(first: int, count: int, period: int | None) -> list[tuple[int, int]]:
-    """(first, count) of each stretch of windows that does not cross the end of the loop."""
-    if period is None:
-        return [(first, count)]
-    runs: list[tuple[int, int]] = []
-    while count > 0 or not runs:
-        first %= period
-        length = min(count, period - first)
-        runs.append((first, length))
-        first, count = first + length, count - length
-    return runs
-
-
-def _check(seed: int, start: int, count: int, truncation: float, period: int | None) -> None:
+def _check(start: int, count: int, truncation: float, period: int | None) -> None:
     if start < 0 or count < 0:
         raise UsageError(f"start={start}, count={count}: a piece has no latents before its start")
-    if not 0 <= truncation <= 8:  # NaN fails too
-        raise UsageError(f"truncation={truncation}: choose a number from 0 to 8; 2 is the default")
+    number("truncation", truncation, 0, MAX_TRUNCATION)
     if period is not None and period < 1:
         raise UsageError(f"period={period}: a loop is at least one latent long")
 

@@ -220,7 +220,7 @@ class Hdf5Store:
         return name in self._kept and _same(self._kept[name], about)
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
-        part = f".{name.replace('/', '|')}"  # no recording is called so: hidden files are not looked for
+        part = f".{name.encode().hex()}"  # no recording is called so: hidden files are not looked for
         try:
             if isinstance(latents, np.ndarray):
                 with self._lock:
@@ -232,6 +232,7 @@ class Hdf5Store:
             with self._lock:
                 _set(self._file[part], about())
                 if name in self._file:
+                    _dataset(self._file, name)  # else it is a folder of other recordings, which stays
                     del self._file[name]
                 self._file.move(part, name)
                 self._used = True

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -55,15 +55,17 @@ def random_model(preset: str = "full", seed: int = 0, threads: int | None = None
 
 
 def warm_up(threads: int | None = None) -> list[str]:
-    """Compile every kernel for every precision this CPU has; their names."""
-    done = []
+    """Compile every kernel for every precision this CPU has, and for weights of float16 and of float32; the precisions."""
+    file, done = weights.random_model(PRESETS["tiny"]), []
+    # no float16 holds these
+    longer = {name: {k: v * np.float32(1.0001) for k, v in part.items()} for name, part in file.parameters.items()}
     for precision in ("float32", "bfloat16"):
-        model = random_model("tiny", 0, threads, precision)
         try:
-            audio = model.generate(1.0)
+            for parameters in (file.parameters, longer):
+                model = Model.from_parts(replace(file, parameters=parameters), threads, precision)
+                model.encode(model.generate(1.0), model.sample_rate)
         except UsageError:  # this CPU has no such products
             continue
-        model.encode(audio, model.sample_rate)
         done.append(precision)
     for preset in PRESETS.values():  # the inverse FFT alone is compiled for its size, and for angles and vectors
         magnitude = np.zeros((1, DECODER_FRAMES, preset.signal.bins), np.float32)
@@ -129,7 +131,7 @@ class Model:
             "latents_per_second": round(self.config.signal.latent_rate, 3),
             "config": self.config.to_dict(),
             "parameters": self._sizes | {"total": sum(self._sizes.values())},
-            "conditions": [vars(c) for c in self.conditions],
+            "conditions": [asdict(c) for c in self.conditions],
             "licence": self._about.licence,
             "provenance": self._about.provenance,
             "autoencoder": self._about.autoencoder,
@@ -312,7 +314,7 @@ def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
 def _is_stream(audio: Any) -> bool:
     """Whether `audio` is several arrays, not one; a list of numbers is one."""
     if isinstance(audio, list | tuple):
-        return bool(audio) and hasattr(audio[0], "shape")
+        return bool(audio) and bool(getattr(audio[0], "shape", ()))
     return isinstance(audio, Iterable) and not hasattr(audio, "__array__")
 
 

@@ -14,19 +14,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from .errors import UsageError
+from . import checks
 
 Array = np.ndarray
 
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
-
-
-def check_seed(seed: int) -> int:
-    """`seed` itself; UsageError unless it is an integer in 0 .. 2^64 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise UsageError(f"seed={seed!r}: a seed is an integer from 0 to 2^64 - 1")
-    return int(seed)
 
 
 @lru_cache(maxsize=256)
@@ -40,7 +33,7 @@ def normals(seed: int, purpose: str, first: int, count: int) -> Array:
     if fill is None:
         return normals_numpy(seed, purpose, first, count)
     out = np.empty(count, np.float32)
-    fill(out, np.uint64(check_seed(seed)), np.uint64(purpose_word(purpose)), first)
+    fill(out, np.uint64(checks.seed(seed)), np.uint64(purpose_word(purpose)), first)
     return out
 
 
@@ -74,7 +67,7 @@ def philox(counter: Array, key: Array) -> Array:
 
 def _words(seed: int, purpose: str, first: int, count: int) -> Array:
     """The words (blocks, 4) of every counter that positions first .. first + count - 1 touch."""
-    seed = check_seed(seed)
+    seed = checks.seed(seed)
     blocks = np.arange(first >> 2, (first + count + 3) >> 2, dtype=np.int64).astype(np.uint64)
     counter = np.zeros((len(blocks), 4), np.uint64)
     counter[:, 0], counter[:, 1], counter[:, 2] = blocks & MASK, blocks >> HALF, purpose_word(purpose)

@@ -74,7 +74,7 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     name = Path(options.model).name  # without folders: they are nobody else's business
     words = ["everwave", options.run.__name__, "--model", name, "--seed", str(seed)]
     if options.run.__name__ == "generate":
-        words += ["--seconds", f"{options.seconds:g}", *(["--loop"] if options.loop else [])]
+        words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
     given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
     for option, value in (given | controls(options)).items():
         words += [f"--{option}", str(value)] if value is not None else []

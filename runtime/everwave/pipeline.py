@@ -90,33 +90,22 @@ class Pipeline:
 
     def decode(self, latents: Array | Rows, seed: int) -> Iterator[Array]:
         """Latents (T, 2 * latents) -> blocks (n, 2) of all T * latent_samples samples; a part window repeats the last row."""
-        length = len(latents) * self.config.signal.latent_samples
 
         def source(first: int, count: int) -> Latents:
             rows = latents[first : first + count]  # read here, in order; workers may not read at the same time
             return lambda stages: rows[np.minimum(np.arange(count), len(rows) - 1)]
 
-        return self.play(source, seed, 0, length, windows=-(-len(latents) // DECODER_LATENTS))
-
-    def play(self, source: Source, seed: int, start: int, stop: int, windows: int | None = None) -> Iterator[Array]:
-        """Samples start..stop of the piece that `source` gives, as float32 blocks (n, 2) in [-1, 1].
-
-        `windows` is where the latents end; beyond the last window there are no frames to overlap with.
-        """
-        first, end = start // self.window_samples, windows or -(-(stop + self.carry) // self.window_samples)
-        sizes = segments(first, end, self.threads)
+        sizes = segments(0, -(-len(latents) // DECODER_LATENTS), self.threads)
         jobs = (partial(self.render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
         overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
-        at = first * self.window_samples - self.carry  # the sample of the piece that comes out next
+        before, left = self.carry, len(latents) * self.config.signal.latent_samples  # of the piece, and still to come
         for block in self._in_order(jobs):
             with self.stages("overlap_add"):
-                samples = overlap.push(block)
-                begin, at = max(start - at, 0), at + len(samples)
-                samples = clipped(samples[begin : len(samples) - max(at - stop, 0)])
-            if len(samples):
-                yield samples
-        if at < stop:
-            yield clipped(overlap.flush()[: stop - at])
+                samples = clipped(overlap.push(block)[before : before + left])
+            before, left = 0, left - len(samples)
+            yield samples
+        if left:
+            yield clipped(overlap.flush()[:left])
 
     def loop(self, source: Source, seed: int, latents: int) -> Iterator[Array]:
         """All latents * latent_samples samples of a loop as blocks (n, 2): its last frames overlap with its first.

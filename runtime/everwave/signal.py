@@ -125,23 +125,23 @@ def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
     return samples.reshape(-1)
 
 
-def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
+def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
     """Decoded windows to samples: log-magnitude and phase of B consecutive windows -> (B T hop + 3 hop,) float32.
 
     Log-magnitude (B, T, bins) in [-1.2, 1.2]; phase (B, T, bins) / pi in [-1, 1] or vectors (B, T, 2 bins and tunings). Windows are
     overlap-added by themselves before they are joined, so any split into batches gives the same bits (see
-    `OverlapAdd`). Thread-safe; holds no lock while it computes. `out`, where given, is overwritten and returned.
+    `OverlapAdd`). Thread-safe; holds no lock while it computes.
     """
     kernel = _kernel(signal.n_fft, phase.shape[-1] > signal.bins)
     if kernel is None:
-        return synthesize_numpy(log_magnitude, phase, signal, out)
+        return synthesize_numpy(log_magnitude, phase, signal)
     windows, frames, _ = log_magnitude.shape
     samples = np.empty((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
     kernel(_plain(log_magnitude), _plain(phase), *tables(signal.n_fft), places(frames), samples)
-    return samples if out is None else _copy(samples, out)
+    return samples
 
 
-def synthesize_numpy(log_magnitude: Array, phase: Array, signal: SignalConfig, out: Array | None = None) -> Array:
+def synthesize_numpy(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
     """`synthesize` in plain NumPy: the reference, and the fallback for other sizes and where Numba cannot load."""
     windows, frames, _ = log_magnitude.shape
     samples = np.zeros((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
@@ -149,7 +149,7 @@ def synthesize_numpy(log_magnitude: Array, phase: Array, signal: SignalConfig, o
         segment = istft(log_magnitude[i], phase[i], signal)
         start = i * frames * signal.hop_length
         samples[start : start + len(segment)] += segment
-    return samples if out is None else _copy(samples, out)
+    return samples
 
 
 class OverlapAdd:
@@ -209,8 +209,3 @@ def _kernel(n_fft: int, vectors: bool) -> Callable[..., None] | None:
 
 def _plain(x: Array) -> Array:
     return np.ascontiguousarray(x, np.float32)
-
-
-def _copy(samples: Array, out: Array) -> Array:
-    out[...] = samples
-    return out

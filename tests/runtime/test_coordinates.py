@@ -142,9 +142,3 @@ def test_layer_noise_depends_on_the_window_not_on_the_batch():
     others = [("chunk_decoder", "right", "u0"), ("frame_decoder", "left", "u0"), ("chunk_decoder", "left", "u1")]
     for network, channel, layer in others:
         assert not np.isin(layer_noise(7, network, channel, 0)(layer, 9, 6), whole).any()
-
-
-def test_layer_noise_of_a_loop_wraps():
-    whole = layer_noise(7, "generator", "both", 0)("stem", 5, 4)
-    looped = layer_noise(7, "generator", "both", 3, period=5)("stem", 12, 4)
-    assert np.array_equal(looped, whole[np.arange(3, 15) % 5])

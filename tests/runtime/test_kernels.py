@@ -11,7 +11,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from everwave.kernels import engine, tiles, vectors
+from everwave.kernels import engine, peak, tiles, vectors
+from everwave.kernels import random as kernels_random
 from everwave.kernels import signal as kernels_signal
 from everwave.kernels.paths import AMX_TWIN, Path, available
 from everwave.ops import plan as planning
@@ -360,18 +361,27 @@ def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], planning.to_bfloat16(kernel[2:, 5]))
 
 
-@pytest.mark.parametrize(("kernels", "used"), [(engine, (vectors, tiles)), (kernels_signal, (vectors,))])
+@pytest.mark.parametrize(
+    ("kernels", "used"), [(engine, (vectors, tiles)), (peak, (vectors, tiles)), (kernels_signal, (vectors,))]
+)
 def test_caches_notice_edits_of_the_intrinsics(kernels: ModuleType, used: tuple[ModuleType, ...]) -> None:
     digest = hashlib.sha256("".join(map(inspect.getsource, used)).encode()).hexdigest()[:12]
     assert digest == kernels.SOURCES, f"what {kernels.__name__} imports has changed: set its SOURCES to {digest!r}"
 
 
-def test_jit_policy() -> None:
+ENTRIES = {
+    engine: engine.run, peak: peak._loop, kernels_random: kernels_random.fill_normals,
+    kernels_signal: kernels_signal.make_synthesize(8, 8, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ENTRIES, ids=lambda module: module.__name__)
+def test_jit_policy(module: ModuleType) -> None:
     """Every kernel: compiled lazily, without the interpreter lock, and cached where it is entered; no other file's kernels."""
-    kernels = [value for value in vars(engine).values() if hasattr(value, "py_func")]
-    assert len(kernels) > 5
+    kernels = {value for value in (*vars(module).values(), ENTRIES[module]) if hasattr(value, "py_func")}
     for kernel in kernels:
         assert kernel.targetoptions["nogil"]
         assert kernel.targetoptions["error_model"] == "numpy"
-        assert (type(kernel._cache).__name__ == "FunctionCache") == (kernel is engine.run)
-        assert kernel.py_func.__module__ == engine.__name__
+        assert kernel._can_compile  # a signature would have compiled it when it was imported
+        assert (type(kernel._cache).__name__ == "FunctionCache") == (kernel is ENTRIES[module])
+        assert kernel.py_func.__module__ == module.__name__

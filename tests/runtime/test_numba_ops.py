@@ -76,13 +76,24 @@ def test_bfloat16_stays_near_float32(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_batches_do_not_change_a_window(name: str) -> None:
     network = numba_network(name, TINY, random_parameters(name, TINY))
-    x = windows(name, TINY, preferred_batch(name, TINY) + 3)
+    x = windows(name, TINY, preferred_batch(name) + 3)
     numbers = {layer: noise(layer, len(x), steps) for layer, _, steps in network.plan.noise}
     together = [y.copy() for y in network(x, lambda layer, batch, steps: numbers[layer])]
     for i in (0, 1, len(x) - 1):
         alone = network(x[i : i + 1], lambda layer, batch, steps, i=i: numbers[layer][i : i + 1])
         for a, b in zip(alone, together, strict=True):
             assert np.array_equal(a[0], b[i])
+
+
+def test_a_thread_leaves_its_workspace_to_the_next() -> None:
+    network = numba_network("frame_decoder", TINY, random_parameters("frame_decoder", TINY))
+    x, spaces = windows("frame_decoder", TINY, 1), [network._workspace()]
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: (network(x), spaces.append(network._workspace())))
+        thread.start()
+        thread.join()
+    assert spaces[0] is not spaces[1]  # this thread still has its own
+    assert spaces[1] is spaces[2]
 
 
 def test_threads_at_once() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from functools import partial
 
 import numpy as np
 import pytest
-from everwave import coordinates, pipeline, signal, weights
+from everwave import coordinates, pipeline, player, signal, weights
 from everwave.config import DECODER_LATENTS, PRESETS
-from everwave.controls import Piece
 from everwave.model import Model
 from everwave.pipeline import Pipeline, segments
 from hypothesis import given, settings
@@ -34,10 +34,11 @@ def model(file: weights.ModelFile) -> Model:
 
 
 def play(model: Model, start: int, stop: int, seed: int = 7, threads: int = 2) -> np.ndarray:
-    run = Pipeline(CONFIG, model.network, threads)
-    piece = Piece(run, seed)
-    state = piece.state({"truncation": 2.0, "style": None})
-    return np.concatenate(list(run.play(partial(piece.latents, state), seed, start, stop)))
+    """Samples start..stop of a piece, as users get them."""
+    same = copy.copy(model)
+    same.threads = threads
+    with same.stream(seed, start=start / same.sample_rate, seconds=(stop - start) / same.sample_rate) as blocks:
+        return np.concatenate(list(blocks))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_piece_is_stereo_and_not_silent(piece: np.ndarray) -> None:
 def test_threads_and_segments_change_nothing(
     model: Model, piece: np.ndarray, threads: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "SEGMENT_WINDOWS", largest)
+    monkeypatch.setattr(player, "SEGMENT_WINDOWS", largest)
     np.testing.assert_array_equal(play(model, 0, PIECE, threads=threads), piece)
 
 

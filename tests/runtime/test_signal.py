@@ -195,14 +195,6 @@ def test_threads_never_change_a_bit():
     assert all(np.array_equal(samples, alone[i % 8]) for i, samples in enumerate(together))
 
 
-def test_synthesize_writes_where_it_is_told():
-    magnitude, phase = decoded(TINY, 2)
-    stereo = np.full((2 * 64 * 64 + 192, 2), 9, np.float32)
-    assert synthesize(magnitude, phase, TINY, out=stereo[:, 1]) is not None
-    assert np.array_equal(stereo[:, 1], synthesize(magnitude, phase, TINY))
-    assert np.all(stereo[:, 0] == 9)
-
-
 def test_overlap_add_carries_three_hops():
     joiner = OverlapAdd(SignalConfig(hop_length=1), channels=2)
 

@@ -45,8 +45,7 @@ from .vectors import (
     write,
 )  # fmt: skip
 
-# sha256 of vectors.py and tiles.py: a cached kernel is compiled again when this file changes, not those
-SOURCES = "7166a8de1687"
+SOURCES = "7166a8de1687"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
 
 POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 INNER = POLICY | {

@@ -25,7 +25,7 @@ from .vectors import Emitter, int64
 
 JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 INNER = JIT | {"cache": False}  # for kernels to call
-SOURCES = "1bf3f12d4eb7"  # sha256 of vectors.py, for the cache: see there
+SOURCES = "1bf3f12d4eb7"  # sha256 of vectors.py, for the cache: see vectors.py
 F = np.float32
 SIDE = 8  # numbers in a vector, and rows of a square that a transposition moves
 TURNS = 32  # in a circle: the longest FFT along one side

@@ -116,7 +116,7 @@ def _give_back() -> None:
 BFLOAT16_NETWORKS = ("generator", "chunk_decoder", "frame_decoder")
 
 
-def preferred_batch(name: str, config: Config) -> int:
+def preferred_batch(name: str) -> int:
     """Windows per call that run fastest: enough rows to use a weight often while it is in cache, few enough for it."""
     return {"generator": 1}.get(name, 24)
 
@@ -136,7 +136,7 @@ def numba_network(
         log.warning("path %s is not used on this machine: %s", chosen.name, trouble)
         reject(chosen)
         chosen = choose(precision, path)
-    return NumbaNetwork(trace(name, config), parameters, chosen, preferred_batch(name, config), name)
+    return NumbaNetwork(trace(name, config), parameters, chosen, preferred_batch(name), name)
 
 
 @cache

@@ -35,10 +35,9 @@ class Node:
 
 
 class Trace(Blocks):
-    """Records nodes in the order in which they are made, and the shape of every parameter."""
+    """Makes nodes, and records the shape of every parameter."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
         self.parameters: dict[str, tuple[int, ...]] = {}
 
     def block(self, name: str, x: Node, width: int, *, kernel: int, stride: int = 1, padding: str = "same",
@@ -52,21 +51,17 @@ class Trace(Blocks):
             "styled": style is not None,
         }  # fmt: skip
         inputs = (x,) if style is None else (x, style)
-        return self._node(Node("block", (None, steps, width), inputs, name, attributes))
+        return Node("block", (None, steps, width), inputs, name, attributes)
 
     def styled_dense(self, name: str, x: Node, style: Node, steps: int, width: int) -> Node:
         self._parameters(name, (x.shape[1] * x.shape[2], steps * width), True, style, style_width=width)
-        return self._node(Node("dense", (None, steps, width), (x, style), name, {"noise": True}))
+        return Node("dense", (None, steps, width), (x, style), name, {"noise": True})
 
     def average_pool(self, x: Node) -> Node:
-        return self._node(Node("pool", (None, x.shape[1] // 2, x.shape[2]), (x,)))
+        return Node("pool", (None, x.shape[1] // 2, x.shape[2]), (x,))
 
     def pixel_shuffle(self, x: Node) -> Node:
-        return self._node(Node("shuffle", (None, 2 * x.shape[1], x.shape[2] // 2), (x,)))
-
-    def _node(self, node: Node) -> Node:
-        self.nodes.append(node)
-        return node
+        return Node("shuffle", (None, 2 * x.shape[1], x.shape[2] // 2), (x,))
 
     def _parameters(
         self, name: str, kernel: tuple[int, ...], noise: bool, style: Node | None, style_width: int | None = None
@@ -94,19 +89,6 @@ class Graph:
     def parameter_count(self) -> int:
         return sum(map(prod, self.parameters.values()))
 
-    @property
-    def multiplications(self) -> int:
-        """Multiply-accumulates of the products of one window."""
-        total = 0
-        for node in self.nodes:
-            if node.kind in ("block", "dense"):
-                weights = prod(self.parameters[f"{node.name}/kernel"])
-                uses = 1 if node.kind == "dense" else node.shape[1]
-                total += weights * uses // (2 if node.attributes.get("up") else 1)
-                style = self.parameters.get(f"{node.name}/style_kernel")
-                total += prod(style) * node.shape[1] if style else 0
-        return total
-
 
 @lru_cache(maxsize=64)
 def trace(network: str, config: Config) -> Graph:
@@ -131,19 +113,3 @@ def _in_order(outputs: tuple[Node, ...]) -> Iterator[Node]:
 
     for output in outputs:
         yield from visit(output)
-
-
-def work_per_second(
-    config: Config, networks: tuple[str, ...] = ("generator", "chunk_decoder", "frame_decoder")
-) -> float:
-    """Multiply-accumulates of the networks per second of stereo audio."""
-    total = 0.0
-    for name in networks:
-        steps, _ = input_shape(name, config)
-        graph = trace(name, config)
-        per_latent = {"frame_decoder": 16 / steps, "frame_encoder": 16 / steps, "chunk_encoder": 1.0}.get(
-            name, 1 / steps
-        )
-        channels = 1 if name == "generator" else 2
-        total += graph.multiplications * per_latent * channels
-    return total * config.signal.latent_rate

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -116,10 +115,9 @@ class Radio:
         only_numbers(log, "log")
         if not isinstance(log, dict) or not isinstance(log.get("frames"), int) or not isinstance(log.get("seed"), int):
             raise Refused(400, "log: expected what /api/stream tells: seed, start, frames, controls, changes")
-        seconds = log["frames"] / model.sample_rate
-        if not 0 < seconds <= self.limits.generate_seconds:
-            raise Refused(400, f"log: {seconds:g} s; it must be up to {self.limits.generate_seconds:g} s")
-        return log["seed"], seconds
+        if not 0 < log["frames"] <= self.limits.generate_seconds * model.sample_rate:
+            raise Refused(400, f"log: frames; it must be from 1 to {self.limits.generate_seconds:g} s of them")
+        return log["seed"], log["frames"] / model.sample_rate
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -350,4 +348,4 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _failed(request: Request, error: EverwaveError) -> Response:
-    return _error(500, json.dumps(str(error)))
+    return _error(500, str(error))
