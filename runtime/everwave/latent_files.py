@@ -232,7 +232,10 @@ class Hdf5Store:
             with self._lock:
                 _set(self._file[part], about())
                 if name in self._file:
-                    _dataset(self._file, name)  # else it is a folder of other recordings, which stays
+                    if not hasattr(self._file[name], "shape"):
+                        raise EverwaveError(
+                            f"{self._output}: {name!r} is a folder of recordings there; choose another name"
+                        )
                     del self._file[name]
                 self._file.move(part, name)
                 self._used = True

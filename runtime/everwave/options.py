@@ -31,7 +31,7 @@ class _Version(argparse.Action):
 def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     """The options of every command; parsing them gives a namespace whose `run` is the one of `commands` that was named."""
     by_name = {run.__name__: run for run in commands}
-    parser = _Parser(prog="everwave", description=__doc__ and "Endless stereo music on any CPU.", allow_abbrev=False)
+    parser = _Parser(prog="everwave", description="Endless stereo music on any CPU.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import cli, playing, weights
+from everwave import cli, load, pieces, playing, weights
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
 
@@ -247,6 +247,11 @@ def test_bench_compare_runs_the_contenders_script(
     assert "everwave, the whole job" in capfd.readouterr().out
     assert len(list(tmp_path.glob("*.json"))) == 1
     assert main(["bench", "--compare"]) == 2
+
+
+def test_the_seconds_of_a_file_are_told_in_full(tiny: str) -> None:
+    options = cli.parser(cli.COMMANDS).parse_args(["generate", "--model", tiny, "--seconds", "1234.5678", "-o", "a.wav"])
+    assert "--seconds 1234.5678 " in pieces.tags(load(tiny), options, 1)["comment"]
 
 
 def test_info(steered: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -306,6 +306,22 @@ def test_an_hdf5_file_is_added_to(model: str) -> None:
         assert sorted(file) == ["b"]
 
 
+def test_a_recording_called_like_a_folder_of_others_does_not_replace_them(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.makedirs("album/mix")
+    for name in ("mix/drums", "mix"):
+        write(f"album/{name}.wav")
+    assert main(["encode", "album/mix", "--model", model, "-o", "out.h5"]) == 0
+    os.rename("album/mix/drums.wav", "drums.wav")
+    with h5py.File("out.h5", "a") as file:
+        file.move("drums", "mix/drums")
+    assert main(["encode", "album/mix.wav", "--model", model, "-o", "out.h5"]) == 1
+    assert "'mix' is a folder of recordings there" in capsys.readouterr().err
+    with h5py.File("out.h5") as file:
+        assert [*file["mix"]] == ["drums"]
+
+
 def test_a_file_that_is_not_ours_is_left_alone(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("a.wav")
     before = Path(model).read_bytes()

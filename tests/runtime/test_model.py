@@ -114,6 +114,8 @@ def test_info_is_json_and_adds_up(steered: Model) -> None:
     assert set(parameters) == {"frame_encoder", "chunk_encoder", "chunk_decoder", "frame_decoder", "generator"}
     assert info["conditions"][0]["name"] == "bpm"
     assert info["sample_rate"] == steered.sample_rate == 44100
+    steered.info()["conditions"][0]["high"] = 1e9  # what it says is the caller's
+    assert steered.info()["conditions"][0]["high"] == info["conditions"][0]["high"]
 
 
 # -- conditions ----------------------------------------------------------------------------------------------------
@@ -166,6 +168,7 @@ NAN, INF = float("nan"), float("inf")
         {"seconds": -1}, {"seconds": 0}, {"seconds": NAN}, {"seconds": INF}, {"seconds": 1e12}, {"seconds": "long"},
         {"seconds": None}, {"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"seed": "x"}, {"truncation": 9},
         {"truncation": NAN}, {"truncation": -1}, {"truncation": 1e9}, {"start": -1}, {"start": NAN}, {"start": 1e300},
+        {"seconds": 10**400}, {"seed": True}, {"start": 10**400}, {"truncation": 10**400},
     ],
 )  # fmt: skip
 def test_generate_refuses(model: Model, arguments: dict[str, Any]) -> None:
@@ -206,6 +209,7 @@ def test_unknown_choices(options: dict[str, str]) -> None:
         [["a"] * 32],
         None,
         np.zeros((1, 4, 32)),
+        [[10**400] * 32],
     ],
 )
 def test_decode_and_latents_refuse(model: Model, value: Any) -> None:
@@ -220,6 +224,7 @@ def test_encode_takes_mono_and_stereo_at_any_rate(model: Model) -> None:
     latents = model.encode(mono, 44100)
     np.testing.assert_array_equal(latents[:, :16], latents[:, 16:])  # one channel is both
     np.testing.assert_array_equal(model.encode(np.stack([mono, mono], axis=1), 44100), latents)
+    np.testing.assert_array_equal(model.encode(list(mono), 44100), latents)
     half = (0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)).astype(np.float32)
     np.testing.assert_allclose(model.encode(half, 22050)[3:-3], latents[3:-3], atol=0.05)
 
