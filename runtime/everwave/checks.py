@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from .errors import UsageError
+from .errors import UsageError, short
+from .philox import check_seed
 
 MAX_START = 1e9  # seconds; 30 years into a piece
 MAX_TRUNCATION = 8.0
 MAX_THREADS = 1024
+seed = check_seed  # in 0 .. 2^64 - 1
 
 
 def number(name: str, value: Any, low: float, high: float, hint: str = "") -> float:
@@ -22,20 +22,9 @@ def number(name: str, value: Any, low: float, high: float, hint: str = "") -> fl
     try:
         result = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{name}={_short(value)}; expected a number") from None
+        raise UsageError(f"{name}={short(value)}; expected a number") from None
     if not low <= result <= high:
-        raise UsageError(f"{name}={_short(value)}; it must be between {low:g} and {high:g}{hint}")
-    return result
-
-
-def seed(value: Any, name: str = "seed") -> int:
-    result = None
-    with suppress(TypeError):
-        result = operator.index(value)
-    if result is None or isinstance(value, bool):
-        raise UsageError(f"{name}={_short(value)}; expected a whole number")
-    if not 0 <= result < 2**64:
-        raise UsageError(f"{name}={_short(value)}; it must be between 0 and 2**64 - 1")
+        raise UsageError(f"{name}={short(value)}; it must be between {low:g} and {high:g}{hint}")
     return result
 
 
@@ -80,8 +69,3 @@ class Rows:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .config import Condition, Config
-from .errors import UsageError
+from .errors import UsageError, short
 from .philox import normals
 
 Array = np.ndarray
@@ -112,7 +112,7 @@ def signal(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 
     wishes = {name: value for name, value in (wishes or {}).items() if value is not None}
     for name, value in wishes.items():
         if name not in [condition.name for condition in conditions]:
-            raise UsageError(f"{name}={_short(value)}: {_what_there_is(conditions)}")
+            raise UsageError(f"{name}={short(value)}: {_what_there_is(conditions)}")
     rate = config.signal.latent_rate
     curves = tuple(_curve(c, wishes.get(c.name), rate, seed) for c in conditions)
     return Signal(conditions, curves, (0.0,) * len(curves))
@@ -134,7 +134,7 @@ def plain(name: str, wish: Any) -> Any:
     try:
         return np.asarray(wish, np.float64).tolist()
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{name}={_short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
+        raise UsageError(f"{name}={short(wish)}: give a number, numbers, or (seconds, value) pairs") from None
 
 
 def _curve(condition: Condition, wish: Any, latent_rate: float, seed: int) -> Curve:
@@ -262,7 +262,7 @@ def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "no text of lines `seconds,value`"
-        raise UsageError(f"{name}={_short(str(path))}: neither a number nor a readable CSV file ({reason})") from None
+        raise UsageError(f"{name}={short(str(path))}: neither a number nor a readable CSV file ({reason})") from None
     pairs: list[tuple[float, float]] = []
     for line, row in enumerate(rows, start=1):
         if not any(cell.strip() for cell in row):
@@ -271,7 +271,7 @@ def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
         if len(row) == 2 and None not in numbers:
             pairs.append((numbers[0], numbers[1]))  # type: ignore[arg-type]
         elif pairs or line > 1:
-            raise UsageError(f"{name}: {path}, line {line}: {_short(','.join(row))} is not `seconds,value`")
+            raise UsageError(f"{name}: {path}, line {line}: {short(','.join(row))} is not `seconds,value`")
     if not pairs:
         raise UsageError(f"{name}: {path} has no line `seconds,value`")
     return pairs
@@ -289,8 +289,3 @@ def _what_there_is(conditions: tuple[Condition, ...]) -> str:
         return "this model takes no conditions; leave it out"
     known = ", ".join(f"{c.name} ({c.low:g} to {c.high:g} {c.unit})" for c in conditions)
     return f"this model does not know it; it takes {known}"
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 40 else text[:37] + "..."

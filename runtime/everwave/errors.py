@@ -1,5 +1,9 @@
 """Every error a user can cause: one clear line with the value, the rule and the next step."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class EverwaveError(Exception):
     """Something that the user can mend; the message is one line and is shown without a traceback."""
@@ -23,3 +27,9 @@ class AudioError(EverwaveError):
 
 class Cancelled(EverwaveError):
     """The caller's `cancel` function said so."""
+
+
+def short(value: Any) -> str:
+    """`value` as a message shows it: text as it is, all else by its repr, in one line of at most 40 characters."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -7,7 +7,6 @@ follow from the shapes; the sample rate is stored nowhere. As in `weights`, noth
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from .config import PRESETS, SAMPLE_RATES, Config
 from .errors import ModelError, UsageError
 from .networks import AUTOENCODER
 from .ops.trace import trace
-from .weights import ModelFile
+from .weights import ModelFile, digest
 
 Array = np.ndarray
 Parameters = dict[str, Array]  # "layer/what" -> float32
@@ -67,7 +66,7 @@ def import_checkpoint(
     config, parameters = read_checkpoint(generator, autoencoder, sample_rate or ASSUMED_SAMPLE_RATE)
     provenance: dict[str, Any] = {
         "source": "Musika checkpoint",
-        "files": {path.name: _digest(path) for path in paths.values()},
+        "files": {path.name: digest(path) for path in paths.values()},
         "sample_rate": "given" if sample_rate else "assumed",
     }
     kind = "autoencoder" if generator is None else "bundle"
@@ -167,11 +166,6 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path}: damaged, or no Keras 2 weight file ({reason})") from None
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _values(name: str, dataset: Any) -> Array:

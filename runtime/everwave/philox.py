@@ -8,18 +8,33 @@ fallback where Numba cannot load; `kernels.random` gives the same numbers bit fo
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from . import checks
+from .errors import UsageError, short
 
 Array = np.ndarray
 
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """`seed` itself, a whole number in 0 .. 2^64 - 1; UsageError else."""
+    whole = None
+    with suppress(TypeError):
+        whole = operator.index(seed)
+    if whole is None or isinstance(seed, bool):
+        raise UsageError(f"{name}={short(seed)}; expected a whole number")
+    if not 0 <= whole < 2**64:
+        raise UsageError(f"{name}={short(whole)}; it must be between 0 and 2**64 - 1")
+    return whole
 
 
 @lru_cache(maxsize=256)
@@ -33,7 +48,7 @@ def normals(seed: int, purpose: str, first: int, count: int) -> Array:
     if fill is None:
         return normals_numpy(seed, purpose, first, count)
     out = np.empty(count, np.float32)
-    fill(out, np.uint64(checks.seed(seed)), np.uint64(purpose_word(purpose)), first)
+    fill(out, np.uint64(check_seed(seed)), np.uint64(purpose_word(purpose)), first)
     return out
 
 
@@ -67,7 +82,7 @@ def philox(counter: Array, key: Array) -> Array:
 
 def _words(seed: int, purpose: str, first: int, count: int) -> Array:
     """The words (blocks, 4) of every counter that positions first .. first + count - 1 touch."""
-    seed = checks.seed(seed)
+    seed = check_seed(seed)
     blocks = np.arange(first >> 2, (first + count + 3) >> 2, dtype=np.int64).astype(np.uint64)
     counter = np.zeros((len(blocks), 4), np.uint64)
     counter[:, 0], counter[:, 1], counter[:, 2] = blocks & MASK, blocks >> HALF, purpose_word(purpose)

@@ -61,6 +61,12 @@ def log_magnitude(spectrum: Array) -> Array:
     return (decibels - np.float32(MEAN_DB)) * np.float32(1 / SCALE_DB)
 
 
+def amplitude(log_magnitude: Array) -> Array:
+    """The inverse of `log_magnitude`: |X|, but for an offset that keeps silence above 0."""
+    decibels = np.float32(SCALE_DB) * log_magnitude + np.float32(MEAN_DB)
+    return np.sqrt(np.float32(10) ** (np.float32(0.1) * decibels) + np.float32(POWER_OFFSET))
+
+
 def analyse(samples: Array, signal: SignalConfig) -> Array:
     """Samples (n,) -> log-magnitude (T, bins) float32: `log_magnitude(stft(samples))` in blocks of bounded memory.
 
@@ -114,9 +120,7 @@ def quarter_turns(bins: int) -> Array:
 
 def istft(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Array:
     """Log-magnitude (T, bins), phase (see `phasor`) -> samples ((T - 1) hop + n_fft,) float32; not clipped."""
-    decibels = np.float32(SCALE_DB) * log_magnitude + np.float32(MEAN_DB)
-    magnitude = np.sqrt(np.float32(10) ** (np.float32(0.1) * decibels) + np.float32(POWER_OFFSET))
-    spectrum = magnitude * phasor(phase, signal.bins)
+    spectrum = amplitude(log_magnitude) * phasor(phase, signal.bins)
     frames = np.fft.irfft(spectrum, signal.n_fft) * dual_window(signal.n_fft, signal.hop_length).astype(np.float32)
     hops = frames.astype(np.float32, copy=False).reshape(-1, OVERLAP, signal.hop_length)
     samples = np.zeros((len(hops) + OVERLAP - 1, signal.hop_length), np.float32)

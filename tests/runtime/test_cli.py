@@ -250,7 +250,9 @@ def test_bench_compare_runs_the_contenders_script(
 
 
 def test_the_seconds_of_a_file_are_told_in_full(tiny: str) -> None:
-    options = cli.parser(cli.COMMANDS).parse_args(["generate", "--model", tiny, "--seconds", "1234.5678", "-o", "a.wav"])
+    options = cli.parser(cli.COMMANDS).parse_args(
+        ["generate", "--model", tiny, "--seconds", "1234.5678", "-o", "a.wav"]
+    )
     assert "--seconds 1234.5678 " in pieces.tags(load(tiny), options, 1)["comment"]
 
 

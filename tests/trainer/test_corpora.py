@@ -15,7 +15,7 @@ import soundfile
 from everwave.errors import AudioError, UsageError
 from everwave_trainer import corpora
 from everwave_trainer.corpora import build, debian
-from everwave_trainer.corpora.store import Corpus, CorpusError, fingerprint, random_crops
+from everwave_trainer.corpora.store import Corpus, CorpusError, random_crops
 
 RATE = 44100
 
@@ -84,22 +84,21 @@ def test_the_manifest_says_what_each_track_is(folder: Path, built: Corpus) -> No
     assert not list((built.folder / "tracks").glob("*.partial"))
 
 
-@pytest.mark.parametrize(
-    ("from_rate", "to_rate"), [(48000, 44100), (22050, 44100), (96000, 44100), (44100, 32000), (11025, 48000)]
-)
-@pytest.mark.parametrize("block", [700, 5000, 1 << 20])
-def test_resampling_a_stream_equals_resampling_the_whole(from_rate: int, to_rate: int, block: int) -> None:
-    from math import gcd
+def test_what_the_lower_rate_cannot_hold_does_not_fold_back(tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 23000 * np.arange(48000) / 48000)
+    soundfile.write(tmp_path / "tone.wav", tone, 48000, subtype="FLOAT")
+    samples = np.concatenate(list(build.stereo_blocks(tmp_path / "tone.wav", RATE)))
+    assert samples.shape == (RATE, 2)
+    assert np.abs(samples[1000:-1000]).max() < 1e-4
 
-    from scipy.signal import resample_poly
 
-    samples = music(0.3, rate=from_rate)
-    blocks = [samples[start : start + block] for start in range(0, len(samples), block)]
-    streamed = np.concatenate(list(build.resampled(blocks, from_rate, to_rate)))
-    divisor = gcd(from_rate, to_rate)
-    whole = resample_poly(samples, to_rate // divisor, from_rate // divisor)
-    assert streamed.shape == whole.shape
-    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+@pytest.mark.parametrize("ending", ["wav", "ogg"])
+def test_a_file_that_breaks_off_is_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, music(4.0), RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="cut off"):
+        list(build.stereo_blocks(path, RATE))
 
 
 def test_long_tracks_are_stored_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +231,6 @@ def test_select_narrows_and_names_what_there_is(folder: Path, tmp_path: Path) ->
     corpus = Corpus.open(out)
     assert [track.title for track in corpus.select()] == ["stereo"]
     assert [track.title for track in corpus.select("held-out", styles=["ambient"])] == ["48k"]
-    assert len(corpus.select(None, packages=["deeper", "my music"])) == 2
     with pytest.raises(UsageError, match=r"polka.*ambient, techno"):
         corpus.select(styles=["polka"])
     with pytest.raises(UsageError, match="test"):
@@ -298,11 +296,6 @@ def test_crops_refuse_what_makes_no_sense(built: Corpus) -> None:
     for length, batch, seed, step in ((0, 1, 0, 0), (10, 0, 0, 0), (10, 1, -1, 0), (10, 1, 0, -1)):
         with pytest.raises(UsageError, match="at least"):
             random_crops(built.tracks, length, batch, seed, step)
-
-
-def test_the_fingerprint_changes_with_the_tracks(built: Corpus) -> None:
-    assert fingerprint(built.tracks) == fingerprint(Corpus.open(built.folder).tracks)
-    assert fingerprint(built.tracks) != fingerprint(built.tracks[1:])
 
 
 def test_unreadable_audio_names_the_file(tmp_path: Path) -> None:

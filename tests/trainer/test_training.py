@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import everwave
 import numpy as np
@@ -142,7 +143,6 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
         first, shift = divmod(round(4 * start), 4)
         there = opened.arrays[origin % 3][shift, first : first + 64]
         np.testing.assert_array_equal(crop, np.roll(there, 16, axis=1) if origin >= 3 else there)
-    # crops of two windows are longer than these pieces: the error says so instead of training on nothing
     gan = tmp_path / "gan"
     assert run("gan", latents, *TINY, "--steps", 3, "-o", gan) == 0
     model_file = tmp_path / "tiny.h5"
@@ -213,7 +213,10 @@ def test_gan_with_a_condition_resumes_exactly_and_is_averaged(corpus, tmp_path):
 
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     loop.run(trainer(), whole, 4)
-    loop.run(trainer(), halves, 2)
+    half = trainer()
+    half.sample = lambda folder, step: signal.raise_signal(signal.SIGTERM) if step == 2 else None
+    loop.run(half, halves, 4, minutes=1e-9)
+    assert json.loads(arrays(halves)["meta"].tobytes())["step"] == 2
     loop.run(trainer(), halves, 4)
     assert_same_checkpoint(whole, halves)
     averaged = trainer()
@@ -373,28 +376,49 @@ def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):
     assert_same_checkpoint(whole, killed)
 
 
-def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):
-    import keras
+class Counts:
+    """A trainer whose weight is the number of its steps."""
+
+    settings: ClassVar = {}
+
+    def __init__(self):
+        import keras
+
+        self.weight, self.samples = keras.Variable(0.0), []
+
+    def variables(self):
+        return {"weight": [self.weight]}
+
+    def batch(self, step):
+        return ()
+
+    def step(self, step):
+        self.weight.assign(self.weight + 1)
+        return {"loss": 1.0}
+
+    def sample(self, folder, step):
+        self.samples.append(step)
+
+
+def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path):
     from everwave.errors import EverwaveError
 
-    class Diverges:
-        settings = {}  # noqa: RUF012
+    counts = Counts()
+    assert loop.run(counts, tmp_path, 3, minutes=1e-9) == 3
+    assert counts.samples == [1, 2, 3]
+    assert loop.run(Counts(), tmp_path, 5) == 5
+    with pytest.raises(EverwaveError, match="has 5 steps already"):
+        loop.run(Counts(), tmp_path, 4)
+    again = Counts()
+    assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
 
-        def __init__(self):
-            self.weight = keras.Variable(0.0)
 
-        def variables(self):
-            return {"weight": [self.weight]}
+def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):
+    from everwave.errors import EverwaveError
 
-        def batch(self, step):
-            return ()
-
+    class Diverges(Counts):
         def step(self, step):
-            self.weight.assign(self.weight + 1)
-            return {"loss": np.nan if step == 5 else 1.0}
-
-        def sample(self, folder, step):
-            pass
+            return super().step(step) | ({"loss": np.nan} if step == 5 else {})
 
     with pytest.raises(EverwaveError, match=r"step 5: .*last good one"):
         loop.run(Diverges(), tmp_path, 10, minutes=1e-9)

@@ -174,7 +174,7 @@ class AutoencoderTrainer:
         return self.networks["frame_encoder"](log_magnitude, training=True)
 
     def decode(self, latents: Any) -> tuple[Any, Any]:
-        """Frame latents (B, T, C) -> log-magnitude (B, T, bins), phase (B, T, bins or 2 bins), window by window."""
+        """Frame latents (B, T, C) -> log-magnitude (B, T, bins), phase (B, T, bins or 2 bins and tunings), window by window."""
         windows = ops.reshape(latents, (-1, DECODER_FRAMES, latents.shape[2]))
         outputs = self.networks["frame_decoder"](windows, training=True)
         magnitude, phase = (ops.reshape(x, (-1, latents.shape[1], x.shape[2])) for x in outputs)

@@ -18,13 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except EverwaveError as error:
-        if arguments.debug:
-            raise
-        print(f"everwave-train: error: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        text = " ".join(str(error).split())
+        if not isinstance(error, EverwaveError | OSError):
+            text = f"{type(error).__name__}: {text}"
+        print(f"everwave-train: error: {text}", file=sys.stderr)
+        return error.exit_code if isinstance(error, EverwaveError) else 1
 
 
 def parser() -> argparse.ArgumentParser:

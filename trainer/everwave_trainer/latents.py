@@ -142,7 +142,9 @@ class Latents:
         rng = np.random.default_rng([seed, step])
         usable = np.array([max(p.steps - length + 1, 0) for p in self.pieces])
         if not usable.any():
-            raise EverwaveError(f"no piece has the {length} latents ({length / 10.77:.0f} s) that one crop needs")
+            raise EverwaveError(
+                f"no piece has the {length} latents ({length / self.latent_rate:.0f} s) that one crop needs"
+            )
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
         latents = np.empty((batch, length, self.arrays[0].shape[2]), np.float32)
         signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)

@@ -50,6 +50,10 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0
+    if start > steps:
+        raise EverwaveError(
+            f"{folder}: its checkpoint has {start} steps already; ask for more --steps, or use another folder"
+        )
     stop: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
 
@@ -67,7 +71,7 @@ def run(
         checkpoint.save(folder, step, trainer.variables(), trainer.settings)
         trainer.sample(folder, step)
 
-    saved, step = time.monotonic(), start
+    saved, kept = time.monotonic(), 0  # when, and the step of, the last checkpoint of this run
     means: dict[str, float] = {}
     try:
         with ThreadPoolExecutor(READERS) as readers, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
@@ -87,12 +91,13 @@ def run(
                     note(*running)
                     running = None
                 if due:
-                    save(step + 1)
+                    save(kept := step + 1)
                     saved = time.monotonic()
                     tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
                     if stop or enough():
                         return step + 1
-        save(steps)
+        if kept < steps:
+            save(steps)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from everwave.signal import SCALE_DB
 from keras import ops
 
 from .evaluate.metrics import FLOOR_DB, MEL_FFT, MEL_HOP, mel_filters
@@ -72,7 +73,7 @@ def spectral_distance(x: Any, y: Any, n_fft: int, sample_rate: int) -> tuple[Any
     of the frames, whether their phases agree.
     """
     a, b = (power(stft(s, n_fft, n_fft // 4)) + SPECTRAL_FLOOR for s in (x, y))
-    distance = log_distance(ops.log(a), ops.log(b), sample_rate) * (10.0 / math.log(10.0) / 75.0)
+    distance = log_distance(ops.log(a), ops.log(b), sample_rate) * (10.0 / math.log(10.0) / SCALE_DB)
     root_a, root_b = ops.sqrt(a), ops.sqrt(b)
     norms = ops.sum(a, axis=(1, 2))
     error = ops.sum(ops.square(root_a - root_b), axis=(1, 2))
@@ -115,7 +116,7 @@ def mel_distance(x: Any, y: Any, sample_rate: int) -> Any:
     filters = mel_filters(sample_rate) / (MEL_FFT / 4)
     amplitudes = (ops.matmul(ops.sqrt(power(stft(s, MEL_FFT, MEL_HOP)) + 1e-9), filters) for s in (x, y))
     a, b = (ops.log(ops.maximum(amplitude, 10 ** (FLOOR_DB / 20))) for amplitude in amplitudes)
-    return ops.mean(ops.abs(a - b)) * (20.0 / math.log(10.0) / 75.0)
+    return ops.mean(ops.abs(a - b)) * (20.0 / math.log(10.0) / SCALE_DB)
 
 
 def hinge_real(score: Any) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from everwave.config import OVERLAP, SignalConfig
-from everwave.signal import VECTOR_OFFSET, places, quarter_turns
+from everwave.signal import FLOOR, MEAN_DB, POWER_OFFSET, SCALE_DB, VECTOR_OFFSET, dual_window, places, quarter_turns
+from everwave.signal import hann as exact_hann
 from keras import ops
 
 SPECTRAL_FLOOR = 1e-7  # power below which spectral losses see silence: keeps log gradients bounded
@@ -21,14 +22,7 @@ PAIR = tuple[Any, Any]
 @lru_cache
 def hann(size: int) -> np.ndarray:
     """Periodic Hann window (size,)."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
-
-
-@lru_cache
-def dual_hann(size: int) -> np.ndarray:
-    """Synthesis window for hops of size / 4: Hann over the sum of its shifted squares."""
-    squares = (hann(size) ** 2).reshape(OVERLAP, -1).sum(axis=0)
-    return hann(size) / np.tile(squares, OVERLAP)
+    return exact_hann(size).astype(np.float32)
 
 
 def stft(samples: Any, n_fft: int, hop_length: int) -> PAIR:
@@ -43,7 +37,9 @@ def stft(samples: Any, n_fft: int, hop_length: int) -> PAIR:
 
 def istft(spectrum: PAIR, signal: SignalConfig) -> Any:
     """Real and imaginary (B, T, bins) -> samples (B, (T - 1) * hop + n_fft)."""
-    frames = ops.irfft(spectrum, fft_length=signal.n_fft) * dual_hann(signal.n_fft)
+    frames = ops.irfft(spectrum, fft_length=signal.n_fft) * dual_window(signal.n_fft, signal.hop_length).astype(
+        np.float32
+    )
     steps, hop = frames.shape[1], signal.hop_length
     parts = [
         ops.pad(frames[:, :, i * hop : (i + 1) * hop], ((0, 0), (i, OVERLAP - 1 - i), (0, 0))) for i in range(OVERLAP)
@@ -56,9 +52,9 @@ def power(spectrum: PAIR) -> Any:
     return ops.square(real) + ops.square(imaginary)
 
 
-def log_magnitude(spectrum: PAIR, floor: float = 1e-10) -> Any:
+def log_magnitude(spectrum: PAIR, floor: float = FLOOR) -> Any:
     """(10 log10(max(|X|^2, floor)) + 25) / 75: about -1 (silence) to 1."""
-    return (10.0 / math.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) + 25.0) / 75.0
+    return (10.0 / math.log(10.0) * ops.log(ops.maximum(power(spectrum), floor)) - MEAN_DB) / SCALE_DB
 
 
 def phasor(phase: Any, bins: int) -> PAIR:
@@ -80,5 +76,5 @@ def phasor(phase: Any, bins: int) -> PAIR:
 
 def spectrum(log_magnitude: Any, phasors: PAIR) -> PAIR:
     """The inverse of `log_magnitude`, with the phases' cosines and sines: real and imaginary parts."""
-    magnitude = ops.sqrt(ops.exp(math.log(10.0) / 10.0 * (75.0 * log_magnitude - 25.0)) + 1e-7)
+    magnitude = ops.sqrt(ops.exp(math.log(10.0) / 10.0 * (SCALE_DB * log_magnitude + MEAN_DB)) + POWER_OFFSET)
     return magnitude * phasors[0], magnitude * phasors[1]

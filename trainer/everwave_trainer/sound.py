@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import numpy as np
+from everwave.signal import SCALE_DB
 from keras import ops
 
 from . import losses
@@ -28,7 +29,7 @@ FLOOR = 1e-4  # of powers, below which a logarithm does not see them
 
 def levels(log_magnitude: Any, sample_rate: int) -> Any:
     """Log-magnitudes (B, T, bins) -> logarithms of the mean power of each mel band (B, T, bands)."""
-    power = ops.exp(ops.cast(log_magnitude, "float32") * (75.0 * math.log(10.0) / 10.0))
+    power = ops.exp(ops.cast(log_magnitude, "float32") * (SCALE_DB * math.log(10.0) / 10.0))
     return ops.log(ops.matmul(power, losses.mel_bands(log_magnitude.shape[2], sample_rate, BANDS)) + 1e-6)
 
 

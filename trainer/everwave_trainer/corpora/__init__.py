@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from everwave.errors import UsageError
 
-from .store import Corpus, CorpusError, Track, fingerprint, hours, random_crops
+from .store import Corpus, CorpusError, Track, hours, random_crops
 
 if TYPE_CHECKING:
     from .build import Builder, Source
 
 FEW = 4  # tracks, of which one can be spared
 
-__all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "fingerprint", "hours", "random_crops", "run"]
+__all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "hours", "random_crops", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from everwave import audio
 from everwave.errors import AudioError, UsageError
+from everwave.resampling import Resampler
+from everwave.wav import quantise
+from everwave.weights import digest
 
 from .store import FULL_SCALE, Corpus, CorpusError, Track, hours, write_manifest, write_text
 
 BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
-FILTER_HALF_LENGTH = 10  # of scipy.signal.resample_poly's default filter, in samples of the lower rate
 OFFSET_LIMIT = 0.01  # of full scale, over a second: more is no bass note but a drifting direct-current offset
 HIGH_PASS_HZ = 10.0  # takes such an offset out
 SAVE_SECONDS = 2.0  # a manifest of thousands of tracks is not rewritten after each
@@ -172,7 +175,7 @@ class Builder:
 def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     """Decode one file into `folder`/tracks. None if it is too short to be music; AudioError if it cannot be used."""
     path = folder / "tracks" / f"{source.id}.npy"
-    size, sha256 = source.path.stat().st_size, file_sha256(source.path)
+    size, sha256 = source.path.stat().st_size, digest(source.path)
     # decoded to a spool first: offset and gain depend on the whole track
     with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
         frames, offset = _spool(spool, source, sample_rate)
@@ -198,12 +201,14 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
 def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[int, float]:
     """Write the resampled stereo float32 samples to `spool`; returns their number and the largest mean of a second."""
     frames, offset = 0, 0.0
+    second = np.zeros((0, 2), np.float32)  # what has come of the next one
     for block in stereo_blocks(source.path, sample_rate):
         spool.write(np.ascontiguousarray(block, np.float32).data)
         frames += len(block)
-        whole = len(block) // sample_rate * sample_rate
-        seconds = block[:whole].reshape(-1, sample_rate, 2)
-        offset = max(offset, float(np.abs(seconds.mean(axis=1)).max(initial=0)))
+        joined = np.concatenate([second, block])
+        whole = len(joined) // sample_rate * sample_rate
+        means, second = joined[:whole].reshape(-1, sample_rate, 2).mean(axis=1), joined[whole:]
+        offset = max(offset, float(np.abs(means).max(initial=0)))
     spool.flush()
     return frames, offset
 
@@ -226,7 +231,7 @@ def _sounding(decoded: np.ndarray, gain: float) -> tuple[int, int]:
     """First and one past the last frame that is not digital silence after quantising; there is at least one."""
     first, last = len(decoded), 0
     for start in range(0, len(decoded), BLOCK_FRAMES):
-        frames = start + np.flatnonzero(quantise(decoded[start : start + BLOCK_FRAMES], gain).any(axis=1))
+        frames = start + np.flatnonzero(_quantised(decoded[start : start + BLOCK_FRAMES], gain).any(axis=1))
         if len(frames):
             first, last = min(first, int(frames[0])), int(frames[-1]) + 1
     return first, last
@@ -241,33 +246,23 @@ def write_samples(path: Path, samples: np.ndarray, gain: float = 1.0) -> None:
                 file, {"descr": "<i2", "fortran_order": False, "shape": (len(samples), 2)}
             )
             for start in range(0, len(samples), BLOCK_FRAMES):
-                file.write(quantise(samples[start : start + BLOCK_FRAMES], gain).data)
+                file.write(_quantised(samples[start : start + BLOCK_FRAMES], gain).data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def quantise(samples: np.ndarray, gain: float = 1.0) -> np.ndarray:
-    """float32 in [-1, 1] after `gain` -> int16; +1 becomes 32767, 16-bit originals come back exactly."""
-    scaled = np.rint(samples * np.float32(gain * FULL_SCALE))
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+def _quantised(samples: np.ndarray, gain: float) -> np.ndarray:
+    return quantise(samples * np.float32(gain), 16, "<i2")
 
 
 def stereo_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decode any file that libsndfile reads: float32 blocks (frames, 2) at `sample_rate`.
-
-    Mono is doubled; of more than two channels the first two (front left and right in every common layout) are taken.
-    AudioError if the file cannot be opened or breaks off in the middle.
-    """
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as file:
-            yield from resampled(
-                file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True), file.samplerate, sample_rate
-            )
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise AudioError(f"{path}: cannot be read as audio ({_reason(error)}); convert or remove it") from None
+    """Float32 blocks (frames, 2) at `sample_rate` of any file that `everwave.audio` reads, and which it refuses if it breaks off."""
+    rate, blocks = audio.blocks(path)
+    resampler = Resampler(rate, sample_rate, 2)
+    for block in blocks:
+        yield resampler.push(audio.to_stereo(block))
+    yield resampler.flush()
 
 
 def tags(path: Path) -> tuple[str, str]:
@@ -280,45 +275,6 @@ def tags(path: Path) -> tuple[str, str]:
             return title, "" if artist.lower().strip("<>") == "unknown" else artist
     except (soundfile.LibsndfileError, OSError, UnicodeDecodeError):
         return "", ""
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
-    """Stereo of scipy.signal.resample_poly over a stream: each block is filtered with its neighbours' samples around it."""
-    stereo = (_to_stereo(block) for block in blocks)
-    if from_rate == to_rate:
-        yield from stereo
-        return
-    from scipy.signal import resample_poly
-
-    divisor = math.gcd(from_rate, to_rate)
-    up, down = to_rate // divisor, from_rate // divisor
-    # context in whole periods of `down` input samples, so that every block starts on an output sample
-    context = down * math.ceil((FILTER_HALF_LENGTH * max(up, down) / up + 1) / down)
-    pending, left = np.zeros((0, 2), np.float32), 0  # `left`: frames of pending that were already given out
-    for block in stereo:
-        pending = np.concatenate([pending, block])
-        ready = (len(pending) - context) // down * down
-        if ready > left:
-            yield resample_poly(pending, up, down)[left // down * up : ready // down * up]
-            keep = max(ready - context, 0)
-            pending, left = pending[keep:], ready - keep
-    if len(pending) > left:
-        yield resample_poly(pending, up, down)[left // down * up :]
-
-
-def _to_stereo(block: np.ndarray) -> np.ndarray:
-    """(frames, channels) -> (frames, 2)."""
-    return np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2]
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def attribution(tracks: Iterable[Track]) -> str:

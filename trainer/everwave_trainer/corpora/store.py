@@ -6,7 +6,6 @@ reads crops at the speed of the page cache.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -102,35 +101,29 @@ class Corpus:
             raise CorpusError(f"{path}: a damaged entry ({error!r}); build it again") from None
         return cls(folder, rate, tuple(sorted(tracks, key=lambda track: track.id)))
 
-    def select(
-        self,
-        split: str | None = "train",
-        styles: Iterable[str] | None = None,
-        packages: Iterable[str] | None = None,
-    ) -> list[Track]:
-        """The tracks of one split (None: both), of any of the styles and packages named (None: all), sorted by id.
+    def select(self, split: str | None = "train", styles: Iterable[str] | None = None) -> list[Track]:
+        """The tracks of one split (None: both), of any of the styles named (None: all), sorted by id.
 
-        UsageError for a split, style or package that the corpus does not know; CorpusError if no track is left.
+        UsageError for a split or style that the corpus does not know; CorpusError if no track is left.
         """
         if split is not None and split not in SPLITS:
             raise UsageError(f"split={split!r}: must be one of {', '.join(SPLITS)}, or None for both")
         chosen = [track for track in self.tracks if split in (None, track.split)]
-        for name, wanted in (("style", styles), ("package", packages)):
-            if wanted is not None:
-                chosen = self._narrow(chosen, name, wanted)
+        if styles is not None:
+            chosen = self._of_styles(chosen, styles)
         if not chosen:
             raise CorpusError(
-                f"{self.folder}: no track has split={split!r}, styles={styles}, packages={packages}; it holds {self.summary()}"
+                f"{self.folder}: no track has split={split!r}, styles={styles}; it holds {self.summary()}"
             )
         return chosen
 
-    def _narrow(self, tracks: list[Track], name: str, wanted: Iterable[str]) -> list[Track]:
+    def _of_styles(self, tracks: list[Track], wanted: Iterable[str]) -> list[Track]:
         wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-        known = sorted({getattr(track, name) for track in self.tracks})
-        for value in wanted:
-            if value not in known:
-                raise UsageError(f"{name}={value!r}: {self.folder} has only {', '.join(known) or 'no tracks'}")
-        return [track for track in tracks if getattr(track, name) in wanted]
+        known = sorted({track.style for track in self.tracks})
+        for style in wanted:
+            if style not in known:
+                raise UsageError(f"style={style!r}: {self.folder} has only {', '.join(known) or 'no tracks'}")
+        return [track for track in tracks if track.style in wanted]
 
     @property
     def hours(self) -> float:
@@ -188,14 +181,6 @@ def write_text(path: Path, text: str) -> None:
 def hours(tracks: Iterable[Track]) -> float:
     """Duration of the tracks together, in hours."""
     return sum(track.seconds for track in tracks) / 3600
-
-
-def fingerprint(tracks: Sequence[Track]) -> str:
-    """A hash of what the tracks are and hold; a resumed training compares it, as crops depend on the list."""
-    digest = hashlib.sha256()
-    for track in tracks:
-        digest.update(f"{track.id}\0{track.frames}\0{track.source_sha256}\0{track.sample_rate}\n".encode())
-    return digest.hexdigest()
 
 
 def sources(tracks: Sequence[Track]) -> dict[str, object]:

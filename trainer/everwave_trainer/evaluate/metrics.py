@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 from everwave.config import SignalConfig
-from everwave.signal import istft, stft
+from everwave.signal import MEAN_DB, SCALE_DB, amplitude, hann, istft, stft
+from everwave.spectrogram import mel
 
 MEL_BANDS, MEL_FFT, MEL_HOP, MEL_LOW = 80, 2048, 512, 20.0
 FLOOR_DB = -80.0
@@ -18,21 +19,14 @@ FLOOR_DB = -80.0
 
 def magnitudes(samples: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
     """|STFT| of mono samples (n,), Hann window: (T, n_fft / 2 + 1)."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     frames = np.lib.stride_tricks.sliding_window_view(samples, n_fft)[::hop_length]
-    return np.abs(np.fft.rfft(frames * window, axis=1)).astype(np.float32)
-
-
-def hertz_to_mel(hertz: np.ndarray | float) -> np.ndarray:
-    return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
+    return np.abs(np.fft.rfft(frames * hann(n_fft), axis=1)).astype(np.float32)
 
 
 @lru_cache
 def mel_filters(sample_rate: int, n_fft: int = MEL_FFT, bands: int = MEL_BANDS) -> np.ndarray:
     """Triangles of unit area per bin, 20 Hz to Nyquist on the HTK mel scale: (n_fft / 2 + 1, bands)."""
-    edges = 700.0 * (
-        10 ** (np.linspace(hertz_to_mel(MEL_LOW), hertz_to_mel(sample_rate / 2), bands + 2) / 2595.0) - 1.0
-    )
+    edges = 700.0 * (10 ** (np.linspace(mel(MEL_LOW), mel(sample_rate / 2), bands + 2) / 2595.0) - 1.0)
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -68,7 +62,7 @@ def consistency(log_magnitude: np.ndarray, phase: np.ndarray, signal: SignalConf
 def griffin_lim(magnitude: np.ndarray, signal: SignalConfig, iterations: int = 32, seed: int = 0) -> np.ndarray:
     """Samples whose STFT magnitudes (T, bins) approach `magnitude`: plain Griffin-Lim from random phases."""
     phase = np.random.default_rng(seed).uniform(-1, 1, magnitude.shape).astype(np.float32)
-    level = (20 * np.log10(np.maximum(magnitude, 1e-5)) + 25) / 75
+    level = (20 * np.log10(np.maximum(magnitude, 1e-5)) - MEAN_DB) / SCALE_DB
     for _ in range(iterations):
         phase = (np.angle(stft(istft(level, phase, signal), signal)) / np.pi).astype(np.float32)
     return istft(level, phase, signal)
@@ -83,5 +77,4 @@ def mel_griffin_lim(samples: np.ndarray, signal: SignalConfig) -> np.ndarray:
 
 
 def _spectrum(log_magnitude: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    amplitude = np.sqrt(10 ** (0.1 * (75 * log_magnitude - 25)) + 1e-7)
-    return amplitude * np.exp(1j * np.pi * phase)
+    return amplitude(log_magnitude) * np.exp(1j * np.pi * phase)

@@ -12,7 +12,7 @@ import soundfile
 from everwave import spectrogram
 from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
-from everwave.signal import istft, log_magnitude, phasor, stft
+from everwave.signal import amplitude, istft, log_magnitude, phasor, stft
 
 from ..corpora.store import Track
 from . import metrics
@@ -58,7 +58,6 @@ def _measure(model: Any, real: np.ndarray) -> dict[str, float]:
     random = np.random.default_rng(0).uniform(-1, 1, phase.shape)
     bass = np.arange(s.bins) * s.sample_rate / s.n_fft < BASS
     again, its_phase = decoded(model, real, levels=2)
-    amplitude = np.sqrt(10 ** (0.1 * (75 * magnitude - 25)) + 1e-7)
     audio = {
         "decoded": istft(magnitude, phase, s),
         "true": istft(magnitude, true_phase.astype(np.float32), s),
@@ -66,7 +65,7 @@ def _measure(model: Any, real: np.ndarray) -> dict[str, float]:
         "both_levels_decoded": istft(again, its_phase, s),
         "both_levels_true": istft(again, true_phase.astype(np.float32), s),
         "random": istft(magnitude, random.astype(np.float32), s),
-        "griffin_lim": metrics.griffin_lim(amplitude, s),
+        "griffin_lim": metrics.griffin_lim(amplitude(magnitude), s),
     }
     row["log_mel_error_level1_db"] = metrics.log_mel_error(whole, audio["decoded"], rate)
     row["log_mel_error_mel_griffin_lim_db"] = metrics.log_mel_error(

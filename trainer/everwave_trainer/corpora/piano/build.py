@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from everwave.errors import AudioError, UsageError
+from everwave.weights import digest
 
 from ...labels.store import TrackLabels
 from ...labels.store import write as write_labels
-from ..build import Builder, Source, file_sha256, write_samples
+from ..build import Builder, Source, write_samples
 from ..debian import PackageError, obtain, unpack
 from ..store import Track
 from .midi import MidiError, read_notes
@@ -69,5 +70,5 @@ def _make(source: Source, piano: Piano, folder: Path) -> Track:
     write_samples(path, samples)
     onsets = tuple(sorted({note.start for note in notes}))
     write_labels(folder, source.id, TrackLabels(onsets=onsets, sources={"onsets": "MIDI"}))
-    size, sha256 = source.path.stat().st_size, file_sha256(source.path)
+    size, sha256 = source.path.stat().st_size, digest(source.path)
     return source.describe(len(samples), 1.0, size, sha256, piano.sample_rate, path)

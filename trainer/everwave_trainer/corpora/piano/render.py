@@ -9,7 +9,7 @@ from threading import Lock
 import numpy as np
 from everwave.errors import UsageError
 
-from ..techno import kernels
+from ..reverb import LINES, reverb
 from .midi import Note
 
 TAIL_SECONDS = 3.0  # after the last key is released
@@ -18,7 +18,6 @@ VOICES = 256
 PEAK = 0.9
 ROOM = 0.12  # of the reverberation, beside the dry piano
 ROOM_SECONDS = 1.2
-LINES = np.array([1481, 1693, 1907, 2131, 2399, 2633, 2917, 3163])  # of the reverberation, in frames at 44.1 kHz
 
 
 class Piano:
@@ -45,7 +44,7 @@ class Piano:
             dry = self._dry(notes)
         wet = dry.copy()
         lengths = (LINES * self.sample_rate / 44100).astype(np.int64)
-        kernels.reverb(wet, lengths, 10 ** (-3 * lengths.mean() / (ROOM_SECONDS * self.sample_rate)), 0.5)
+        reverb(wet, lengths, 10 ** (-3 * lengths.mean() / (ROOM_SECONDS * self.sample_rate)), 0.5)
         dry += np.float32(ROOM) * wet
         dry *= np.float32(PEAK / max(float(np.abs(dry).max()), 1e-6))
         return dry

@@ -179,29 +179,3 @@ def echo(bus: Array, frames: int, feedback: float, damping: float) -> None:
         at += 1
         if at == frames:
             at = 0
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def reverb(bus: Array, lengths: Array, feedback: float, damping: float) -> None:
-    """Turn the bus into its reverberation: a feedback delay network of eight lines and a Householder matrix."""
-    lines = np.zeros((8, lengths.max()))
-    at = np.zeros(8, np.int64)
-    low = np.zeros(8)
-    for n in range(len(bus)):
-        total = 0.0
-        for i in range(8):
-            low[i] += (lines[i, at[i]] - low[i]) * damping
-            total += low[i]
-        total *= 0.25
-        left, right = 0.0, 0.0
-        for i in range(8):
-            side = i % 2
-            lines[i, at[i]] = bus[n, side] + feedback * (low[i] - total)
-            if side:
-                right += low[i]
-            else:
-                left += low[i]
-            at[i] += 1
-            if at[i] == lengths[i]:
-                at[i] = 0
-        bus[n, 0], bus[n, 1] = 0.35 * left, 0.35 * right

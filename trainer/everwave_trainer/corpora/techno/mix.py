@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import resample
 
+from ..reverb import LINES, reverb
 from . import kernels
 from .kernels import CONTROL
 from .kits import Kit, OneShot
@@ -15,7 +16,6 @@ from .score import UNIT, Part, Score
 
 SOFT_ATTACK = 0.05  # seconds: what swells longer has no onset
 PEAK = 0.97
-LINES = np.array([1481, 1693, 1907, 2131, 2399, 2633, 2917, 3163])  # of the reverberation, in frames at 44.1 kHz
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Desk:
         lengths = (LINES * self.rate / 44100 * 0.9).astype(np.int64)
         # each pass through the longest line loses what makes 60 dB in the stated time
         feedback = 10 ** (-3 * lengths.mean() / (score.reverb_seconds * self.rate))
-        kernels.reverb(self.to_reverb, lengths, feedback, 0.45)
+        reverb(self.to_reverb, lengths, feedback, 0.45)
         kernels.duck(self.to_reverb, self.kicks, 0.5, 0.25, self.rate)
         self.master += self.to_echo
         self.master += self.to_reverb
