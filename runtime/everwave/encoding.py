@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import audio
-from .errors import AudioError, Cancelled, EverwaveError
+from .errors import Cancelled, EverwaveError, UsageError
 from .latent_files import About, Store
 from .model import Model
 from .pooling import STATISTIC, pool
@@ -48,14 +48,16 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
     """
     taken: dict[str, str] = {}
     for given in inputs:
-        found = [*_expanded(given)]
+        try:
+            found = [*_expanded(given)]
+        except OSError as error:
+            failed(f"{given}: cannot be looked for ({error.strerror or error})")
+            continue
         if not found:
             failed(f"{given}: no audio file there; known endings are {' '.join(ENDINGS)}")
         for path, name in found:
             if name in taken:
-                failed(
-                    f"{path}: would be called {name} like {taken[name]}; give their folder instead, or encode it apart"
-                )
+                failed(f"{path}: would be called {name} like {taken[name]}; encode it apart, to another place")
                 continue
             taken[name] = str(path)
             yield Recording(name, path, "stdin" if given == "-" else str(path))
@@ -70,7 +72,10 @@ def _expanded(given: str) -> Iterator[tuple[Path, str]]:
         for file in _audio_files(path):
             yield file, file.relative_to(path).with_suffix("").as_posix()
     elif path.exists() or not glob.has_magic(given):
-        yield path, path.stem  # one that is missing is reported when its turn comes
+        yield (
+            path,
+            path.stem.lstrip(".") or path.name.lstrip("."),
+        )  # one that is missing is reported when its turn comes
     else:
         fixed = Path(*_until_magic(path.parts))
         for file in map(Path, sorted(glob.glob(given, recursive=True))):
@@ -111,19 +116,20 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
                 raise Cancelled(f"{recording.source}: cancelled")
             progress(seconds)
 
-        with _on_disk(recording) as path:
-            _encode(model, recording, path, store, about, pooled, workers, count)
+        _encode(model, recording, paths[recording], store, about, pooled, workers, count)
 
     at_once = min(FILES_AT_ONCE, model.threads, max(len(todo), 1))
     with (
+        ExitStack() as stack,
         ThreadPoolExecutor(model.threads, "everwave") as workers,
         ThreadPoolExecutor(at_once, "everwave-file") as files,
     ):
+        paths = {recording: stack.enter_context(_on_disk(recording)) for recording in todo}  # here: Ctrl-C ends reading
         futures = {files.submit(one, recording, workers): recording for recording in todo}
         try:
             for future in as_completed(futures):
                 if error := future.exception():
-                    failed(_explained(futures[future], error))
+                    failed(_explained(futures[future], paths[futures[future]], error))
         finally:  # Ctrl-C: begin nothing more, and leave what is begun at its next block
             stop.set()
             files.shutdown(wait=True, cancel_futures=True)
@@ -175,13 +181,14 @@ def about_all(model: Model, autoencoder: str, pooled: bool) -> About:
 def finished(recording: Recording, store: Store, about: About) -> bool:
     """Whether its latents are there and were made from the file as it is now, by the same model, with the same statistic."""
     when = modified(recording)
-    return when is not None and store.finished(recording.name, {**about, "source_modified": when})
+    known = {**about, "source": recording.source, "source_modified": when}
+    return when is not None and store.finished(recording.name, known)
 
 
 def modified(recording: Recording) -> int | None:
     """When the file was last changed, nanoseconds; None for stdin and for what is not there."""
     try:
-        return recording.path.stat().st_mtime_ns
+        return None if str(recording.path) == "-" else recording.path.stat().st_mtime_ns
     except OSError:
         return None
 
@@ -204,17 +211,16 @@ def _on_disk(recording: Recording) -> Iterator[Path]:
     if str(recording.path) != "-":
         yield recording.path
         return
+    if sys.stdin is None:
+        raise UsageError("stdin is closed; give a file, or send audio there")
     with tempfile.NamedTemporaryFile(prefix="everwave-stdin-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.flush()
-        try:
-            yield Path(file.name)
-        except AudioError as error:
-            raise AudioError(str(error).replace(file.name, "stdin")) from None
+        yield Path(file.name)
 
 
-def _explained(recording: Recording, error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def _explained(recording: Recording, path: Path, error: BaseException) -> str:
+    text = " ".join(str(error).split()).replace(str(path), str(recording.source))
     if not isinstance(error, EverwaveError):
         text = f"{type(error).__name__}: {text}"
     return text if recording.source in text else f"{recording.source}: {text}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,10 +37,11 @@ FORMAT = "everwave latents"
 NUMBERS = ("sample_rate", "frames", "channels", "latents_per_second",
            "source_sample_rate", "source_channels", "source_frames", "source_modified")  # fmt: skip
 TEXTS = ("autoencoder", "pooled", "source")
-SAME = ("autoencoder", "pooled", "source_modified")  # what must not have changed for latents to be kept
+SAME = ("autoencoder", "pooled", "source", "source_modified")  # what must not have changed for latents to be kept
 CHUNK_ROWS = 256
 MAX_RECORDINGS, MAX_DEPTH = 1_000_000, 64
 MAX_ABOUT = 1 << 16  # bytes
+RESERVE = 1 << 22  # bytes left on a disk: the HDF5 library crashes where one is full
 
 
 class Store(Protocol):
@@ -167,7 +169,10 @@ def _beside(path: Path) -> About:
 
 
 class Hdf5Store:
-    """One dataset per recording; a file that is there is added to, and replaced when all is done or interrupted."""
+    """One dataset per recording; a file that is there is added to, and replaced when all is done or interrupted.
+
+    `overwrite`: what is there is encoded again, and a file that holds no latents is replaced.
+    """
 
     single = False
 
@@ -177,6 +182,7 @@ class Hdf5Store:
         self._lock = threading.Lock()  # h5py has one too, but not around a whole recording
         self._kept: dict[str, About] = {}
         self._used = False  # is there anything new?
+        self._seen: tuple[int, int] | None = None  # which file was added to
         self._stack = ExitStack()
         self._file: Any = None
 
@@ -187,26 +193,36 @@ class Hdf5Store:
             part = stack.enter_context(_whole(self._output, lambda: self._used))
             self._file = stack.enter_context(h5py.File(part, "w", libver="v110"))  # it checks what it reads
             _set(self._file, {"format": FORMAT})
-            if self._output.exists() and not self._overwrite:
-                self._copy_existing()
+            self._copy_existing()
             self._stack = stack.pop_all()
         return self
 
     def _copy_existing(self) -> None:
-        with _opened(self._output) as old:
-            if not _is_ours(old):
-                raise UsageError(f"{self._output}: is there and holds no latents; choose another name, or --overwrite")
-            for name in _names(old):
-                old.copy(_dataset(old, name), self._file, name)
-                self._kept[name] = _attributes(old[name])
+        """What the file holds and this run has not made, if it is another one than last time."""
+        if not self._output.exists() or self._seen == (seen := _identity(self._output)):
+            return
+        self._seen = seen
+        self._check_space(self._output.stat().st_size)
+        try:
+            with _opened(self._output) as old:
+                if not _is_ours(old):
+                    raise UsageError(
+                        f"{self._output}: is there and holds no latents; choose another name, or --overwrite"
+                    )
+                for name in _names(old):
+                    if name not in self._file:
+                        old.copy(_dataset(old, name), self._file, name)
+                        self._kept[name] = _attributes(old[name])
+        except EverwaveError:
+            if not self._overwrite:
+                raise
 
     def __exit__(self, *error: object) -> None:
-        with self._lock:
-            if self._used and len(self._file):
+        with self._stack, self._lock:
+            self._used = self._used and len(self._file) > 0
+            if self._used:
+                self._copy_existing()  # another run may have added to it meanwhile
                 self._describe()
-            else:
-                self._used = False
-        self._stack.close()
 
     def _describe(self) -> None:
         """What all recordings have in common is said once more, on the file."""
@@ -217,13 +233,14 @@ class Hdf5Store:
                 _set(self._file, {key: values.pop()})
 
     def finished(self, name: str, about: Mapping[str, Any]) -> bool:
-        return name in self._kept and _same(self._kept[name], about)
+        return not self._overwrite and name in self._kept and _same(self._kept[name], about)
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
         part = f".{name.encode().hex()}"  # no recording is called so: hidden files are not looked for
         try:
             if isinstance(latents, np.ndarray):
                 with self._lock:
+                    self._check_space(latents.nbytes)
                     self._file.create_dataset(part, data=latents, track_times=False)
             else:
                 for block in latents:
@@ -231,11 +248,8 @@ class Hdf5Store:
                         self._append(part, block)
             with self._lock:
                 _set(self._file[part], about())
+                self._check_name(name)
                 if name in self._file:
-                    if not hasattr(self._file[name], "shape"):
-                        raise EverwaveError(
-                            f"{self._output}: {name!r} is a folder of recordings there; choose another name"
-                        )
                     del self._file[name]
                 self._file.move(part, name)
                 self._used = True
@@ -247,7 +261,24 @@ class Hdf5Store:
             with self._lock, suppress(KeyError):
                 del self._file[part]
 
+    def _check_name(self, name: str) -> None:
+        """EverwaveError for a name that is a folder of other recordings, or lies in a folder called like one."""
+        for path in (name, *map(str, Path(name).parents)):
+            if path not in self._file or path == ".":
+                continue
+            is_recording = hasattr(self._file[path], "shape")
+            if is_recording != (path == name):
+                what = "recording" if is_recording else "folder of recordings"
+                raise EverwaveError(f"{self._output}: {name!r} cannot be stored beside the {what} {path!r}; rename one")
+
+    def _check_space(self, size: int) -> None:
+        if shutil.disk_usage(self._output.absolute().parent).free < RESERVE + size:
+            raise EverwaveError(
+                f"{self._output}: cannot be written, the disk is full; make room, or choose another disk"
+            )
+
     def _append(self, name: str, block: Array) -> None:
+        self._check_space(block.nbytes)
         if name not in self._file:
             shape, columns = (0, block.shape[1]), block.shape[1]
             options = {"maxshape": (None, columns), "chunks": (CHUNK_ROWS, columns), "track_times": False}
@@ -255,6 +286,12 @@ class Hdf5Store:
         dataset = self._file[name]
         dataset.resize(len(dataset) + len(block), axis=0)
         dataset[-len(block) :] = block
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What changes when a file is replaced."""
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns
 
 
 @contextmanager

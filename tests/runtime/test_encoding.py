@@ -303,7 +303,26 @@ def test_an_hdf5_file_is_added_to(model: str) -> None:
         assert sorted(file) == ["a", "b"]
     assert main(["encode", "b.wav", "--model", model, "--overwrite", "-o", "out.h5"]) == 0
     with h5py.File("out.h5") as file:
-        assert sorted(file) == ["b"]
+        assert sorted(file) == ["a", "b"]  # what this run had nothing to do with stays
+
+
+def test_another_recording_of_the_same_name_and_time_is_another(model: str) -> None:
+    for i, name in enumerate(("x/a.wav", "y/a.wav")):
+        write(name, seed=i)
+        os.utime(name, (10**9, 10**9))
+        assert main(["encode", name, "--model", model, "-o", "out.npy"]) == 0
+        assert about("out.npy")["source"] == name
+
+
+def test_two_runs_may_add_to_an_hdf5_file_at_the_same_time(model: str) -> None:
+    write("a.wav", seed=1)
+    write("b.wav", seed=2)
+    with latent_files.open_store(Path("out.h5")) as store:
+        store.save("first", np.ones((3, 32), np.float32), dict)
+        command = ["encode", "a.wav", "b.wav", "--model", model, "-o", "out.h5"]
+        subprocess.run([sys.executable, "-m", "everwave", *command], check=True)
+    with h5py.File("out.h5") as file:
+        assert sorted(file) == ["a", "b", "first"]
 
 
 def test_a_recording_called_like_a_folder_of_others_does_not_replace_them(
@@ -317,7 +336,7 @@ def test_a_recording_called_like_a_folder_of_others_does_not_replace_them(
     with h5py.File("out.h5", "a") as file:
         file.move("drums", "mix/drums")
     assert main(["encode", "album/mix.wav", "--model", model, "-o", "out.h5"]) == 1
-    assert "'mix' is a folder of recordings there" in capsys.readouterr().err
+    assert "'mix' cannot be stored beside the folder of recordings 'mix'" in capsys.readouterr().err
     with h5py.File("out.h5") as file:
         assert [*file["mix"]] == ["drums"]
 
