@@ -97,7 +97,9 @@ def _opened(source: Source) -> Iterator[Any]:
             what = "is a folder" if Path(source).is_dir() else "no such file"
             raise AudioError(f"{name}: {what}; give an audio file")
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(soundfile.SoundFile(source))
+            # bytes: soundfile encodes text strictly, and names may be anything
+            path = os.fsencode(source) if isinstance(source, str | os.PathLike) and os.name == "posix" else source
+            file = stack.enter_context(soundfile.SoundFile(path))
             if file.format == "MP3" and isinstance(source, str | os.PathLike) and (whole := stating_length(source)):
                 file = stack.enter_context(soundfile.SoundFile(stack.enter_context(whole)))
             _refuse_truncated(file, source, name)

@@ -72,7 +72,7 @@ class Writer:
     format      a key of SUBTYPES; default: the ending of the name, wav for stdout
     subtype     how samples are stored; default: the first of SUBTYPES[format]
     frames      how many will come, if known: the disk is checked for space, and a piped WAV states its length
-    tags        title, comment, software, copyright: kept by every format but raw
+    tags        title, comment, software, copyright: kept by every format but raw; MP3 has the last two in its comment
 
     Everything that can be checked is checked before the first block: OutputError, FormatError for unknown formats.
     Ctrl-C, Cancelled and a full disk keep what was written so far as a valid file; any other exception leaves nothing,
@@ -245,6 +245,8 @@ def _target(name: str) -> Path:
 
 
 def _check_stdout() -> None:
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; name a file")
     if sys.stdout.isatty():
         raise FormatError("stdout is a terminal; send it to a program or a file, or name a file")
 
@@ -270,6 +272,9 @@ class LibsndfileSink:
         self._subtype = subtype
         self._room = limit - HEADER_ROOM if container == "AIFF" else math.inf
         self._file = soundfile.SoundFile(path, "w", rate, channels, subtype, format=container)
+        more = "; ".join(tags[name] for name in ("software", "copyright") if tags.get(name))
+        if container == "MP3" and more:  # libsndfile keeps neither of them there
+            tags = {**tags, "comment": f"{tags.get('comment', '')}  # {more}"}
         for name, text in tags.items():
             setattr(self._file, name, text)
 

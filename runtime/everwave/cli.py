@@ -34,20 +34,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    if sys.stderr is None:  # closed, as it is under some service managers
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         _say("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
         return SIGNALLED + number
     except BrokenPipeError:  # the reader of our output has left; there is no one to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return 0
     except Exception as error:
         if options.debug:
             raise
+        _abandon_stdout()
         _say(f"error: {_one_line(error)}")
         return error.exit_code if isinstance(error, EverwaveError) else FAILURE
+
+
+def _abandon_stdout() -> None:
+    """What is still to be written there goes nowhere: Python would complain of it at its end."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no file: closed, or a test's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- commands -----------------------------------------------------------------------------------------------------
@@ -63,6 +75,8 @@ def generate(options: argparse.Namespace) -> None:
 
         if options.count > 1:
             raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
+        if Path(options.spectrogram).resolve() == Path(outputs[0]).resolve():
+            raise UsageError(f"--spectrogram {options.spectrogram}: is where the audio goes; choose another name")
         check_writable(Path(options.spectrogram))
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
@@ -162,7 +176,7 @@ def bench(options: argparse.Namespace) -> int:
             raise UsageError(
                 "--compare needs --preset and --random-weights: the contenders run the same random networks"
             )
-        given = ["--preset", options.preset, "--seconds", f"{options.seconds:g}", *COMPARISON]
+        given = ["--preset", options.preset, "--seconds", f"{options.seconds:.15g}", *COMPARISON]
         return benchmark.compare([*given, *(["--threads", str(options.threads)] if options.threads else [])])
     if options.json:
         print(json.dumps(benchmark.run(lambda: model(options.threads), options.seconds)))
@@ -173,13 +187,15 @@ def bench(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> None:
     from .audio import SUBTYPES
+    from .encoding import ENDINGS
     from .model import load
     from .weights import available
 
     if options.model is None:
         print("shipped models: " + (", ".join(available()) or "none"))
         return
-    is_audio = Path(options.model).suffix.lstrip(".").lower() in SUBTYPES
+    ending = Path(options.model).suffix.lower()
+    is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES
     facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
@@ -222,7 +238,9 @@ def serve(options: argparse.Namespace) -> None:
     try:
         from .web.server import serve as serve_web
     except ModuleNotFoundError as error:
-        raise UsageError(f"serve needs {error.name}; install it with: pip install 'everwave[web]'") from None
+        raise UsageError(
+            f"serve needs {error.name}; install it with: pip install starlette uvicorn websockets"
+        ) from None
     models = options.model or []
     serve_web(models, options.host, options.port, options.threads, options.precision, options.listeners)
 
@@ -286,7 +304,10 @@ def _only_our_lines() -> Iterator[None]:
     except (AttributeError, OSError, ValueError):  # no file: closed, or a test's
         yield
         return
-    with open(copy, "w", buffering=1, encoding=stream.encoding) as ours, open(os.devnull, "w") as nowhere:
+    with (
+        open(copy, "w", buffering=1, encoding=stream.encoding, errors="backslashreplace") as ours,
+        open(os.devnull, "w") as nowhere,
+    ):
         os.dup2(nowhere.fileno(), stream.fileno())
         sys.stderr = ours
         try:

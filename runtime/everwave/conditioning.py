@@ -257,6 +257,8 @@ def _checked_times(name: str, times: Array) -> Array:
 def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
     """(seconds, value) of every line of a CSV file; one header line and empty lines are skipped."""
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{name}={short(str(path))}: neither a number nor a file of lines `seconds,value`")
         if path.stat().st_size > MAX_CSV_BYTES:
             raise UsageError(f"{name}: {path} is larger than {MAX_CSV_BYTES >> 20} MiB; that is no curve")
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))

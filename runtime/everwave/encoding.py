@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import audio
+from .config import OVERLAP
 from .errors import Cancelled, EverwaveError, UsageError
 from .latent_files import About, Store
 from .model import Model
@@ -199,9 +200,17 @@ def length(about: About, steps: int, model: Model, name: str) -> tuple[int, int]
     if "frames" not in about:
         return longest, 2
     frames, channels = about["frames"], about.get("channels", 2)
-    if about.get("sample_rate") != model.sample_rate or channels not in (1, 2) or not 0 < frames <= longest:
+    shortest = longest - model.config.signal.latent_samples - (OVERLAP - 1) * model.config.signal.hop_length
+    if (
+        about.get("sample_rate") != model.sample_rate
+        or channels not in (1, 2)
+        or not max(shortest, 0) < frames <= longest
+    ):
         known = {key: about.get(key) for key in ("sample_rate", "frames", "channels")}
-        raise EverwaveError(f"{name}: {known} does not fit {steps} latents of a model at {model.sample_rate} Hz")
+        raise EverwaveError(
+            f"{name}: {known}, as is said of it, does not fit {steps} latents of a model at {model.sample_rate} Hz; "
+            f"latents that were changed are decoded in full without {Path(name).name}.json"
+        )
     return int(frames), int(channels)
 
 

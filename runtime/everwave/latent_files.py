@@ -456,6 +456,7 @@ def _same(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def _whole(path: Path, wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place when all went well and is `wanted`, and is removed when not."""
     check_writable(path)
+    path = path.resolve()  # the file that a link names is replaced, not the link
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -470,6 +471,8 @@ def check_writable(path: Path) -> None:
     with _refusing(path):
         if path.is_dir():
             raise UsageError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is a device or a pipe; give the name of a file")
         if not path.parent.is_dir():
             raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):

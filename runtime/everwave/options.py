@@ -54,7 +54,7 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     _control_options(made)
     made.add_argument("--format", choices=("wav", "raw"), help="raw: interleaved float32, little-endian")
     made.add_argument("-o", "--output", default="-", help="file, - for stdout (default)")
-    made.add_argument("--play", action="store_true", help="to the sound card; needs everwave[play]")
+    made.add_argument("--play", action="store_true", help="to the sound card; needs sounddevice")
 
     made = command("encode", "turn recordings into latents")
     made.add_argument("inputs", nargs="+", metavar="IN", help="audio files, folders, globs, - for stdin")

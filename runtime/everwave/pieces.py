@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -77,6 +78,8 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
         words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
     given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
     for option, value in (given | controls(options)).items():
+        if isinstance(value, str) and os.sep in value:
+            value = Path(value).name  # a curve's file, without its folders as well
         words += [f"--{option}", str(value)] if value is not None else []
     words += ["--precision", model.used_precision]
     version = f"everwave {__version__}, weights {weights.digest(weights.find(options.model))[:12]}"

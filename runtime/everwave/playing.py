@@ -1,4 +1,4 @@
-"""To the sound card, through the optional package sounddevice (`pip install "everwave[play]"`)."""
+"""To the sound card, through the optional package sounddevice (the extra `[play]`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
-        raise UsageError(f'no sound card without sounddevice ({error}); `pip install "everwave[play]"`') from None
+        raise UsageError(f"no sound card without sounddevice ({error}); `pip install sounddevice`") from None
     dry = 0
     try:
         with sounddevice.OutputStream(

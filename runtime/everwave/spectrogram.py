@@ -72,7 +72,7 @@ class Spectrogram:
         self._add(np.zeros(self._n_fft // 2, np.float32))
         image = framed(self.image(), self._samples / self._rate, self._rows()) if axes else self.image()
         self._tail, self._columns, self._merged, self._sum, self._count = saved
-        path = Path(path)
+        path = Path(path).resolve()  # the file that a link names is replaced, not the link
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             temporary.write_bytes(png(image, colour_map()))

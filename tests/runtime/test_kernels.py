@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
+import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from everwave.kernels import engine, peak, tiles, vectors
 from everwave.kernels import random as kernels_random
 from everwave.kernels import signal as kernels_signal
+from everwave.kernels.jit import Cache
 from everwave.kernels.paths import AMX_TWIN, Path, available
 from everwave.ops import plan as planning
 from everwave.ops.filters import minimal_filter
@@ -383,5 +388,40 @@ def test_jit_policy(module: ModuleType) -> None:
         assert kernel.targetoptions["nogil"]
         assert kernel.targetoptions["error_model"] == "numpy"
         assert kernel._can_compile  # a signature would have compiled it when it was imported
-        assert (type(kernel._cache).__name__ == "FunctionCache") == (kernel is ENTRIES[module])
+        assert isinstance(kernel._cache, Cache) == (kernel is ENTRIES[module])
         assert kernel.py_func.__module__ == module.__name__
+
+
+DAMAGED = """
+import numpy as np
+from numba.core.caching import IndexDataCacheFile
+from everwave.kernels.random import fill_normals
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+if {full}:
+    IndexDataCacheFile.save = full
+out = np.empty(4, np.float32)
+fill_normals(out, np.uint64(1), np.uint64(2), 0)
+print(out.tolist(), sum(fill_normals.stats.cache_hits.values()))
+"""
+
+
+def test_a_damaged_or_full_cache_costs_time_only(tmp_path: pathlib.Path) -> None:
+    def run(full: bool = False) -> tuple[str, int]:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", DAMAGED.format(full=full)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        numbers, hits = done.stdout.rsplit(maxsplit=1)
+        return numbers, int(hits)
+
+    first, hits = run(full=True)
+    assert hits == 0
+    assert run() == (first, 0)  # nothing was kept
+    assert run() == (first, 1)
+    for ending in ("nbc", "nbi"):
+        for path in tmp_path.rglob(f"*.{ending}"):
+            path.write_bytes(path.read_bytes()[:100])
+        assert run() == (first, 0)
+        assert run() == (first, 1)

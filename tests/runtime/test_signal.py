@@ -129,7 +129,12 @@ def test_every_size_of_the_kernel(hop_length, kind):
 
 @needs_numba
 def test_polynomials_of_the_kernel():
-    from everwave.kernels.signal import polar
+    from everwave.kernels.signal import polar as kernel
+    from numba import njit
+
+    @njit
+    def polar(m, p, re, im):
+        kernel(m, p, re, im)
 
     m, p = np.meshgrid(np.linspace(-1.2, 1.2, 1201), np.linspace(-1, 1, 801))
     m, p = m.ravel().astype(np.float32), p.ravel().astype(np.float32)

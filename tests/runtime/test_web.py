@@ -353,4 +353,4 @@ def test_the_command_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.delitem(sys.modules, "everwave.web.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve"]) == 2
-    assert "pip install 'everwave[web]'" in capsys.readouterr().err
+    assert "pip install starlette uvicorn websockets" in capsys.readouterr().err

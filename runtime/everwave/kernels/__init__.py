@@ -54,5 +54,7 @@ def _load_numba_without_blas() -> None:
     arraymath.ensure_blas = look
 
 
+if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+    raise ImportError("NUMBA_DISABLE_JIT is set, so there are no kernels; NumPy does their work, slowly")
 _ensure_cache_folder()
 _load_numba_without_blas()

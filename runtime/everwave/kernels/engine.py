@@ -1,9 +1,8 @@
 """The engine's kernels: matrix products on strided rows with their epilogue, and the few other operations.
 
-One JIT policy: `njit(**POLICY)`, no signature (compiled at the first call), every constant an argument or defined in
-this file, kernels of this file call only each other. The width of a vector and
-the size of a tile reach the compiler as the lengths of tuples: each path is one more specialisation of the same
-source, and the caches of several paths live side by side.
+Kernels of this file call only each other and intrinsics. What one place calls is `inline="always"`: LLVM would else compile
+it by itself and again in its caller. The width of a vector and the size of a tile reach the compiler as the lengths of
+tuples: each path is one more specialisation of the same source, and the caches of several paths live side by side.
 
 The inner loops are LLVM vector operations written out by intrinsics: what the compiler makes of them is the same
 on AVX-512, AVX2, SSE and NEON, and does not hang on what a loop vectoriser happens to recognise.
@@ -14,11 +13,9 @@ depends on the tile, the block or the batch that its row was computed in.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import njit
 
+from .jit import entry, inner
 from .tiles import SIDE, configure, exchange_sums, load_sums, multiply_step, release
 from .vectors import (
     CLIP,
@@ -47,16 +44,6 @@ from .vectors import (
 
 SOURCES = "7166a8de1687"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
 
-POLICY: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = POLICY | {
-    "cache": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}  # for kernels to call: less to compile
-ONCE = INNER | {
-    "inline": "always"
-}  # what one place calls: LLVM would else compile it by itself and again in its caller
-
 GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
 
 # A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
@@ -73,7 +60,7 @@ PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
 __all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
 
 
-@njit(**INNER)
+@inner()
 def _put(vector, width, tile, valid, target, places, every, column, count):  # type: ignore[no-untyped-def]
     """target[places[r * every] + column :][:count] = row r of the tile; `width` vectors hold the numbers."""
     span = len(width) * len(vector)
@@ -86,7 +73,7 @@ def _put(vector, width, tile, valid, target, places, every, column, count):  # t
                 write(target, places[r * every] + column + i, tile[r * span + i])
 
 
-@njit(**INNER)
+@inner()
 def _finish(vector, width, taken, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows.
 
@@ -119,7 +106,7 @@ def _finish(vector, width, taken, step, tile, first, valid, output, column, aren
         _put(vector, width, tile, valid, arena, skip(tables, step[SUM] + row), every, place, count)
 
 
-@njit(**INNER)
+@inner()
 def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-untyped-def]
     """target[:size] = the sum of `count` rows of `source`, `distance` apart, each times its factor."""
     for i in range(size):
@@ -129,7 +116,7 @@ def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-u
         write(target, i, total)
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end in the order that tiles read them: (tiles, points, lines, rows of a tile, LINE).
 
@@ -163,7 +150,7 @@ def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ig
                             edge[i] = single[whole * line + i]
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _tiles(vector, rows, wide, narrow, taken, step, first, end, column, arena, packed, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """The register tiles of rows first..end of one panel, `taken` vectors wide: for every point their products, then their epilogues."""
     points, depth, height, span = step[POINTS], step[DEPTH], len(rows), taken * len(vector)
@@ -207,7 +194,7 @@ def _tiles(vector, rows, wide, narrow, taken, step, first, end, column, arena, p
                     _finish(vector, wide, taken, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
@@ -229,7 +216,7 @@ def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weight
             panel = skip(panel, step[TAPS] * step[DEPTH] * taken * lanes)
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end as (tiles, lines, taps, SIDE rows, 32 numbers); the last tile repeats its last row."""
     taps, line = step[TAPS], LINE * step[PARTS]
@@ -244,7 +231,7 @@ def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped
                     put_lines(skip(target, place), line, skip(source, n * step[SOURCE_PLANE] + tap * line), 1)
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product on tile registers with its epilogue.
 
@@ -299,19 +286,19 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
                 panel = skip(panel, stored)
 
 
-@njit(**INNER)
+@inner()
 def _row(base, steps, stride, window, step):  # type: ignore[no-untyped-def]
     """Where row `step` of `window` starts in a buffer at `base` of windows of `steps` rows, guards between them."""
     return base + (GUARD + window * (steps + GUARD) + step) * stride
 
 
-@njit(**INNER)
+@inner()
 def _piece(step, plane):  # type: ignore[no-untyped-def]
     """Numbers of a row in its piece `plane`."""
     return min(step[STRIDE], step[WIDTH] - plane * step[STRIDE])
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
     """Zero the guard rows of a buffer whose memory was another buffer's; all of a piece that ends in padding."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -323,7 +310,7 @@ def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
                 arena[i] = 0
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
     """The caller's dense windows into a buffer with guards."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -337,7 +324,7 @@ def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
                     write(arena, target + c, x[first + c])
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-untyped-def]
     """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
     steps, stride, factor = step[STEPS], step[STRIDE], constants[step[FACTOR]]
@@ -369,7 +356,7 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
                     write(arena, start + row + c, line[c] * factor)
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
     """Means of two neighbouring rows."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -384,7 +371,7 @@ def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
                     write(arena, out + c, total * np.float32(0.5))
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
     """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
     steps, stride, wide = step[STEPS], step[STRIDE], step[SOURCE_STRIDE]
@@ -402,7 +389,7 @@ def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
                         arena[out + c] = arena[first + 2 * c]
 
 
-@njit(**ONCE)
+@inner(inline="always")
 def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
     """factor * source [+ residual], row by row; what no product could take into its epilogue."""
     size, factor = step[STEPS] * step[STRIDE], constants[step[FACTOR]]
@@ -416,7 +403,7 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
                 write(arena, target + i, factor * read(arena, source + i) + share * read(arena, other + i))
 
 
-@njit(**POLICY)
+@entry()
 def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from .jit import entry
 from .paths import Path
 from .tiles import MEMORY, configure, load_sums, multiply_sums, release
 from .vectors import I64, Emitter, int64, pointer
@@ -49,7 +50,7 @@ def _multiply_adds(typing: Any, vector: Any, chains: Any, count: Any, out: Any, 
     return signature, codegen
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@entry()
 def _loop(unit, vector, chains, count, out, pairs):  # type: ignore[no-untyped-def]
     if unit is None:
         _multiply_adds(vector, chains, count, pointer(out), pairs)

@@ -1,6 +1,6 @@
 """Philox4x32-10 and Box-Muller on scalars; the twin that checks and chooses is `everwave.philox`.
 
-JIT policy of this file: nogil, cached, no fastmath: every operation is a correctly rounded IEEE one, so the
+No fastmath here: every operation is a correctly rounded IEEE one, so the
 numbers are the same bit for bit on every machine, in this kernel and in its NumPy twin.
 
 Sources: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Box & Muller 1958.
@@ -9,23 +9,17 @@ Sources: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numba import njit
 
-JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-INNER = JIT | {
-    "cache": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}  # for kernels to call: less to compile
+from .jit import entry, inner
+
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 PI = math.pi
 
 
-@njit(**INNER)
+@inner()
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on a counter and a key of 32-bit words, all held in uint64."""
     for _ in range(10):
@@ -37,7 +31,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@njit(**INNER)
+@inner()
 def log_of_word(word):  # type: ignore[no-untyped-def]
     """ln((word + 1) / 2^32), in [-22.2, 0], from ln m = 2 artanh((m - 1) / (m + 1))."""
     m, exponent = math.frexp(float(word) + 1.0)  # m in [1/2, 1)
@@ -51,7 +45,7 @@ def log_of_word(word):  # type: ignore[no-untyped-def]
     return 2.0 * s * series + (exponent - 32) * 0.6931471805599453
 
 
-@njit(**INNER)
+@inner()
 def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     """cos and sin of 2 pi word / 2^32: quarter turns off, then the Taylor series up to pi / 4."""
     turns = float(word) / 4294967296.0
@@ -73,7 +67,7 @@ def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     return c, s
 
 
-@njit(**INNER)
+@inner()
 def normal_pair(a, b):  # type: ignore[no-untyped-def]
     """Two standard normals from two 32-bit words (Box-Muller)."""
     radius = math.sqrt(-2.0 * log_of_word(a))
@@ -81,7 +75,7 @@ def normal_pair(a, b):  # type: ignore[no-untyped-def]
     return np.float32(radius * c), np.float32(radius * s)
 
 
-@njit(**JIT)
+@entry()
 def fill_normals(out, seed, purpose, first):  # type: ignore[no-untyped-def]
     """out (n,) float32: the normals of positions first .. first + n - 1; four positions share a counter."""
     k0, k1 = seed & MASK, seed >> HALF

@@ -5,7 +5,7 @@ sample never depends on what else is in the batch. Inner loops run along contigu
 branches, and LLVM vectorises them for any CPU; what the FFT does to vectors is spelled out, which also compiles in a
 third of the time.
 
-JIT policy of this file: nogil, cached; a product and a sum may become one fused operation, sums keep their order.
+A product and a sum may become one fused operation, sums keep their order.
 Compiled functions close over integers only, which keeps them cacheable.
 """
 
@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .jit import entry, inner
 from .vectors import Emitter, int64
 
-JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
-INNER = JIT | {"cache": False}  # for kernels to call
+FUSED: dict[str, Any] = {"fastmath": {"contract"}}  # a product and a sum may become one operation
 SOURCES = "1bf3f12d4eb7"  # sha256 of vectors.py, for the cache: see vectors.py
 F = np.float32
 SIDE = 8  # numbers in a vector, and rows of a square that a transposition moves
 TURNS = 32  # in a circle: the longest FFT along one side
 
 
-@njit(inline="always", **INNER)
+@inner(inline="always", **FUSED)
 def amplitude_of(m):  # type: ignore[no-untyped-def]
     """sqrt(10^(0.1 (75 m - 25)) + 1e-7) for m in [-1.2, 1.2].
 
@@ -51,7 +51,7 @@ def amplitude_of(m):  # type: ignore[no-untyped-def]
     return np.sqrt(e + F(1e-7))
 
 
-@njit(inline="always", **INNER)
+@inner(inline="always", **FUSED)
 def circle(p):  # type: ignore[no-untyped-def]
     """cos and sin of pi p, for p in [-1, 1]; from Taylor's of half the angle."""
     x = p * F(1.5707963267948966)
@@ -65,7 +65,7 @@ def circle(p):  # type: ignore[no-untyped-def]
     return F(1) - F(2) * s * s, F(2) * s * c
 
 
-@njit(**INNER)
+@inner(**FUSED)
 def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ignore[no-untyped-def]
     """re + i im: an amplitude (bins,) along a vector of any length (the first 2 bins: x, y), turned."""
     bins = len(re)
@@ -76,7 +76,7 @@ def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ig
         im[k] = scale * (x * turn_im[k] + y * turn_re[k])
 
 
-@njit(**INNER)
+@inner(**FUSED)
 def retune(tuning, place, re, im):  # type: ignore[no-untyped-def]
     """The lowest bins of re + i im turned by pi tuning place, any number of times."""
     for k in range(len(tuning)):
@@ -86,7 +86,7 @@ def retune(tuning, place, re, im):  # type: ignore[no-untyped-def]
         re[k], im[k] = x * c - y * s, x * s + y * c
 
 
-@njit(**INNER)
+@inner(**FUSED)
 def polar(log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
     """re + i im: an amplitude at the angle pi p, for p in [-1, 1]."""
     for k in range(len(re)):
@@ -185,7 +185,7 @@ def radix2(typing: Any, w: Any, m: Any, source: Any, target: Any) -> Any:
     return types.void(w, *[types.int64] * 3), codegen
 
 
-@njit(**INNER)
+@inner(**FUSED)
 def columns(w, turns, m, length, width, source, target):  # type: ignore[no-untyped-def]
     """FFT of every column of (length, width): to `target` for length 32, else by way of it to `source`."""
     radix4(w, turns, m, length, width, source, target)
@@ -246,7 +246,7 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     middle = begin if rows < 32 else other
     after = 2 * m - middle
 
-    @njit(**JIT)
+    @entry(**FUSED)
     def synthesize(log_magnitude, phase, window, fold, turns, quarters, places, out):  # type: ignore[no-untyped-def]
         """Levels (B, T, m + 1), phase -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables` and `signal.places`."""
         re, im, w = np.empty(m + 1, np.float32), np.empty(m + 1, np.float32), np.empty(4 * m, np.float32)

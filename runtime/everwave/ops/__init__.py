@@ -56,6 +56,8 @@ def uses_numpy(backend: str) -> bool:
 def _numba_loads() -> bool:
     try:
         import numba  # noqa: F401
+
+        from .. import kernels  # noqa: F401 - says whether it may compile
     except (ImportError, OSError):
         return False
     return True
