@@ -491,6 +491,34 @@ def test_damaged_files_raise_audio_error_or_give_finite_samples(music: np.ndarra
 # -- channels and rates -----------------------------------------------------------------------------------------------
 
 
+def ogg_checksum(page: bytes) -> int:
+    """CRC-32 of a page whose own checksum is zero, most significant bits first (RFC 3533)."""
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = ((crc << 1) ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    return crc
+
+
+@pytest.mark.parametrize("more", [104, RATE])
+def test_an_ogg_file_may_promise_a_little_more_than_it_has(noise: np.ndarray, more: int) -> None:
+    """As files in Debian's packages do."""
+    write("a.ogg", np.tile(noise, (20, 1)))  # several pages
+    whole = Path("a.ogg").read_bytes()
+    last = whole.rfind(b"OggS")
+    page = bytearray(whole[last:])
+    page[6:14] = (int.from_bytes(page[6:14], "little") + more).to_bytes(8, "little")
+    page[22:26] = bytes(4)
+    page[22:26] = ogg_checksum(page).to_bytes(4, "little")
+    Path("b.ogg").write_bytes(whole[:last] + page)
+    if more == RATE:
+        with pytest.raises(AudioError, match="cut off"):
+            audio.read("b.ogg")
+    else:
+        assert 0 <= len(audio.read("b.ogg")[0]) - len(audio.read("a.ogg")[0]) < more
+
+
 def test_to_stereo() -> None:
     samples = np.arange(12, dtype=np.float32).reshape(2, 6)
     np.testing.assert_array_equal(to_stereo(samples), samples[:, :2])
