@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py [--path avx512] [--repeat 15] [--json]
 
-For every shape of the decoders at `full` the contenders run in turn, round after round; medians of thread CPU time, so
+For products of sizes as the decoders have them at `full`, without minimal filters, the contenders run in turn, round after round; medians of thread CPU time, so
 that a busy machine disturbs less. `peak` is a loop of the same multiply-add instructions that touches no memory.
 """
 

@@ -39,6 +39,7 @@ Array = np.ndarray
 Source = str | os.PathLike[str] | BinaryIO
 
 READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
+CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that are played together
 OGG_TAIL_SECONDS = (
     0.2  # the last page of some whole files promises so much more than there is; `_ogg_ends` sees cut ones
 )
@@ -133,8 +134,13 @@ def _refuse_truncated(file: Any, source: Source, name: str) -> None:
         audio_chunk = chunk.lower() in ("data", "ssnd", "data size") or file.format in ("RF64", "W64")
         if audio_chunk and int(present) + 1 < int(stated) < 0x7FFF0000:
             raise AudioError(f"{name}: cut off, {present} of {stated} bytes are there; get a complete copy")
-    if file.format == "OGG" and isinstance(source, str | os.PathLike) and not _ogg_ends(Path(source)):
-        raise AudioError(f"{name}: cut off, its last page is missing; get a complete copy")
+    if file.format == "OGG" and isinstance(source, str | os.PathLike):
+        if not _ogg_ends(Path(source)):
+            raise AudioError(f"{name}: cut off, its last page is missing; get a complete copy")
+        if _ogg_is_chained(Path(source)):
+            raise AudioError(
+                f"{name}: several recordings in a row, of which only the first can be read; split or convert it"
+            )
 
 
 def _ogg_ends(path: Path) -> bool:
@@ -144,6 +150,20 @@ def _ogg_ends(path: Path) -> bool:
         tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     return len(page) >= 27 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _ogg_is_chained(path: Path) -> bool:
+    """Whether a stream begins after another has ended (RFC 3533, section 4), as in what Icecast records."""
+    begin, last, at = b"OggS\0\x02", b"", 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found = (last + block).find(begin, 1 if at == 0 else 0)
+            while found >= 0 and at - len(last) + found < CHAIN_START:  # several streams may begin together
+                found = (last + block).find(begin, found + 1)
+            if found >= 0:
+                return True
+            at, last = at + len(block), block[1 - len(begin) :]
+    return False
 
 
 def _name(source: Source) -> str:

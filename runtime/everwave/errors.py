@@ -31,5 +31,9 @@ class Cancelled(EverwaveError):
 
 def short(value: Any) -> str:
     """`value` as a message shows it: text as it is, all else by its repr, in one line of at most 40 characters."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:
+        return "a huge number"  # of more digits than Python spells
+    text = " ".join(text[:200].split())
     return text if len(text) <= 40 else text[:37] + "..."

@@ -31,7 +31,8 @@ class Stream:
 
     Work goes on in the background up to `ahead` seconds before what was pulled, and no further: not to pull is to
     pause. The gain follows with the next block; other controls after what is in work for the next 0.75 s at least, and
-    within 2 s, well before the next generator window (12 s). `with`, `close` or forgetting the stream ends its workers.
+    within 2 s, well before the next generator window (12 s); within 6 s where `seconds` are given and `ahead` is not, as
+    such a stream is made in larger pieces. `with`, `close` or forgetting the stream ends its workers.
 
     frames: samples per channel in all, None if endless    stages: CPU seconds spent so far in each stage
     """

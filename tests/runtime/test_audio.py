@@ -491,6 +491,16 @@ def test_damaged_files_raise_audio_error_or_give_finite_samples(music: np.ndarra
 # -- channels and rates -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ending", ["ogg", "opus"])
+def test_ogg_files_in_a_row_are_not_taken_for_the_first(noise: np.ndarray, ending: str) -> None:
+    write(f"a.{ending}", np.tile(noise, (5, 1)))
+    whole = Path(f"a.{ending}").read_bytes()
+    Path(f"b.{ending}").write_bytes(whole + whole)
+    assert len(audio.read(f"a.{ending}")[0]) > 0
+    with pytest.raises(AudioError, match="several recordings in a row"):
+        audio.read(f"b.{ending}")
+
+
 def ogg_checksum(page: bytes) -> int:
     """CRC-32 of a page whose own checksum is zero, most significant bits first (RFC 3533)."""
     crc = 0

@@ -160,6 +160,14 @@ def test_make_network(monkeypatch: pytest.MonkeyPatch) -> None:
         make_network("chunk_encoder", TINY, parameters, backend="torch")
 
 
+def test_without_compilation() -> None:
+    """NUMBA_DISABLE_JIT: what has no kernels is NumPy's work."""
+    code = "import everwave; print(everwave.random_model('tiny').generate(0.1, seed=1).shape)"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(4410, 2)"
+
+
 LESSER = """
 import re, sys
 import numpy as np

@@ -410,7 +410,7 @@ def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, w
     unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile of
     vectors has rows, None where there is none; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and packed:
     float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of
-    zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * 3 vectors, one and one per point of a
+    zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * wide vectors, one and one per point of a
     filter, or twice the widest styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
     """
     program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
