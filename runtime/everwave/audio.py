@@ -40,9 +40,7 @@ Source = str | os.PathLike[str] | BinaryIO
 
 READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
 CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that are played together
-OGG_TAIL_SECONDS = (
-    0.2  # the last page of some whole files promises so much more than there is; `_ogg_ends` sees cut ones
-)
+OGG_TAIL_SECONDS = 0.2  # more than there is, as the last page of some whole files has it; `_ogg_ends` sees cut ones
 
 
 class Info(NamedTuple):

@@ -73,10 +73,8 @@ def _expanded(given: str) -> Iterator[tuple[Path, str]]:
         for file in _audio_files(path):
             yield file, file.relative_to(path).with_suffix("").as_posix()
     elif path.exists() or not glob.has_magic(given):
-        yield (
-            path,
-            path.stem.lstrip(".") or path.name.lstrip("."),
-        )  # one that is missing is reported when its turn comes
+        # one that is missing is reported when its turn comes; a name that begins with a dot is nobody's recording
+        yield path, path.stem.lstrip(".") or path.name.lstrip(".")
     else:
         fixed = Path(*_until_magic(path.parts))
         for file in map(Path, sorted(glob.glob(given, recursive=True))):

@@ -236,7 +236,7 @@ class Hdf5Store:
         return not self._overwrite and name in self._kept and _same(self._kept[name], about)
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
-        part = f".{name.encode().hex()}"  # no recording is called so: hidden files are not looked for
+        part = f".{os.fsencode(name).hex()}"  # no recording is called so: hidden files are not looked for
         try:
             if isinstance(latents, np.ndarray):
                 with self._lock:

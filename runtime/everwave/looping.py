@@ -31,8 +31,7 @@ class Loop:
     def __init__(self, pipeline: Pipeline, seed: int, controls: Mapping[str, Any], seconds: float,
                  progress: Callable[[int, int], object] | None, cancel: Callable[[], bool] | None) -> None:  # fmt: skip
         signal = pipeline.config.signal
-        checked = Piece(pipeline, seed)
-        checked.state(controls)  # refuses what does not fit the model
+        Piece(pipeline, seed).state(controls)  # refuses what does not fit the model
         tempo = _tempo(pipeline, seed, controls)
         self.bars = None if tempo is None else max(1, round(seconds * tempo / 60 / BEATS_PER_BAR))
         wanted = seconds if self.bars is None else self.bars * BEATS_PER_BAR * 60 / tempo  # type: ignore[operator]

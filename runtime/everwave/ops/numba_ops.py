@@ -103,7 +103,8 @@ class Lease:
             self.space = Workspace(plan)
 
     def __del__(self) -> None:
-        self._spare.append(self.space)
+        if hasattr(self, "space"):  # else there was no memory for it
+            self._spare.append(self.space)
 
 
 def _give_back() -> None:
