@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import everwave
 import numpy as np
 import pytest
+from everwave import weights
 from everwave.audio import Writer
+from everwave.config import PRESETS
 from everwave.model import Model
 from everwave.pipeline import OneBlasThread
 from everwave.web import engine
@@ -202,6 +205,30 @@ def test_a_bad_message_is_answered_and_the_music_goes_on(radio: Served, text: st
         assert listener.messages[0]["type"] == "refused"
         before = len(listener.samples)
         listener.play_until(lambda: len(listener.samples) > before + (1 << 15))
+
+
+def test_null_puts_a_control_back(radio: Served) -> None:
+    with radio.listen() as connection:
+        listener = Listener(connection)
+        for value in (7, None):
+            connection.send(json.dumps({"set": {"style": value}}))
+            listener.play_until(lambda value=value: len(listener.messages) > (value is None))
+        assert [m["type"] for m in listener.messages[:2]] == ["changed", "changed"]
+        assert listener.messages[1]["changes"][-1]["style"] is None
+
+
+def test_a_damaged_file_among_the_shipped_ones_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from everwave.web.server import load_models
+
+    weights.write(tmp_path / "good.h5", weights.random_model(PRESETS["tiny"]))
+    (tmp_path / "bad.h5").write_bytes((tmp_path / "good.h5").read_bytes()[:-1000])
+    monkeypatch.setattr(weights, "folders", lambda: [tmp_path])
+    assert list(load_models([], 1, "float32")) == ["good"]
+    assert "bad.h5" in caplog.text
+    with pytest.raises(everwave.ModelError):
+        load_models([str(tmp_path / "bad.h5")], 1, "float32")
 
 
 def test_messages_that_are_too_long_or_no_text_end_the_stream(radio: Served) -> None:

@@ -94,8 +94,8 @@ class Description:
             "An endless 16-bit stereo WAV in real time. As a WebSocket with the same parameters: the first message is "
             '{"type": "start", "log"}, then 16-bit little-endian samples come in binary messages. The listener reports '
             '{"played": frames in all}, may ask for {"ahead": seconds}, and changes controls with '
-            '{"set": {"truncation": 1.5}, "glide": 4}; the answer is {"type": "changed", "from", "changes"}: the part of '
-            'the log from frame `from` on. {"type": "refused", "message"} answers what cannot be done, '
+            '{"set": {"truncation": 1.5}, "glide": 4}, where null is what the seed gives; the answer is {"type": "changed", '
+            '"from", "changes"}: the part of the log from frame `from` on. {"type": "refused", "message"} answers what cannot be done, '
             '{"type": "end", "message"} comes before the server hangs up.'
         )
         return _operation("stream", text, WAV, 400, 403, 404, 429, 503) | {"parameters": _in_query(self.stream)}

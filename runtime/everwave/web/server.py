@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ MESSAGE_BYTES = 1 << 14  # of a listener
 REQUEST_BYTES = 1 << 14  # of a request's line and headers
 SEND_BYTES = 1 << 18  # on their way to one reader: 1.5 s of music
 OTHER_CONNECTIONS = 200  # besides listeners, before new ones are turned away
+
+
+log = logging.getLogger(__name__)
 
 
 class Protocol(H11Protocol):
@@ -90,15 +94,22 @@ def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str,
     paths = [weights.find(name) for name in names] or [weights.find(name) for name in weights.available()]
     models: dict[str, Model] = {}
     for path in paths:
-        file = weights.read(path)
-        if "generator" not in file.parameters:
+        try:
+            file = weights.read(path)
+            if "generator" not in file.parameters:
+                if names:
+                    raise UsageError(f"{path}: a {file.kind} file has no generator; give a model that generates")
+                continue
+            file = weights.resolve(file, path)
+        except ModelError as error:
             if names:
-                raise UsageError(f"{path}: a {file.kind} file has no generator; give a model that generates")
+                raise
+            log.warning("%s; it is not served", error)
             continue
         name = Path(path).stem
         if name in models:
             raise UsageError(f"two models are called {name}; rename one of the files")
-        models[name] = Model.from_parts(weights.resolve(file, path), threads, precision)
+        models[name] = Model.from_parts(file, threads, precision)
     if not models:
         raise ModelError("no model to serve; give one with --model")
     return models
