@@ -121,7 +121,8 @@ def _checked_blocks(file: Any, name: str) -> Iterator[Array]:
             raise AudioError(f"{name}: {block[frame, channel]} at {where}; samples must be finite, repair the file")
         done += len(block)
         yield block
-    if done + (file.format == "OGG") * OGG_TAIL_SECONDS * file.samplerate < file.frames:
+    tolerated = OGG_TAIL_SECONDS * file.samplerate if file.format == "OGG" else 0
+    if done + tolerated < file.frames:
         raise AudioError(f"{name}: cut off after {done} of {file.frames} frames; get a complete copy")
 
 
@@ -151,16 +152,14 @@ def _ogg_ends(path: Path) -> bool:
 
 
 def _ogg_is_chained(path: Path) -> bool:
-    """Whether a stream begins after another has ended (RFC 3533, section 4), as in what Icecast records."""
-    begin, last, at = b"OggS\0\x02", b"", 0
+    """Whether a stream begins after others have (RFC 3533, section 4), as in what Icecast records."""
+    begin, last = b"OggS\0\x02", b""
     with path.open("rb") as file:
+        file.seek(CHAIN_START)
         while block := file.read(1 << 20):
-            found = (last + block).find(begin, 1 if at == 0 else 0)
-            while found >= 0 and at - len(last) + found < CHAIN_START:  # several streams may begin together
-                found = (last + block).find(begin, found + 1)
-            if found >= 0:
+            if begin in last + block:
                 return True
-            at, last = at + len(block), block[1 - len(begin) :]
+            last = block[1 - len(begin) :]
     return False
 
 

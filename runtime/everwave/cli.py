@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import EverwaveError, UsageError
+from .errors import EverwaveError, UsageError, one_line
 from .options import parser
 from .stopping import stopped_by_signals
 
@@ -46,20 +46,26 @@ def _run(options: argparse.Namespace) -> int:
         _say("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
         return SIGNALLED + number
     except BrokenPipeError:  # the reader of our output has left; there is no one to tell
-        _abandon_stdout()
+        _leave_stdout()
         return 0
     except Exception as error:
         if options.debug:
             raise
-        _abandon_stdout()
-        _say(f"error: {_one_line(error)}")
+        _leave_stdout()
+        ours = isinstance(error, EverwaveError)
+        _say(f"error: {one_line(error)}{'' if ours else ' (--debug shows where)'}")
         return error.exit_code if isinstance(error, EverwaveError) else FAILURE
 
 
-def _abandon_stdout() -> None:
-    """What is still to be written there goes nowhere: Python would complain of it at its end."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no file: closed, or a test's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _leave_stdout() -> None:
+    """What waits to be written there is written, or else goes nowhere: Python would complain of it at its end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # no file: a test's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- commands -----------------------------------------------------------------------------------------------------
@@ -320,10 +326,3 @@ def _only_our_lines() -> Iterator[None]:
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):
         print(f"everwave: {message}", file=sys.stderr)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text} (--debug shows where)"
-    )

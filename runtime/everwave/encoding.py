@@ -19,7 +19,7 @@ import numpy as np
 
 from . import audio
 from .config import OVERLAP
-from .errors import Cancelled, EverwaveError, UsageError
+from .errors import Cancelled, EverwaveError, UsageError, one_line
 from .latent_files import About, Store
 from .model import Model
 from .pooling import STATISTIC, pool
@@ -109,13 +109,13 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
     """
     stop = threading.Event()
 
-    def one(recording: Recording, workers: Executor) -> None:
+    def one(recording: Recording, path: Path, workers: Executor) -> None:
         def count(seconds: float) -> None:
             if stop.is_set():
                 raise Cancelled(f"{recording.source}: cancelled")
             progress(seconds)
 
-        _encode(model, recording, paths[recording], store, about, pooled, workers, count)
+        _encode(model, recording, path, store, about, pooled, workers, count)
 
     at_once = min(FILES_AT_ONCE, model.threads, max(len(todo), 1))
     with (
@@ -123,12 +123,18 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
         ThreadPoolExecutor(model.threads, "everwave") as workers,
         ThreadPoolExecutor(at_once, "everwave-file") as files,
     ):
-        paths = {recording: stack.enter_context(_on_disk(recording)) for recording in todo}  # here: Ctrl-C ends reading
-        futures = {files.submit(one, recording, workers): recording for recording in todo}
+        futures = {}
         try:
+            for recording in todo:
+                try:
+                    path = stack.enter_context(_on_disk(recording))  # here, not in a worker: Ctrl-C ends it
+                except (EverwaveError, OSError) as error:
+                    failed(_explained(recording, recording.source, error))
+                    continue
+                futures[files.submit(one, recording, path, workers)] = recording, str(path)
             for future in as_completed(futures):
-                if error := future.exception():
-                    failed(_explained(futures[future], paths[futures[future]], error))
+                if trouble := future.exception():
+                    failed(_explained(*futures[future], trouble))
         finally:  # Ctrl-C: begin nothing more, and leave what is begun at its next block
             stop.set()
             files.shutdown(wait=True, cancel_futures=True)
@@ -226,10 +232,9 @@ def _on_disk(recording: Recording) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _explained(recording: Recording, path: Path, error: BaseException) -> str:
-    text = " ".join(str(error).split()).replace(str(path), str(recording.source))
-    if not isinstance(error, EverwaveError):
-        text = f"{type(error).__name__}: {text}"
+def _explained(recording: Recording, path: str, error: BaseException) -> str:
+    """`path`: where the recording was on disk, which users know by its source."""
+    text = one_line(error).replace(path, recording.source)
     return text if recording.source in text else f"{recording.source}: {text}"
 
 

@@ -37,3 +37,9 @@ def short(value: Any) -> str:
         return "a huge number"  # of more digits than Python spells
     text = " ".join(text[:200].split())
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """What `error` says, in one line; with its type, unless it was written for users."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EverwaveError) and text else f"{type(error).__name__}: {text}"

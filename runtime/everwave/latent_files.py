@@ -263,11 +263,10 @@ class Hdf5Store:
 
     def _check_name(self, name: str) -> None:
         """EverwaveError for a name that is a folder of other recordings, or lies in a folder called like one."""
-        for path in (name, *map(str, Path(name).parents)):
-            if path not in self._file or path == ".":
-                continue
-            is_recording = hasattr(self._file[path], "shape")
-            if is_recording != (path == name):
+        for path in (name, *map(str, list(Path(name).parents)[:-1])):
+            there = self._file.get(path)
+            is_recording = hasattr(there, "shape")
+            if there is not None and is_recording != (path == name):
                 what = "recording" if is_recording else "folder of recordings"
                 raise EverwaveError(f"{self._output}: {name!r} cannot be stored beside the {what} {path!r}; rename one")
 

@@ -31,7 +31,7 @@ class Loop:
     def __init__(self, pipeline: Pipeline, seed: int, controls: Mapping[str, Any], seconds: float,
                  progress: Callable[[int, int], object] | None, cancel: Callable[[], bool] | None) -> None:  # fmt: skip
         signal = pipeline.config.signal
-        Piece(pipeline, seed).state(controls)  # refuses what does not fit the model
+        state = Piece(pipeline, seed).state(controls)  # refuses what does not fit the model
         tempo = _tempo(pipeline, seed, controls)
         self.bars = None if tempo is None else max(1, round(seconds * tempo / 60 / BEATS_PER_BAR))
         wanted = seconds if self.bars is None else self.bars * BEATS_PER_BAR * 60 / tempo  # type: ignore[operator]
@@ -41,7 +41,6 @@ class Loop:
         self.bpm = None if self.bars is None else self.bars * BEATS_PER_BAR * 60 / self.seconds
         self.stages = pipeline.stages
         piece = Piece(pipeline, seed, period=self.latents)
-        state = piece.state(controls)
         self._blocks = pipeline.loop(partial(piece.looped, state), seed, self.latents)
         self._progress, self._cancel = progress, cancel
         self._done = 0

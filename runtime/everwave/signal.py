@@ -29,7 +29,7 @@ def hann(n: int) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _window(n: int) -> Array:
+def window(n: int) -> Array:
     """`hann` in float32, shared by every caller."""
     window = hann(n).astype(np.float32)
     window.setflags(write=False)
@@ -51,7 +51,7 @@ def stft(samples: Array, signal: SignalConfig) -> Array:
     if len(samples) < signal.n_fft:
         return np.empty((0, signal.bins), np.complex64)
     frames = np.lib.stride_tricks.sliding_window_view(samples, signal.n_fft)[:: signal.hop_length]
-    return rfft(frames * _window(signal.n_fft), overwrite_x=True)
+    return rfft(frames * window(signal.n_fft), overwrite_x=True)
 
 
 def log_magnitude(spectrum: Array) -> Array:

@@ -170,6 +170,17 @@ def test_output_that_nobody_takes(tiny: str, closed: str) -> None:
     assert len(samples("a.wav")) == 4410
 
 
+def test_what_was_said_before_an_error_is_not_lost(tiny: str) -> None:
+    command = everwave(
+        "generate", "--model", tiny, "--seed", str(2**64 - 1), "--count", "2", "--seconds", "0.1", "-o", "a.wav"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "seed=" in done.stderr
+    assert done.stdout.startswith("a-1.wav: 0.1 s of audio")
+
+
 def test_a_loop_without_a_tempo_is_refused(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
     for bpm in ("0", "nan", "inf"):
         assert main(["generate", "--model", steered, "--loop", "--bpm", bpm, "-o", "a.wav"]) == 2

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -312,6 +313,15 @@ def test_another_recording_of_the_same_name_and_time_is_another(model: str) -> N
         os.utime(name, (10**9, 10**9))
         assert main(["encode", name, "--model", model, "-o", "out.npy"]) == 0
         assert about("out.npy")["source"] == name
+
+
+def test_a_closed_stdin_leaves_the_other_recordings(model: str) -> None:
+    write("a.wav")
+    command = [sys.executable, "-m", "everwave", "encode", "-", "a.wav", "--model", model, "-o", "out"]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command)} <&-"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "stdin is closed" in done.stderr
+    assert sorted(os.listdir("out")) == ["a.npy", "a.npy.json"]
 
 
 def test_two_runs_may_add_to_an_hdf5_file_at_the_same_time(model: str) -> None:

@@ -196,7 +196,7 @@ def test_unknown_models_and_paths(radio: Served) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "[]", '{"played": -1}', '{"played": 1000000000}', '{"played": "1"}', '{"ahead": 0}', '{"set": 5}',
-                                  '{"set": {"bpm": "/etc/passwd"}}', '{"set": {"seed": 1}}', '{"set": {}, "glide": -1}', '{"x": 1}'])  # fmt: skip
+                                  '{"set": {"bpm": "/etc/passwd"}}', '{"set": {"pitch": null}}', '{"set": {"seed": 1}}', '{"set": {}, "glide": -1}', '{"x": 1}'])  # fmt: skip
 def test_a_bad_message_is_answered_and_the_music_goes_on(radio: Served, text: str) -> None:
     with radio.listen() as connection:
         listener = Listener(connection)

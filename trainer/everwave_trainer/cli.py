@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from everwave.errors import EverwaveError, UsageError
+from everwave.errors import EverwaveError, UsageError, one_line
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
 
@@ -23,10 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        text = " ".join(str(error).split())
-        if not isinstance(error, EverwaveError | OSError):
-            text = f"{type(error).__name__}: {text}"
-        print(f"everwave-train: error: {text}", file=sys.stderr)
+        print(f"everwave-train: error: {one_line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, EverwaveError) else 1
 
 

@@ -6,23 +6,25 @@ Complex spectra are pairs (real, imaginary); everything is float32 whatever the 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from everwave.config import OVERLAP, SignalConfig
-from everwave.signal import FLOOR, MEAN_DB, POWER_OFFSET, SCALE_DB, VECTOR_OFFSET, dual_window, places, quarter_turns
-from everwave.signal import hann as exact_hann
+from everwave.signal import (
+    FLOOR,
+    MEAN_DB,
+    POWER_OFFSET,
+    SCALE_DB,
+    VECTOR_OFFSET,
+    dual_window,
+    places,
+    quarter_turns,
+    window,
+)  # fmt: skip
 from keras import ops
 
 SPECTRAL_FLOOR = 1e-7  # power below which spectral losses see silence: keeps log gradients bounded
 PAIR = tuple[Any, Any]
-
-
-@lru_cache
-def hann(size: int) -> np.ndarray:
-    """Periodic Hann window (size,)."""
-    return exact_hann(size).astype(np.float32)
 
 
 def stft(samples: Any, n_fft: int, hop_length: int) -> PAIR:
@@ -32,14 +34,13 @@ def stft(samples: Any, n_fft: int, hop_length: int) -> PAIR:
     hops = ops.reshape(samples[:, : whole * hop_length], (-1, whole, hop_length))
     count = hops.shape[1] - overlap + 1
     frames = ops.concatenate([hops[:, i : i + count] for i in range(overlap)], axis=2)
-    return ops.rfft(frames * hann(n_fft))
+    return ops.rfft(frames * window(n_fft))
 
 
 def istft(spectrum: PAIR, signal: SignalConfig) -> Any:
     """Real and imaginary (B, T, bins) -> samples (B, (T - 1) * hop + n_fft)."""
-    frames = ops.irfft(spectrum, fft_length=signal.n_fft) * dual_window(signal.n_fft, signal.hop_length).astype(
-        np.float32
-    )
+    dual = dual_window(signal.n_fft, signal.hop_length).astype(np.float32)
+    frames = ops.irfft(spectrum, fft_length=signal.n_fft) * dual
     steps, hop = frames.shape[1], signal.hop_length
     parts = [
         ops.pad(frames[:, :, i * hop : (i + 1) * hop], ((0, 0), (i, OVERLAP - 1 - i), (0, 0))) for i in range(OVERLAP)

@@ -121,20 +121,23 @@ class Complex:
 class Numbers:
     """Complex numbers in an array: `m` real parts, then as many imaginary ones; SIDE neighbours are one vector."""
 
-    def __init__(self, e: Emitter, kind: Any, array: Any, context: Any) -> None:
-        self.e, self.data = e, cgutils.create_struct_proxy(kind)(context, e.builder, value=array).data
+    def __init__(self, e: Emitter, kind: Any, array: Any, m: Any, context: Any) -> None:
+        self.e, self.data, self.m = e, cgutils.create_struct_proxy(kind)(context, e.builder, value=array).data, m
 
-    def get(self, at: Any, m: Any) -> Complex:
-        return Complex(self.e, *(self.e.load(self.data, place) for place in (at, self.e.builder.add(at, m))))
+    def get(self, at: Any) -> Complex:
+        return Complex(self.e, *(self.e.load(self.data, place) for place in self._places(at)))
 
-    def broadcast(self, at: Any, m: Any) -> Complex:
+    def broadcast(self, at: Any) -> Complex:
         """One number in every lane."""
-        parts = (self.e.builder.gep(self.data, [place]) for place in (at, self.e.builder.add(at, m)))
+        parts = (self.e.builder.gep(self.data, [place]) for place in self._places(at))
         return Complex(self.e, *(self.e.broadcast(self.e.builder.load(part)) for part in parts))
 
-    def put(self, x: Complex, at: Any, m: Any) -> None:
-        self.e.store(x.re, self.data, at)
-        self.e.store(x.im, self.data, self.e.builder.add(at, m))
+    def put(self, x: Complex, at: Any) -> None:
+        for part, place in zip((x.re, x.im), self._places(at), strict=True):
+            self.e.store(part, self.data, place)
+
+    def _places(self, at: Any) -> tuple[Any, Any]:
+        return at, self.e.builder.add(at, self.m)
 
 
 @intrinsic
@@ -144,23 +147,22 @@ def radix4(typing: Any, w: Any, turns: Any, m: Any, length: Any, stride: Any, so
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         w, turns, m, length, stride, source, target = args
         e = Emitter(builder, SIDE)
-        numbers, circle = (
-            Numbers(e, kind, array, context) for kind, array in zip(signature.args, (w, turns), strict=False)
-        )
+        numbers = Numbers(e, signature.args[0], w, m, context)
+        circle = Numbers(e, signature.args[1], turns, int64(TURNS), context)
         quarter, skip = builder.udiv(length, int64(4)), builder.udiv(int64(TURNS), length)
         step = builder.mul(quarter, stride)
         with cgutils.for_range(builder, quarter) as p:
             turn = builder.mul(skip, p.index)
-            first, second, third = (circle.broadcast(builder.mul(turn, int64(k)), int64(TURNS)) for k in (1, 2, 3))
+            first, second, third = (circle.broadcast(builder.mul(turn, int64(k))) for k in (1, 2, 3))
             x = builder.add(source, builder.mul(p.index, stride))
             y = builder.add(target, builder.mul(builder.mul(p.index, stride), int64(4)))
             with cgutils.for_range(builder, builder.udiv(stride, int64(SIDE))) as group:
                 i = builder.mul(group.index, int64(SIDE))
                 places = [builder.add(builder.add(x, i), builder.mul(step, int64(k))) for k in range(4)]
-                a, b, c, d = (numbers.get(place, m) for place in places)
+                a, b, c, d = (numbers.get(place) for place in places)
                 s, t, u, v = a + c, a - c, b + d, (b - d).times_i()
                 for k, z in enumerate((s + u, (t + v) * first, (s - u) * second, (t - v) * third)):
-                    numbers.put(z, builder.add(builder.add(y, i), builder.mul(stride, int64(k))), m)
+                    numbers.put(z, builder.add(builder.add(y, i), builder.mul(stride, int64(k))))
         return context.get_dummy_value()
 
     return types.void(w, turns, *[types.int64] * 5), codegen
@@ -172,14 +174,14 @@ def radix2(typing: Any, w: Any, m: Any, source: Any, target: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         w, m, source, target = args
-        numbers = Numbers(Emitter(builder, SIDE), signature.args[0], w, context)
+        numbers = Numbers(Emitter(builder, SIDE), signature.args[0], w, m, context)
         half = builder.udiv(m, int64(2))
         with cgutils.for_range(builder, builder.udiv(half, int64(SIDE))) as group:
             i = builder.mul(group.index, int64(SIDE))
             x, y = builder.add(source, i), builder.add(target, i)
-            a, b = numbers.get(x, m), numbers.get(builder.add(x, half), m)
-            numbers.put(a + b, y, m)
-            numbers.put(a - b, builder.add(y, half), m)
+            a, b = numbers.get(x), numbers.get(builder.add(x, half))
+            numbers.put(a + b, y)
+            numbers.put(a - b, builder.add(y, half))
         return context.get_dummy_value()
 
     return types.void(w, *[types.int64] * 3), codegen

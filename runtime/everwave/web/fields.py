@@ -73,11 +73,13 @@ def from_query(pairs: Iterable[tuple[str, str]], fields: Mapping[str, Field]) ->
     return found
 
 
-def from_json(content: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The values of a JSON object, each known; null is left out."""
+def from_json(content: Any, fields: Mapping[str, Field], keep_null: bool = False) -> dict[str, Any]:
+    """The values of a JSON object, each known; null is left out, or None where it means something."""
     if not isinstance(content, dict):
         raise Refused(400, "expected a JSON object")
-    return {name: _known(name, fields).check(value) for name, value in content.items() if value is not None}
+    given = {name: value for name, value in content.items() if keep_null or value is not None}
+    known = {name: _known(name, fields) for name in given}
+    return {name: None if value is None else known[name].check(value) for name, value in given.items()}
 
 
 def parse_json(text: str | bytes) -> Any:

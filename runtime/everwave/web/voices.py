@@ -189,10 +189,8 @@ class Conversation:
         if self._allowed.wait():
             raise Refused(429, f"more than {self._limits.changes_per_second:g} changes a second")
         glide = from_json({k: v for k, v in message.items() if k != "set"}, GLIDE).get("glide", 0.0)
-        wishes = from_json(message["set"], self._controls)
-        # null puts back what the seed gives
-        given = {name: None for name, value in message["set"].items() if value is None and name in self._controls}
-        news = await self._voice.set(given | wishes, glide)
+        wishes = from_json(message["set"], self._controls, keep_null=True)  # null puts back what the seed gives
+        news = await self._voice.set(wishes, glide)
         return {"type": "changed", **news}
 
 
