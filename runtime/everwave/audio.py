@@ -96,8 +96,9 @@ def _opened(source: Source) -> Iterator[Any]:
     name = _name(source)
     try:
         if isinstance(source, str | os.PathLike) and not Path(source).is_file():
-            what = "is a folder" if Path(source).is_dir() else "no such file"
-            raise AudioError(f"{name}: {what}; give an audio file")
+            path = Path(source)
+            what = "is a folder" if path.is_dir() else "is a pipe or a device" if path.exists() else "no such file"
+            raise AudioError(f"{name}: {what}; give an audio file, or - for stdin")
         with contextlib.ExitStack() as stack:
             # bytes: soundfile encodes text strictly, and names may be anything
             path = os.fsencode(source) if isinstance(source, str | os.PathLike) and os.name == "posix" else source
@@ -109,7 +110,10 @@ def _opened(source: Source) -> Iterator[Any]:
                 raise AudioError(f"{name}: holds no samples; give a file that does")
             yield file
     except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:  # LibsndfileError is a RuntimeError
-        raise AudioError(f"{name}: cannot be read as audio ({reason(error)}); convert or replace it") from None
+        why = reason(error)
+        if why.startswith("File does not exist"):  # it does: what libsndfile says of an MP3 in which nothing is one
+            why = "no known format"
+        raise AudioError(f"{name}: cannot be read as audio ({why}); convert or replace it") from None
 
 
 def _checked_blocks(file: Any, name: str) -> Iterator[Array]:

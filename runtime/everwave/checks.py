@@ -28,15 +28,20 @@ def number(name: str, value: Any, low: float, high: float, hint: str = "") -> fl
     return result
 
 
+def whole(name: str, value: Any, low: float, high: float) -> int:
+    """`value` as an integer in low..high."""
+    result = number(name, value, low, high)
+    if result != math.floor(result):
+        raise UsageError(f"{name}={short(value)}; expected a whole number")
+    return int(result)
+
+
 def threads(wanted: int | None) -> int:
     """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
     name = "threads"
     if wanted is None:
         name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or cores()  # type: ignore[assignment]
-    result = number(name, wanted, 1, MAX_THREADS)
-    if result != math.floor(result):
-        raise UsageError(f"{name}={wanted!r}; expected a whole number")
-    return int(result)
+    return whole(name, wanted, 1, MAX_THREADS)
 
 
 def matrix(name: str, value: Any, columns: int) -> np.ndarray:

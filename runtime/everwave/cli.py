@@ -72,7 +72,7 @@ def _leave_stdout() -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    from . import pieces
+    from . import checks, pieces
     from .model import load
 
     outputs = pieces.outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
@@ -83,9 +83,12 @@ def generate(options: argparse.Namespace) -> None:
             raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
         if Path(options.spectrogram).resolve() == Path(outputs[0]).resolve():
             raise UsageError(f"--spectrogram {options.spectrogram}: is where the audio goes; choose another name")
+        if Path(options.spectrogram).suffix.lower() != ".png":
+            raise UsageError(f"--spectrogram {options.spectrogram}: it is a PNG; let its name end in .png")
         check_writable(Path(options.spectrogram))
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
+    checks.seed(seed + options.count - 1)
     pieces.open_piece(model, options, seed).close()  # checks the options before kernels are compiled
     if (seconds := model.prepare()) > 3 and sys.stderr.isatty():
         _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
@@ -98,6 +101,8 @@ def stream(options: argparse.Namespace) -> None:
     from .audio import Writer
     from .model import load
 
+    if options.format == "raw" and Path(options.output).suffix.lower() not in ("", ".raw"):
+        raise UsageError(f"-o {options.output}: --format raw writes bare samples; let its name end in .raw")
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     if options.play:
@@ -198,7 +203,8 @@ def info(options: argparse.Namespace) -> None:
     from .weights import available
 
     if options.model is None:
-        print("shipped models: " + (", ".join(available()) or "none"))
+        models = available()
+        print(json.dumps({"models": models}) if options.json else f"shipped models: {', '.join(models) or 'none'}")
         return
     ending = Path(options.model).suffix.lower()
     is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, conditioning, coordinates
-from .errors import UsageError
+from .errors import UsageError, short
 from .pipeline import Kept, Latents, Pipeline, Stages
 
 Array = np.ndarray
@@ -191,5 +191,5 @@ def plain(name: str, value: Any, config: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         vector = np.empty(0, np.float32)
     if vector.shape != (size,) or not np.abs(vector).max() <= checks.MAX_TRUNCATION:
-        raise UsageError(f"style: give a seed, or {size} numbers from -8 to 8 (this has shape {vector.shape})")
+        raise UsageError(f"style: give a seed, or {size} numbers from -8 to 8 (this is {short(value)})")
     return [float(x) for x in vector]

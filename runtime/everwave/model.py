@@ -56,6 +56,7 @@ def random_model(preset: str = "full", seed: int = 0, threads: int | None = None
 
 def warm_up(threads: int | None = None) -> list[str]:
     """Compile every kernel for every precision this CPU has, and for weights of float16 and of float32; the precisions."""
+    threads = checks.threads(threads)
     file, done = weights.random_model(PRESETS["tiny"]), []
     # no float16 holds these
     longer = {name: {k: v * np.float32(1.0001) for k, v in part.items()} for name, part in file.parameters.items()}
@@ -241,7 +242,7 @@ class Model:
                       workers: Executor | None = None) -> Iterator[Array]:  # fmt: skip
         """`encode`, a block of latents (k, 2 * latents) at a time; `workers` are threads that several calls may share."""
         self._needs("frame_encoder", "chunk_encoder")
-        rate = int(number("sample_rate", sample_rate, 1000, 1_000_000))
+        rate = checks.whole("sample_rate", sample_rate, 1000, 1_000_000)
         return self._pipeline(workers).encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
 
     def encode_file(self, path: str | os.PathLike[str]) -> Array:

@@ -11,11 +11,11 @@ from .errors import UsageError
 Command = Callable[[argparse.Namespace], int | None]
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Bad use is one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_code, f"everwave: error: {message}; see `{self.prog} --help`\n")
+        self.exit(UsageError.exit_code, f"{self.prog.split()[0]}: error: {message}; see `{self.prog} --help`\n")
 
 
 class _Version(argparse.Action):
@@ -31,7 +31,7 @@ class _Version(argparse.Action):
 def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     """The options of every command; parsing them gives a namespace whose `run` is the one of `commands` that was named."""
     by_name = {run.__name__: run for run in commands}
-    parser = _Parser(prog="everwave", description="Endless stereo music on any CPU.", allow_abbrev=False)
+    parser = Parser(prog="everwave", description="Endless stereo music on any CPU.", allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -72,8 +72,10 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     _model_options(made, default="autoencoder")
 
     made = command("bench", "measure how many times faster than real time this machine is")
-    _model_options(made)
-    made.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
+    measured = made.add_mutually_exclusive_group()
+    _model_option(measured)
+    measured.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
+    _engine_options(made)
     made.add_argument("--random-weights", action="store_true")
     made.add_argument("--seconds", type=float, default=60.0)
     made.add_argument("--json", action="store_true", help="one run only, printed as one JSON object")
@@ -111,8 +113,12 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
 
 
 def _model_options(parser: argparse.ArgumentParser, default: str = "techno") -> None:
-    parser.add_argument("--model", default=default, help=f"a shipped name or a file (default {default})")
+    _model_option(parser, default)
     _engine_options(parser)
+
+
+def _model_option(parser: argparse._ActionsContainer, default: str = "techno") -> None:
+    parser.add_argument("--model", default=default, help=f"a shipped name or a file (default {default})")
 
 
 def _engine_options(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Config
-from .errors import ModelError
+from .errors import ModelError, UsageError, short
 from .networks import AUTOENCODER, NETWORKS
 from .ops.trace import trace
 from .weights_format import ModelFile, Parameters, check_reference, named, read, write
@@ -62,6 +62,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
     What has a folder or an ending in it is a path; anything else is a shipped name first.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise UsageError(f"{short(name_or_path)}: no model; give the path of a .h5 file, or a shipped name")
     path = Path(name_or_path)
     with named(path, "read"):
         if len(path.parts) == 1 and not path.suffix:

@@ -171,14 +171,27 @@ def test_output_that_nobody_takes(tiny: str, closed: str) -> None:
 
 
 def test_what_was_said_before_an_error_is_not_lost(tiny: str) -> None:
-    command = everwave(
-        "generate", "--model", tiny, "--seed", str(2**64 - 1), "--count", "2", "--seconds", "0.1", "-o", "a.wav"
-    )
+    """Nor is it written twice. A pipe's lines wait in a buffer; the second piece fails."""
+    program = """
+import sys
+from everwave import cli, pieces
+from everwave.errors import EverwaveError
+
+def write(model, options, output, seed, first=pieces.write):
+    if seed == 2:
+        raise EverwaveError("no more")
+    first(model, options, output, seed)
+
+pieces.write = write
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    words = f"generate --model {tiny} --seconds 0.1 --seed 1 --count 2 -o a.wav".split()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "seed=" in done.stderr
+    assert (done.returncode, done.stderr) == (1, "everwave: error: no more\n")
     assert done.stdout.startswith("a-1.wav: 0.1 s of audio")
+    assert done.stdout.count("a-1.wav") == 1
 
 
 def test_a_loop_without_a_tempo_is_refused(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,10 +204,13 @@ def test_what_is_no_file_is_not_read_or_replaced(tiny: str, steered: str, capsys
     os.mkfifo("pipe")
     assert main(["generate", "--model", steered, "--bpm", "pipe", "-o", "a.wav"]) == 2
     assert "neither a number nor a file" in capsys.readouterr().err
-    generate = ["generate", "--model", tiny, "--seconds", "0.1", "-o", "a.wav", "--spectrogram", "pipe"]
+    os.mkfifo("pipe.png")
+    generate = ["generate", "--model", tiny, "--seconds", "0.1", "-o", "a.wav", "--spectrogram", "pipe.png"]
     for command in (generate, ["bundle", tiny, "-o", "pipe"]):
         assert main(command) == 2
         assert "is a device or a pipe" in capsys.readouterr().err
+    assert main(["encode", "pipe", "--model", tiny, "-o", "a.npy"]) == 1
+    assert "is a pipe or a device" in capsys.readouterr().err
 
 
 def test_a_loop_says_its_length(tiny: str, steered: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,6 +325,8 @@ def test_info(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert part in output
     assert main(["info", steered, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conditions"][0]["name"] == "bpm"
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"models": weights.available()}
 
 
 def test_bundle(tiny: str) -> None:
@@ -440,6 +458,11 @@ BAD_USE = {
     "encode without output": "encode in.wav",
     "several recordings in one .npy": "encode a.wav b.wav --model TINY -o out.npy",
     "preset without random weights": "bench --preset tiny",
+    "a preset and a model": "bench --model TINY --preset tiny --random-weights",
+    "no threads to warm up": "warmup --threads 0",
+    "a picture that is no PNG": "generate --model TINY --seconds 1 --spectrogram out.jpg -o out.wav",
+    "bare samples by another name": "stream --model TINY --format raw -o out.flac",
+    "seeds beyond the last": "generate --model TINY --seconds 1 --seed 18446744073709551615 --count 2 -o out.wav",
 }
 
 FAILURES = {
@@ -449,6 +472,7 @@ FAILURES = {
     "truncated model": "generate --model TRUNCATED --seconds 1 -o out.wav",
     "model that is text": "info garbage.wav",
     "unreadable audio": "encode garbage.wav --model TINY -o out.npy",
+    "an MP3 that is none": "encode garbage.mp3 --model TINY -o out.npy",
     "missing audio": "encode missing.wav --model TINY -o out.npy",
     "latents of garbage": "decode garbage.npy --model TINY -o out.wav",
     "pickled latents": "decode pickled.npy --model TINY -o out.wav",
@@ -476,6 +500,7 @@ def run_bad(
 ) -> int:
     """The exit code; asserts that there is one clear line and that nothing was written."""
     Path("garbage.wav").write_text("this is no audio and no model, only text, " * 20)
+    Path("garbage.mp3").write_text("no music")
     Path("garbage.npy").write_bytes(b"\x93NUMPY but not really")
     Path("folder.wav").mkdir()
     np.save("pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -495,6 +520,7 @@ def run_bad(
     assert len(output.err.splitlines()) == 1, output.err
     assert output.err.startswith("everwave: error: ")
     assert "Traceback" not in output.err
+    assert "File does not exist" not in output.err  # what libsndfile says of files that do
     assert sorted(Path().rglob("*")) == before
     return code
 

@@ -98,15 +98,29 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(imported, tmp_path, capsys)
     music.mkdir()
     for i in range(12):  # of these names some are held out
         soundfile.write(music / f"{i}.wav", rng.uniform(-0.5, 0.5, (2 * 44100, 2)), 44100)
+    (music / "broken.wav").write_text("no music")
     words = ["finetune", music, "--init", imported, "--minutes", 0.001, "--licence", "CC0-1.0", "-o", tmp_path / "out"]
     assert cli.main([str(w) for w in words]) == 0
-    assert "distance to held-out music" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "broken.wav: cannot be read" in said
+    assert "distance to held-out music" in said
     trained = weights.read(tmp_path / "out" / "model.h5")
     assert (trained.licence, trained.config) == ("CC0-1.0", weights.read(imported).config)
     assert everwave.load(tmp_path / "out" / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
     split = [t.split for t in Corpus.open(tmp_path / "out" / "corpus").tracks]
     assert len(Latents.open(tmp_path / "out" / "latents").pieces) == 3 * split.count("train")
     assert len(Latents.open(tmp_path / "out" / "held-out").pieces) == split.count("held-out") > 0
+
+
+def test_what_cannot_be_fine_tuned_is_said_before_any_work(imported, tmp_path, capsys, monkeypatch):
+    words = ["finetune", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out"), "--init"]
+    assert cli.main([*words, str(imported)]) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "librosa" else find(name))
+    assert cli.main([*words, "techno"]) == 2
+    assert "everwave[label]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_speeds_scale_length_and_labels(imported, tmp_path):

@@ -26,6 +26,23 @@ from keras import ops
 TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
 
 
+def test_errors_are_one_line(corpus, tmp_path, capsys, monkeypatch):
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["gan"])
+    for stage in ("level2", "finish", "chunk", "phases"):
+        assert cli.main(["autoencoder", str(corpus), *TINY, "--stage", stage, "-o", str(tmp_path / "run")]) == 2
+    monkeypatch.setitem(sys.modules, "keras", None)
+    monkeypatch.delitem(sys.modules, "everwave_trainer.export")
+    monkeypatch.delattr("everwave_trainer.export")
+    assert cli.main(["export", "run", "--licence", "CC0-1.0", "-o", str(tmp_path / "model.h5")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 + 4 + 1
+    assert all(line.startswith("everwave-train: error: ") for line in lines)
+    assert all("as --init" in line for line in lines[1:5])
+    assert "everwave[train]" in lines[5]
+
+
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
     """A folder of three short stereo files: chords with a beat."""

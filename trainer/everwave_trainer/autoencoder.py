@@ -75,8 +75,10 @@ GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 def choose_config(preset: str, init: Path | None, stage: str = "level1") -> Config:
     """The sizes of what `init`, a run folder or a weights file, holds; without one those of `preset`, with phases as vectors.
 
-    Stage phases makes "tuned" phases of vectors; UsageError if `init` has angles, or is none.
+    Stage phases makes "tuned" phases of vectors; UsageError if `init` has angles. All but level1 begin at one, or UsageError.
     """
+    if init is None and stage != "level1":
+        raise UsageError(f"--stage {stage}: begins where another has ended; give its run, or a weights file, as --init")
     if init is None:
         config = PRESETS[preset]
         config = replace(config, autoencoder=replace(config.autoencoder, phase="vector"))
@@ -84,9 +86,9 @@ def choose_config(preset: str, init: Path | None, stage: str = "level1") -> Conf
         config = checkpoint.config(init) if init.is_dir() else weights.read(init).config
     if stage != "phases":
         return config
-    if init is None or config.autoencoder.phase == "angle":
+    if config.autoencoder.phase == "angle":
         raise UsageError(
-            f"--stage phases, --init {init or 'not given'}: begins at an autoencoder with phases as vectors; give one as --init"
+            f"--stage phases, --init {init}: begins at an autoencoder with phases as vectors; give one as --init"
         )
     return replace(config, autoencoder=replace(config.autoencoder, phase="tuned"))
 

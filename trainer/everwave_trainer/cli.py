@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from everwave.errors import EverwaveError, UsageError, one_line
+from everwave.options import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
 
@@ -23,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow", "tensorboard"):
+            error = UsageError(f'{error.name} is not installed; `pip install "everwave[train]"`')
         print(f"everwave-train: error: {one_line(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, EverwaveError) else 1
 
@@ -30,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     from . import corpora, labels
 
-    top = argparse.ArgumentParser(prog="everwave-train", description="Train the models that everwave plays.")
+    top = Parser(prog="everwave-train", description="Train the models that everwave plays.")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -224,12 +227,12 @@ def _gan(a: argparse.Namespace) -> None:
     _train(a, trainer)
 
 
-def _finetune(a: argparse.Namespace) -> int:
+def _finetune(a: argparse.Namespace) -> None:
     from .finetune import finetune
 
     if not a.minutes > 0:
         raise UsageError(f"--minutes {a.minutes}: must be greater than 0")
-    return finetune(a.audio, a.init, a.output, minutes=a.minutes, licence=a.licence, seed=a.seed)
+    finetune(a.audio, a.init, a.output, minutes=a.minutes, licence=a.licence, seed=a.seed)
 
 
 def _export(a: argparse.Namespace) -> None:
@@ -245,11 +248,9 @@ def _export(a: argparse.Namespace) -> None:
 
 
 def _card(a: argparse.Namespace) -> None:
-    import json
+    from .evaluate.card import card, read_metrics
 
-    from .evaluate.card import card
-
-    print(card(a.model, json.loads(a.metrics.read_text()) if a.metrics else None), end="")
+    print(card(a.model, read_metrics(a.metrics) if a.metrics else None), end="")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from everwave import weights
 from everwave.config import Config, GeneratorConfig
 from everwave.errors import EverwaveError, UsageError
 
+from .evaluate.card import read_metrics
 from .layers import parameters
 
 EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
@@ -68,7 +69,7 @@ def export_run(
     model = weights.read(found[0])
     provenance = model.provenance | {"trainer": everwave.__version__}
     if metrics is not None:
-        provenance["metrics"] = json.loads(metrics.read_text())
+        provenance["metrics"] = read_metrics(metrics)
     networks = dict(model.parameters)
     if chunk_decoder is not None:
         if model.kind != "domain":

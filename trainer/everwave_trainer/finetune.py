@@ -6,6 +6,7 @@ held-out music, and the best one is kept: a generator that goes on learning half
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 import time
@@ -43,6 +44,7 @@ class FineTuner(GanTrainer):
 
     def compare_with(self, music: Latents, minutes: float) -> None:
         """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
+        self.compared_with = "training music" if music.folder == self.latents.folder else "held-out music"
         self.windows = _windows([array[0] for array in music.arrays])
         g = self.config.generator
         coordinates = training_coordinates(self.config, PIECES, np.random.default_rng([self.seed, 3]))
@@ -63,7 +65,7 @@ class FineTuner(GanTrainer):
         self.distances.append(self.distance(folder / "model.h5"))
         if self.distances[-1] == min(self.distances):
             shutil.copyfile(folder / "model.h5", folder / BEST)
-        print(f"step {step}: distance to held-out music {self.distances[-1]:g}", file=sys.stderr)
+        print(f"step {step}: distance to {self.compared_with} {self.distances[-1]:g}", file=sys.stderr)
 
     def enough(self) -> bool:
         since_best = len(self.distances) - 1 - int(np.argmin(self.distances))
@@ -77,31 +79,36 @@ def _windows(pieces: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([joined.mean(axis=1), joined.std(axis=1)], axis=1)
 
 
-def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> int:
-    """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`; returns the exit code.
+def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> None:
+    """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`.
 
     A chunk decoder of the model's own stays behind: it was made for other music.
     """
-    from .cli import main
-
     start = weights.find(init)
     model = weights.read(start)
     if "generator" not in model.parameters:
         raise UsageError(f"--init {init}: kind {model.kind!r} has no generator; give a model that has one")
+    conditions = model.config.generator.conditions
+    if conditions and importlib.util.find_spec("librosa") is None:  # before an hour of other work
+        raise UsageError(
+            f'--init {init} has {conditions[0].name}, by which your music is labelled; `pip install "everwave[label]"`'
+        )
+    for path in audio:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder; give your music")
     autoencoder = weights.autoencoder_path(model, start)
     corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
     files = list(map(str, audio))
-    if code := main(["corpus", "--audio", *files, "--licence", licence, "--hold-out", HOLD_OUT, "--sample-rate",
-                     str(model.config.signal.sample_rate), "-o", str(corpus)]):  # fmt: skip
-        return code
-    if model.config.generator.conditions and (code := main(["label", str(corpus)])):
-        return code
-    encode = ["encode", str(corpus), "--autoencoder", str(autoencoder), "-o"]
-    if code := main([*encode, str(latents), "--speeds", *SPEEDS]):
-        return code
+    # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough
+    _run("corpus", "--audio", *files, "--licence", licence, "--hold-out", HOLD_OUT, "--sample-rate",
+         str(model.config.signal.sample_rate), "-o", str(corpus))  # fmt: skip
+    if conditions:
+        _run("label", str(corpus))
+    encode = ("encode", str(corpus), "--autoencoder", str(autoencoder), "-o")
+    _run(*encode, str(latents), "--speeds", *SPEEDS)
     kept_out = any(track.split == "held-out" for track in Corpus.open(corpus).tracks)
-    if kept_out and (code := main([*encode, str(held_out), "--split", "held-out"])):
-        return code
+    if kept_out:
+        _run(*encode, str(held_out), "--split", "held-out")
     if not kept_out:
         print(
             "no track is held out (there are too few): checkpoints are compared with the training music",
@@ -117,7 +124,15 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         keras.mixed_precision.set_global_policy(policy)
     shutil.copyfile(run / BEST, run / "model.h5")
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
-    return main(["export", str(run), "--licence", licence, "-o", str(folder / "model.h5")])
+    _run("export", str(run), "--licence", licence, "-o", str(folder / "model.h5"))
+
+
+def _run(*words: str) -> None:
+    """One command of `everwave-train`; its errors are ours."""
+    from .cli import parser
+
+    arguments = parser().parse_args(words)
+    arguments.run(arguments)
 
 
 def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
@@ -130,6 +145,6 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
     trainer.compare_with(music, minutes)
     if (run / BEST).exists():  # resumed: only a better one may replace it
         trainer.distances.append(trainer.distance(run / BEST))
-    print(f"before: distance to held-out music {trainer.distance(init):g}", file=sys.stderr)
+    print(f"before: distance to {trainer.compared_with} {trainer.distance(init):g}", file=sys.stderr)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip

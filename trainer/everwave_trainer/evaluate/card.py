@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from everwave import weights
+from everwave.errors import UsageError
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What `evaluate` has written; UsageError if it is not there or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--metrics {path}: {reason}; give the metrics.json of `everwave-train evaluate`") from None
 
 
 def card(name: str, metrics: Mapping[str, Any] | None = None) -> str:
