@@ -96,8 +96,8 @@ def _opened(source: Source) -> Iterator[Any]:
     name = _name(source)
     try:
         if isinstance(source, str | os.PathLike) and not Path(source).is_file():
-            path = Path(source)
-            what = "is a folder" if path.is_dir() else "is a pipe or a device" if path.exists() else "no such file"
+            there = Path(source)
+            what = "is a folder" if there.is_dir() else "is a pipe or a device" if there.exists() else "no such file"
             raise AudioError(f"{name}: {what}; give an audio file, or - for stdin")
         with contextlib.ExitStack() as stack:
             # bytes: soundfile encodes text strictly, and names may be anything
