@@ -98,7 +98,7 @@ def _opened(source: Source) -> Iterator[Any]:
         if isinstance(source, str | os.PathLike) and not Path(source).is_file():
             there = Path(source)
             what = "is a folder" if there.is_dir() else "is a pipe or a device" if there.exists() else "no such file"
-            raise AudioError(f"{name}: {what}; give an audio file, or - for stdin")
+            raise AudioError(f"{name}: {what}; give an audio file")
         with contextlib.ExitStack() as stack:
             # bytes: soundfile encodes text strictly, and names may be anything
             path = os.fsencode(source) if isinstance(source, str | os.PathLike) and os.name == "posix" else source

@@ -222,6 +222,8 @@ def _format(name: str, format: str | None, subtype: str | None) -> tuple[str, st
     chosen = (format or ("wav" if name == "-" else ending)).lower()
     if chosen not in SUBTYPES:
         raise FormatError(f"{name}: unknown format {chosen!r}; use one of {', '.join(SUBTYPES)}")
+    if format and ending not in ("", chosen):
+        raise FormatError(f"{name}: as {chosen} its name must end in .{chosen}; rename it, or leave the format out")
     if name == "-" and chosen not in ("wav", "raw"):
         raise FormatError(f"{chosen} cannot go to stdout; use wav or raw, or name a file")
     kind = (subtype or SUBTYPES[chosen][0]).upper()

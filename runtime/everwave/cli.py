@@ -101,8 +101,6 @@ def stream(options: argparse.Namespace) -> None:
     from .audio import Writer
     from .model import load
 
-    if options.format == "raw" and Path(options.output).suffix.lower() not in ("", ".raw"):
-        raise UsageError(f"-o {options.output}: --format raw writes bare samples; let its name end in .raw")
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     if options.play:

@@ -461,6 +461,7 @@ BAD_USE = {
     "a preset and a model": "bench --model TINY --preset tiny --random-weights",
     "no threads to warm up": "warmup --threads 0",
     "a picture that is no PNG": "generate --model TINY --seconds 1 --spectrogram out.jpg -o out.wav",
+    "a format by another name": "stream --model TINY --format wav -o out.flac",
     "bare samples by another name": "stream --model TINY --format raw -o out.flac",
     "seeds beyond the last": "generate --model TINY --seconds 1 --seed 18446744073709551615 --count 2 -o out.wav",
 }

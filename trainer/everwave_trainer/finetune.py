@@ -6,7 +6,6 @@ held-out music, and the best one is kept: a generator that goes on learning half
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 import time
@@ -24,6 +23,7 @@ from . import backend, loop
 from .corpora.store import Corpus
 from .evaluate.distribution import frechet_distance
 from .gan import GanTrainer, choose_config, training_coordinates
+from .labels.estimate import check_librosa
 from .latents import Latents
 
 SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
@@ -89,13 +89,8 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     if "generator" not in model.parameters:
         raise UsageError(f"--init {init}: kind {model.kind!r} has no generator; give a model that has one")
     conditions = model.config.generator.conditions
-    if conditions and importlib.util.find_spec("librosa") is None:  # before an hour of other work
-        raise UsageError(
-            f'--init {init} has {conditions[0].name}, by which your music is labelled; `pip install "everwave[label]"`'
-        )
-    for path in audio:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; give your music")
+    if conditions:
+        check_librosa()  # `label` needs it, after all the work of `corpus`
     autoencoder = weights.autoencoder_path(model, start)
     corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
     files = list(map(str, audio))

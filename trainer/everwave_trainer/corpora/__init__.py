@@ -130,7 +130,7 @@ def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
     found = []
     for given in args.audio:
         if not given.exists():
-            raise UsageError(f"--audio {given}: no such file or folder")
+            raise UsageError(f"{given}: no such file or folder; give your music")
         root = given if given.is_dir() else given.parent
         found += [(path, root) for path in _audio_files(given)]
     kept = chosen([path.name for path, _ in found], args.hold_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from importlib.metadata import version
 
 import numpy as np
@@ -22,12 +23,17 @@ KICK_HZ = (20, 120)  # where a bass drum begins
 TIGHTNESS = 400  # librosa's default is 100; machines keep time
 
 
+def check_librosa() -> None:
+    """UsageError if librosa is not installed."""
+    if importlib.util.find_spec("librosa") is None:
+        raise UsageError('librosa is not installed, which labels music; `pip install "everwave[label]"`')
+
+
 def with_librosa(samples: np.ndarray, sample_rate: int, bpm_range: tuple[float, float]) -> TrackLabels:
     """Tempo, onsets and, if they are steady, beats of a track, int16 (frames, 2). UsageError if librosa is not installed."""
-    try:
-        import librosa
-    except ImportError:
-        raise UsageError('--with librosa: not installed; `pip install "everwave[label]"`') from None
+    check_librosa()
+    import librosa
+
     mono = samples.mean(axis=1, dtype=np.float32) / np.float32(32768)
     mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=RATE, res_type="polyphase")
     strength = librosa.onset.onset_strength(y=mono, sr=RATE, hop_length=HOP)
