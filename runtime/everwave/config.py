@@ -91,13 +91,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Widths are multiples of `width`; a window is 128 latents, 64 in Musika's "small" variant."""
+    """Widths are multiples of `width`; a window is 128 latents, 64 in Musika's "small" variant.
+
+    The widths of the refiner behind it are multiples of `refiner`; 0: there is none, as in Musika.
+    """
 
     width: int = 128
     window: int = 128
     anchor: int = 64
     style: int = 64
     conditions: tuple[Condition, ...] = ()
+    refiner: int = 0
 
     @property
     def small(self) -> bool:
@@ -125,17 +129,19 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the shapes of the five networks and of the signal path."""
+    """Everything that decides the shapes of the networks and of the signal path."""
 
     signal: SignalConfig = field(default_factory=SignalConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """As files keep it; Musika's kind of phase is left out, so that everwaves from before there was another read them."""
+        """As files keep it; what is as in Musika is left out, so that everwaves from before there was another kind read them."""
         data = asdict(self)
         if self.autoencoder.phase == AutoencoderConfig.phase:
             del data["autoencoder"]["phase"]
+        if self.generator.refiner == GeneratorConfig.refiner:
+            del data["generator"]["refiner"]
         return data
 
     @classmethod
@@ -156,9 +162,11 @@ class Config:
         conditions = generator.pop("conditions", ())
         if not isinstance(conditions, list | tuple) or len(conditions) > 16:
             raise ModelError("config: generator.conditions must be a list of at most 16 conditions")
+        generator.setdefault("refiner", GeneratorConfig.refiner)
         sizes = _fields(
-            {"generator": generator}, "generator", width=(2, 1024), window=(64, 128), anchor=(1, 1024), style=(1, 1024)
-        )
+            {"generator": generator}, "generator", width=(2, 1024), window=(64, 128), anchor=(1, 1024), style=(1, 1024),
+            refiner=(0, 256),
+        )  # fmt: skip
         if sizes["window"] not in (64, 128):
             raise ModelError(f"config: generator.window={sizes['window']}; it must be 64 or 128")
         if sizes["width"] % 2:
@@ -212,6 +220,6 @@ PRESETS = {
     "tiny": Config(  # for tests and for learning the code: seconds instead of hours
         SignalConfig(hop_length=64),
         AutoencoderConfig(width=8, frame_latents=16, latents=16),
-        GeneratorConfig(width=4, anchor=16, style=16),
+        GeneratorConfig(width=4, anchor=16, style=16, refiner=4),
     ),
 }

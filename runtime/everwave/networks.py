@@ -1,11 +1,11 @@
-"""The five networks, each written once as a plain function of an op set.
+"""The networks, each written once as a plain function of an op set.
 
 `nn` decides what happens: `ops.numpy_ops` computes, `ops.trace` lists parameters and work, the runtime's
 engine compiles the trace into a plan, and the trainer's Keras op set builds trainable layers. The first
 argument of every block names its weights. Shapes are (batch, time, channels). Blocks are whole: convolution,
 bias, injected noise, AdaIN, activation; the activation of every `_block` is swish(x) = x * sigmoid(x).
 
-Source of the architectures: Musika, arXiv 2208.08706.
+Source of the architectures: Musika, arXiv 2208.08706; the refiner is ours.
 """
 
 from __future__ import annotations
@@ -100,6 +100,32 @@ def generator(nn: OpSet, coordinates: Tensor, config: Config) -> Tensor:
     return nn.conv("out", x, 2 * config.autoencoder.latents, kernel=4)
 
 
+def refiner(nn: OpSet, x: Tensor, config: Config) -> Tensor:
+    """Generated latents beside the conditions that were asked for (B, window, 2 * latents + n) -> latents (B, window, 2 * latents).
+
+    It has learned to guess real latents from noisy ones, and makes of a generator's what those would be without their faults:
+    four levels of time, each of half as many steps as the one above it, and back.
+    """
+    r = config.generator.refiner
+    widths = (3 * r, 4 * r, 4 * r, 4 * r)
+    x = _residuals(nn, "d0", nn.conv("in", x, widths[0]))  # one step: inputs are normalised by its weights, edges too
+    skips = []
+    for i, width in enumerate(widths[1:], start=1):
+        skips.append(x)
+        x = _residuals(nn, f"d{i}", nn.conv_block(f"down{i}", x, width, kernel=4, stride=2))
+    for i, skip in reversed(list(enumerate(skips))):
+        x = _residuals(nn, f"u{i}", nn.up_block(f"up{i}", x, widths[i], noise=False) + skip)
+    return nn.conv("out", x, 2 * config.autoencoder.latents, kernel=3)
+
+
+def _residuals(nn: OpSet, name: str, x: Tensor) -> Tensor:
+    """Two residual blocks."""
+    width = x.shape[2]
+    for block in ("a", "b"):
+        x = x + nn.conv(f"{name}{block}_add", nn.conv_block(f"{name}{block}", x, width), width, kernel=3)
+    return x
+
+
 def input_shape(network: str, config: Config) -> tuple[int, int]:
     """(time, channels) of one window of the network called `network`."""
     a, g = config.autoencoder, config.generator
@@ -109,8 +135,14 @@ def input_shape(network: str, config: Config) -> tuple[int, int]:
         "chunk_decoder": (DECODER_LATENTS, a.latents),
         "frame_decoder": (DECODER_FRAMES, a.frame_latents),
         "generator": (g.window, g.coordinates),
+        "refiner": (g.window, 2 * a.latents + g.condition_channels),
     }[network]
 
 
-NETWORKS = {f.__name__: f for f in (frame_encoder, chunk_encoder, chunk_decoder, frame_decoder, generator)}
+NETWORKS = {f.__name__: f for f in (frame_encoder, chunk_encoder, chunk_decoder, frame_decoder, generator, refiner)}
 AUTOENCODER = ("frame_encoder", "chunk_encoder", "chunk_decoder", "frame_decoder")
+
+
+def of_domain(config: Config) -> tuple[str, ...]:
+    """The networks that make latents of coordinates: a generator, and a refiner where `config` has one."""
+    return ("generator", "refiner") if config.generator.refiner else ("generator",)

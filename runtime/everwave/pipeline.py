@@ -84,7 +84,12 @@ class Pipeline:
     def generate_window(self, x: Array, seed: int, index: int) -> Array:
         """One window by itself: its dense stem is a product whose rounding could depend on the batch."""
         noise = coordinates.layer_noise(seed, "generator", "both", index)
-        return self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)[0][0].copy()
+        (latents,) = self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)
+        g = self.config.generator
+        if g.refiner:
+            asked = x[None, :, g.anchor + g.style :].astype(np.float32)
+            (latents,) = self.networks("refiner")(np.concatenate([latents, asked], axis=2))
+        return latents[0].copy()
 
     # -- latents to audio --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import Config
 from .errors import ModelError, UsageError, short
-from .networks import AUTOENCODER, NETWORKS
+from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 from .weights_format import ModelFile, Parameters, check_reference, named, read, write
 
@@ -152,7 +152,8 @@ def digest(path: Path) -> str:
 
 
 def random_parameters(network: str, config: Config, seed: int) -> Parameters:
-    """He-uniform kernels; biases and noise scalars are small but not zero, so that a test sees each of them.
+    """He-uniform kernels, smaller ones in what residual blocks add, which would double what passes through each of them;
+    biases and noise scalars are small but not zero, so that a test sees each of them.
 
     Float32 numbers that float16 holds exactly, as those of a shipped file are. A parameter depends on the seed and its
     own name only.
@@ -166,6 +167,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     fan_in = math.prod(shape[:-1])
     limit = math.sqrt(6 / fan_in) if name.endswith("kernel") else 0.1  # He et al. 2015
+    limit *= 0.1 if name.endswith("_add/kernel") else 1.0
     values = (rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(limit)
     return values.astype(np.float16).astype(np.float32)
 
@@ -174,6 +176,6 @@ def random_model(config: Config, seed: int = 0) -> ModelFile:
     """A bundle of random weights, for tests and benchmarks: float16, as those of a shipped file."""
     parameters = {
         network: {name: values.astype(np.float16) for name, values in random_parameters(network, config, seed).items()}
-        for network in NETWORKS
+        for network in (*AUTOENCODER, *of_domain(config))
     }
     return ModelFile(config, "bundle", parameters, "CC0-1.0", {"data": "none, random weights", "seed": seed})

@@ -25,7 +25,7 @@ import numpy as np
 
 from .config import Condition, Config
 from .errors import ModelError
-from .networks import AUTOENCODER, NETWORKS
+from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 
 Array = np.ndarray
@@ -36,19 +36,24 @@ MAX_ATTRIBUTE = 60_000  # bytes; an attribute of plain HDF5 files has at most 64
 MAX_OVERHEAD = 1 << 23  # bytes that HDF5 may take besides the parameters
 DTYPES = ("float16", "float32")
 
-# what a file of each kind holds, and what it may hold besides
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "autoencoder": (AUTOENCODER, ()),
-    "domain": (("generator",), ("chunk_decoder",)),
-    "bundle": (tuple(NETWORKS), ()),
-}
+KINDS = ("autoencoder", "domain", "bundle")
+
+
+def networks(kind: str, config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a file of `kind` holds, and what it may hold besides."""
+    own = of_domain(config)
+    return {
+        "autoencoder": (AUTOENCODER, ()),
+        "domain": (own, ("chunk_decoder",)),
+        "bundle": ((*AUTOENCODER, *own), ()),
+    }[kind]
 
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
     """What a weights file holds. `parameters[network][layer/what]` are float16 or float32 arrays shaped as `trace` says.
 
-    kind           "autoencoder", "domain" (a generator, and a chunk decoder if it has its own) or "bundle" (all)
+    kind           "autoencoder", "domain" (a generator, its refiner, and a chunk decoder if it has its own) or "bundle" (all)
     provenance     data, steps, metrics, the trainer's version: anything JSON can hold
     autoencoder    of a domain file: {"file": the name of the file it needs, "sha256": that file's hash}
     """
@@ -166,10 +171,10 @@ def _checksum(file: Any) -> int | None:
 
 def _datasets(file: Any, header: ModelFile) -> dict[str, dict[str, Any]]:
     """The dataset of every parameter in the order of the trace; ModelError for any that is missing, other or extra."""
-    required, optional = KINDS[header.kind]
-    networks = (*required, *(name for name in optional if file.id.links.exists(name.encode())))
-    _check_members(file, networks)
-    return {name: _network(file, name, trace(name, header.config).parameters) for name in networks}
+    required, optional = networks(header.kind, header.config)
+    names = (*required, *(name for name in optional if file.id.links.exists(name.encode())))
+    _check_members(file, names)
+    return {name: _network(file, name, trace(name, header.config).parameters) for name in names}
 
 
 def _network(file: Any, network: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -338,12 +343,12 @@ def _stored(model_file: ModelFile, dtype: str) -> dict[str, Parameters]:
         raise ModelError(f"dtype {dtype!r}; choose {' or '.join(DTYPES)}")
     if model_file.kind not in KINDS:
         raise ModelError(f"kind {model_file.kind!r}; it must be one of {', '.join(KINDS)}")
-    required, optional = KINDS[model_file.kind]
-    networks = (*required, *(name for name in optional if name in model_file.parameters))
-    if set(networks) != set(model_file.parameters):
+    required, optional = networks(model_file.kind, model_file.config)
+    names = (*required, *(name for name in optional if name in model_file.parameters))
+    if set(names) != set(model_file.parameters):
         present = ", ".join(model_file.parameters)
-        raise ModelError(f"a file of kind {model_file.kind} holds {', '.join(networks)}, not {present}")
-    return {name: _cast(name, model_file, dtype) for name in networks}
+        raise ModelError(f"a file of kind {model_file.kind} holds {', '.join(names)}, not {present}")
+    return {name: _cast(name, model_file, dtype) for name in names}
 
 
 def _cast(network: str, model_file: ModelFile, dtype: str) -> Parameters:

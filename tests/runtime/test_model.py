@@ -11,9 +11,10 @@ from typing import Any
 import everwave
 import numpy as np
 import pytest
-from everwave import weights
+from everwave import coordinates, weights
 from everwave.config import PHASES, PRESETS, Condition
 from everwave.model import Model
+from everwave.networks import AUTOENCODER, NETWORKS
 
 TINY = PRESETS["tiny"]
 BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=120.0, high=160.0)
@@ -111,7 +112,7 @@ def test_info_is_json_and_adds_up(steered: Model) -> None:
     info = json.loads(json.dumps(steered.info()))
     parameters = info["parameters"]
     assert parameters.pop("total") == sum(parameters.values())
-    assert set(parameters) == {"frame_encoder", "chunk_encoder", "chunk_decoder", "frame_decoder", "generator"}
+    assert set(parameters) == set(NETWORKS)
     assert info["conditions"][0]["name"] == "bpm"
     assert info["sample_rate"] == steered.sample_rate == 44100
     steered.info()["conditions"][0]["high"] = 1e9  # what it says is the caller's
@@ -119,6 +120,17 @@ def test_info_is_json_and_adds_up(steered: Model) -> None:
 
 
 # -- conditions ----------------------------------------------------------------------------------------------------
+
+
+def test_the_refiner_is_told_what_was_asked_for() -> None:
+    model = Model.from_parts(weights.random_model(STEERED), backend="numpy")
+    size, asked = TINY.generator.window, TINY.generator.anchor + TINY.generator.style
+    x = np.random.default_rng(0).standard_normal((size, asked + 1)).astype(np.float32)
+    (made,) = model.network("generator")(x[None], coordinates.layer_noise(5, "generator", "both", 0))
+    (refined,) = model.network("refiner")(np.concatenate([made, x[None, :, asked:]], axis=2))
+    np.testing.assert_array_equal(model.latents(x, seed=5), refined[0])
+    (other,) = model.network("refiner")(np.concatenate([made, 0 * x[None, :, asked:]], axis=2))
+    assert np.abs(refined - other).max() > 1e-3
 
 
 def test_a_condition_changes_the_piece(steered: Model) -> None:
@@ -251,7 +263,7 @@ def test_encode_refuses_rates(model: Model, rate: Any) -> None:
 
 def test_a_file_without_a_generator_says_so(model: Model) -> None:
     file = weights.random_model(TINY)
-    parts = {k: v for k, v in file.parameters.items() if k != "generator"}
+    parts = {k: file.parameters[k] for k in AUTOENCODER}
     autoencoder = Model.from_parts(replace(file, kind="autoencoder", parameters=parts), backend="numpy")
     with pytest.raises(everwave.UsageError, match="no generator"):
         autoencoder.generate(1.0)

@@ -1,4 +1,4 @@
-"""The five networks in the engine beside the NumPy reference, and which path is chosen when."""
+"""The networks in the engine beside the NumPy reference, and which path is chosen when."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Array = np.ndarray
 TINY = PRESETS["tiny"]
 CONFIGS = {
     "tiny": TINY,
-    "small": replace(TINY, generator=GeneratorConfig(width=4, window=64, anchor=16, style=16)),
-    "middle": Config(SignalConfig(hop_length=128), AutoencoderConfig(48, 40, 24), GeneratorConfig(width=20)),
+    "small": replace(TINY, generator=GeneratorConfig(width=4, window=64, anchor=16, style=16, refiner=2)),
+    "middle": Config(
+        SignalConfig(hop_length=128), AutoencoderConfig(48, 40, 24), GeneratorConfig(width=20, refiner=20)
+    ),
 }
 
 
@@ -34,6 +36,7 @@ def random_parameters(name: str, config: Config) -> dict[str, Array]:
     parameters = {}
     for key, shape in trace(name, config).parameters.items():
         scale = 1.4 / np.prod(shape[:-1]) ** 0.5 if len(shape) > 1 else 0.3
+        scale *= 0.2 if "_add/" in key else 1.0  # fourteen residual blocks, one after the other
         parameters[key] = (scale * rng.standard_normal(shape)).astype(np.float32)
         if key.endswith("style_bias"):
             parameters[key] += 1

@@ -177,6 +177,33 @@ def test_unwritable_places(domain: ModelFile, tmp_path: Path) -> None:
         weights.write(tmp_path / "a.h5", domain, "float64")
 
 
+# -- a refiner, or none ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_may_have_a_refiner(smallest_model: ModelFile, tmp_path: Path) -> None:
+    path, sizes = tmp_path / "model.h5", smallest_model.config
+    refined = replace(sizes, generator=replace(sizes.generator, refiner=2))
+    model = weights.random_model(refined)
+    weights.write(path, model, "float16")
+    back = weights.read(path)
+    assert back.config == refined
+    assert set(back.parameters) == set(NETWORKS)
+    del model.parameters["refiner"]
+    with pytest.raises(ModelError, match="generator, refiner, not"):
+        weights.write(path, model)
+    with h5py.File(path, "r+") as file:
+        del file["refiner"]
+    with pytest.raises(ModelError, match="/refiner is missing"):
+        weights.read(path)
+
+
+def test_a_config_without_a_refiner_is_as_before_there_were_any(smallest_model: ModelFile, tmp_path: Path) -> None:
+    weights.write(tmp_path / "model.h5", smallest_model)
+    with h5py.File(tmp_path / "model.h5") as file:
+        assert "refiner" not in json.loads(file.attrs["config"])["generator"]
+    assert weights.read(tmp_path / "model.h5").config.generator.refiner == 0
+
+
 # -- hostile files --------------------------------------------------------------------------------------------------
 
 
@@ -514,9 +541,9 @@ def test_autoencoder_among_the_shipped_ones(
     with pytest.raises(ModelError, match="not beside it"):
         weights.resolve(file, pair[1])
     monkeypatch.setenv("EVERWAVE_WEIGHTS", str(nowhere / "elsewhere"))
-    assert set(weights.resolve(file, pair[1]).parameters) == set(NETWORKS)
+    assert set(weights.resolve(file, pair[1]).parameters) == {*AUTOENCODER, "generator"}
     put(nowhere, "autoencoder.h5")  # beside it, but another version: the one that fits is taken
-    assert set(weights.resolve(file, pair[1]).parameters) == set(NETWORKS)
+    assert set(weights.resolve(file, pair[1]).parameters) == {*AUTOENCODER, "generator"}
 
 
 def test_another_autoencoder_is_refused(smallest_model: ModelFile, pair: tuple[Path, Path]) -> None:
@@ -541,7 +568,7 @@ def test_the_domains_own_chunk_decoder_wins(smallest_model: ModelFile, pair: tup
     weights.write(pair[1], replace(file, parameters=file.parameters | {"chunk_decoder": own}), "float32")
     joined = weights.resolve(weights.read(pair[1]), pair[1])
     assert_same({"chunk_decoder": joined.parameters["chunk_decoder"]}, {"chunk_decoder": own})
-    assert set(joined.parameters) == set(NETWORKS)
+    assert set(joined.parameters) == {*AUTOENCODER, "generator"}
 
 
 def test_bundle_needs_no_other_file(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Run by test_backends.py under either Keras backend: first steps of every tiny trainer, from one checkpoint each.
 
-    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|level2|finish|gan|ear ...
+    KERAS_BACKEND=jax python backend_steps.py FOLDER losses|resume level1|level2|finish|gan|refiner|ear ...
 
 losses: the first backend to run leaves the checkpoints in FOLDER that the others start from; prints them as JSON.
 resume: prints whether runs that were interrupted end in the same variables.
@@ -18,6 +18,7 @@ from everwave_trainer import backend, checkpoint, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import TIMES, Latents, Piece
+from everwave_trainer.refiner import RefinerTrainer
 from keras import ops
 
 BATCH, STEPS = 2, 3
@@ -61,11 +62,23 @@ def gan(*labels):
     return Techno(TINY, latents(*labels), steps=100, batch_size=BATCH, conditions=conditions)
 
 
+class Refiner(RefinerTrainer):
+    def sample(self, folder, step):
+        pass
+
+
+def refiner():
+    model = Path(sys.argv[1]) / "model.h5"
+    weights.write(model, weights.random_model(TINY))
+    return Refiner(model, latents({}, {}), steps=100, batch_size=BATCH)
+
+
 TRAINERS = {
     "level1": lambda: Music("level1", TINY, [], steps=100, batch_size=BATCH),
     "level2": lambda: Music("level2", TINY, [], steps=100, batch_size=BATCH),
     "finish": lambda: Music("finish", VECTORS, [], steps=100, batch_size=BATCH),
     "gan": lambda: gan({"bpm": 120.0}, {"bpm": 121.0}),
+    "refiner": refiner,
     "ear": lambda: gan({"density": 2.0, "onsets": (np.arange(20) / 2).tolist()}),
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 STEPS = Path(__file__).with_name("backend_steps.py")
-TRAINERS = ("level1", "level2", "finish", "gan")
+TRAINERS = ("level1", "level2", "finish", "gan", "refiner")
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed (extra: jax)")
 # nearly all of the time is compilation
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

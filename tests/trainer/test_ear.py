@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from everwave import weights
 from everwave.config import PRESETS, Condition
+from everwave.networks import AUTOENCODER
 from everwave_trainer import ear, gan
 from everwave_trainer.ear import Ear, near_onsets, slowest_hand
 from everwave_trainer.gan import STEADY, GanTrainer
@@ -45,7 +46,7 @@ def test_the_hand_is_found_behind_other_conditions():
 def listener(tmp_path):
     file = tmp_path / "a.h5"
     model = weights.random_model(PRESETS["tiny"])
-    networks = {name: p for name, p in model.parameters.items() if name != "generator"}
+    networks = {name: model.parameters[name] for name in AUTOENCODER}
     weights.write(file, weights.ModelFile(model.config, "autoencoder", networks, "CC0-1.0"), "float32")
     tiny = PRESETS["tiny"]
     return Ear(

@@ -44,7 +44,7 @@ def test_keras_numpy_and_numba_agree_with_noise(network):
 
 
 def test_released_sizes_have_the_published_parameter_counts():
-    assert {n: trace(n, PRESETS["full"]).parameter_count for n in NETWORKS} == COUNTS
+    assert {n: trace(n, PRESETS["full"]).parameter_count for n in COUNTS} == COUNTS
 
 
 def test_parameters_survive_the_way_through_keras():

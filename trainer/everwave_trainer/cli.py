@@ -1,4 +1,4 @@
-"""`everwave-train`: corpus | label | autoencoder | encode | gan | finetune | export | evaluate | card."""
+"""`everwave-train`: corpus | label | autoencoder | encode | gan | refiner | finetune | export | evaluate | card."""
 
 from __future__ import annotations
 
@@ -92,6 +92,16 @@ def parser() -> argparse.ArgumentParser:
     gan.add_argument("--critic-width", type=int, help="default: the generator's; half is twice as fast")
     gan.add_argument("--alone", type=int, default=2000, help="first steps without a critic (default 2000)")
     gan.set_defaults(run=_gan)
+
+    refiner = commands.add_parser("refiner", help="train a network that refines what a generator makes")
+    _add_training_arguments(refiner, steps=5000, learning_rate=1e-3, batch_size=16)
+    refiner.add_argument("latents", type=Path, nargs="+", help="folder made by `everwave-train encode`")
+    refiner.add_argument(
+        "--init", required=True,
+        help="model whose generator it is for, a run's or a shipped one; if it has a refiner, that is trained on",
+    )  # fmt: skip
+    refiner.add_argument("--width", type=int, help="a third of its narrowest layers (default: the generator's width)")
+    refiner.set_defaults(run=_refiner)
 
     tune = commands.add_parser("finetune", help="go on training a model on your own music, in one command")
     tune.add_argument("audio", type=Path, nargs="+", help="audio files or folders; half an hour is enough")
@@ -224,6 +234,22 @@ def _gan(a: argparse.Namespace) -> None:
         print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
     if a.init:
         trainer.initialise(a.init)
+    _train(a, trainer)
+
+
+def _refiner(a: argparse.Namespace) -> None:
+    from .latents import Latents
+
+    latents = Latents.join(a.latents)
+    if a.width is not None and not 1 <= a.width <= 256:
+        raise UsageError(f"--width {a.width}: must be between 1 and 256")
+    _prepare(a)
+    from everwave import weights
+
+    from .refiner import RefinerTrainer
+
+    trainer = RefinerTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
+                             learning_rate=a.learning_rate, seed=a.seed, width=a.width)  # fmt: skip
     _train(a, trainer)
 
 

@@ -35,16 +35,16 @@ def save_autoencoder(
     weights.write(path, weights.ModelFile(config, "autoencoder", values, UNSTATED, provenance, None), dtype="float32")
 
 
-def save_generator(
+def save_domain(
     path: Path,
     config: Config,
-    values: Mapping[str, np.ndarray],
+    networks: Mapping[str, Mapping[str, np.ndarray]],
     autoencoder: dict[str, str],
     provenance: dict[str, Any],
 ) -> None:
-    """Write a generator as a domain file that names its autoencoder, float32."""
-    file = weights.ModelFile(config, "domain", {"generator": dict(values)}, UNSTATED, provenance, autoencoder)
-    weights.write(path, file, dtype="float32")
+    """Write a generator, and what goes with it, as a domain file that names its autoencoder, float32."""
+    parts = {name: dict(values) for name, values in networks.items()}
+    weights.write(path, weights.ModelFile(config, "domain", parts, UNSTATED, provenance, autoencoder), dtype="float32")
 
 
 def export_run(

@@ -24,9 +24,10 @@ from keras import ops
 
 from . import backend, losses, moments, sound
 from .atlas import Atlas
+from .average import Average
 from .critics import latent_critic, sound_critic
 from .ear import LENGTH, Ear
-from .export import config_key, save_generator
+from .export import config_key, save_domain
 from .judge import R1_INTERVAL, Judge
 from .latents import TIMES, Latents
 from .layers import build, set_parameters
@@ -69,7 +70,9 @@ class GanTrainer:
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
         latents = latents.labelled(conditions)
-        generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, latents, conditions))
+        chosen = choose_conditions(config, latents, conditions)
+        # a refiner is trained by itself, when the generator is as it shall be: see `refiner`
+        generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
@@ -82,9 +85,7 @@ class GanTrainer:
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
-        self.average = [
-            keras.Variable(ops.convert_to_numpy(v), trainable=False) for v in self.generator.trainable_variables
-        ]
+        self.average = Average(self.generator, EMA_DECAY)
         self.ear = Ear(latents.autoencoder_path, self.config, self.random)
         self.real_sound, self.bearable = self._hear(latents)
         self.recent_sound = keras.Variable(self.real_sound, trainable=False)
@@ -144,14 +145,13 @@ class GanTrainer:
         values["out/bias"] = (values["out/bias"] - self.mean) / self.deviation
         values["out/kernel"] = values["out/kernel"] / self.deviation
         set_parameters(self.generator, values)
-        for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
-            average.assign(variable)
+        self.average.begin()
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         return (
             {
                 "generator": self.generator.trainable_variables,
-                "average": self.average,
+                "average": self.average.variables,
                 "atlas": self.atlas.variables,
                 "generator_optimizer": self.optimizer.variables,
                 "moments": self.recent_moments,
@@ -248,16 +248,12 @@ class GanTrainer:
                 said = judge.learn(mode == "penalised", ours[name], ops.stop_gradient(judged[name]), scores[name])
                 scalars |= {f"{name}_{k}": v for k, v in said.items()}
         self.optimizer.apply(gradients, self.learned)
-        step = ops.cast(self.optimizer.iterations, "float32")
-        decay = ops.minimum(EMA_DECAY, (1 + step) / (10 + step))  # early on, the beginning is forgotten sooner
-        for average, variable in zip(self.average, self.generator.trainable_variables, strict=True):
-            average.assign(decay * average + (1 - decay) * variable)
+        self.average.follow(self.optimizer.iterations)
         return scalars
 
     def average_parameters(self) -> dict[str, np.ndarray]:
         """The generator's moving average under the runtime's names; its last layer gives latents as they are."""
-        names = [f"{v.path.split('/')[-2]}/{v.name}" for v in self.generator.trainable_variables]
-        values = {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.average, strict=True)}
+        values = self.average.parameters()
         values["out/bias"] = values["out/bias"] * self.deviation + self.mean
         values["out/kernel"] = values["out/kernel"] * self.deviation
         return values
@@ -269,7 +265,8 @@ class GanTrainer:
         path = folder / "model.h5"
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
         provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
-        save_generator(path, self.config, self.average_parameters(), self.latents.autoencoder, provenance)
+        networks = {"generator": self.average_parameters()}
+        save_domain(path, self.config, networks, self.latents.autoencoder, provenance)
         save_generated(path, folder / "samples", step)
 
 

@@ -44,8 +44,8 @@ class Blocks:
             name, x, width, kernel=kernel, stride=stride, padding=padding, noise=noise, activation="swish"
         )
 
-    def up_block(self, name: str, x: Tensor, width: int) -> Tensor:
-        return self.block(name, x, width, kernel=4, up=True, noise=True, activation="swish")
+    def up_block(self, name: str, x: Tensor, width: int, noise: bool = True) -> Tensor:
+        return self.block(name, x, width, kernel=4, up=True, noise=noise, activation="swish")
 
     def styled_block(self, name: str, x: Tensor, style: Tensor, width: int, kernel: int = 4) -> Tensor:
         return self.block(name, x, width, kernel=kernel, noise=True, style=style, activation="swish")

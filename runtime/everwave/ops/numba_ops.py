@@ -113,13 +113,13 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-# Products in bfloat16 are a fair default for what is made up, behind injected noise; what listens stays exact.
-BFLOAT16_NETWORKS = ("generator", "chunk_decoder", "frame_decoder")
+# Products in bfloat16 are a fair default for what is made up; what listens stays exact.
+BFLOAT16_NETWORKS = ("generator", "refiner", "chunk_decoder", "frame_decoder")
 
 
 def preferred_batch(name: str) -> int:
     """Windows per call that run fastest: enough rows to use a weight often while it is in cache, few enough for it."""
-    return {"generator": 1}.get(name, 24)
+    return {"generator": 1, "refiner": 1}.get(name, 24)
 
 
 def numba_network(
@@ -127,7 +127,7 @@ def numba_network(
 ) -> NumbaNetwork:
     """The network called `name` on the fastest path this CPU has for `precision`, or on the path named `path`.
 
-    With "auto" and "bfloat16" generator and decoders multiply in bfloat16; the encoders stay in float32.
+    With "auto" and "bfloat16" generator, refiner and decoders multiply in bfloat16; the encoders stay in float32.
     A bfloat16 path that fails its check is left out, with a warning.
     """
     chosen = choose(precision, path)

@@ -1,0 +1,130 @@
+"""A refiner learns to take noise away, its file holds the same network, and what does not fit it is said."""
+
+import json
+from dataclasses import replace
+
+import everwave
+import numpy as np
+import pytest
+from everwave import networks, weights
+from everwave.config import PRESETS, Condition
+from everwave.errors import UsageError
+from everwave.networks import AUTOENCODER
+from everwave.ops.numpy_ops import NumpyOps
+from everwave_trainer import cli, loop
+from everwave_trainer.latents import Latents
+from everwave_trainer.refiner import GAIN, NOISE, UNIT, RefinerTrainer
+from keras import ops
+
+TINY = PRESETS["tiny"]
+DENSITY = Condition("density", "onsets per second", 4.0, 2.0, 0.0, 9.0)
+CONFIG = replace(TINY, generator=replace(TINY.generator, conditions=(DENSITY,), refiner=0))
+CHANNELS = 2 * TINY.autoencoder.latents
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Music of three numbers per latent, far from mean 0 and deviation 1, and a generator that knows nothing of it."""
+    folder, rng = tmp_path_factory.mktemp("refiner"), np.random.default_rng(0)
+    model = weights.random_model(CONFIG)
+    own = weights.ModelFile(CONFIG, "autoencoder", {k: model.parameters[k] for k in AUTOENCODER}, "CC0-1.0")
+    weights.write(folder / "autoencoder.h5", own)
+    reference = weights.reference(folder / "autoencoder.h5")
+    parts = {k: model.parameters[k] for k in ("generator", "chunk_decoder")}
+    provenance = {"steps": 7, "metrics": {"tempo": 1}}
+    domain = weights.ModelFile(CONFIG, "domain", parts, "CC0-1.0", provenance, reference)
+    weights.write(folder / "model.h5", domain)
+    mix = rng.standard_normal((3, CHANNELS)) * np.linspace(0.2, 3, CHANNELS)
+    pieces, arrays = [], np.repeat(rng.standard_normal((3, 1, 75, 3)), 4, axis=2) @ mix + np.linspace(-2, 2, CHANNELS)
+    for i, piece in enumerate(arrays):
+        np.save(folder / f"{i}.npy", piece.astype(np.float16))
+        labels = {"density": np.linspace(0, 9, 300).tolist()}
+        pieces.append({"file": f"{i}.npy", "title": "", "package": "", "steps": 300, "labels": labels})
+    data = {"version": 2, "autoencoder": reference, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+    (folder / "latents.json").write_text(json.dumps(data))
+    return folder
+
+
+def trainer(folder, init="model.h5", steps=150):
+    new = RefinerTrainer(folder / init, Latents.open(folder), steps=steps, batch_size=4, learning_rate=3e-3)
+    assert new.config.generator.refiner == TINY.generator.width  # which the file's generator has
+    return new
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    learned = trainer(folder)
+    losses = [float(learned.step(i, *learned.batch(i))["loss"]) for i in range(150)]
+    assert losses[0] == pytest.approx(1.0, abs=0.2)  # the mean is its first guess
+    assert np.mean(losses[-20:]) < 0.6
+    return learned
+
+
+def test_noise_is_taken_away_from_music_that_it_has_not_seen(trained):
+    """By the network as files hold it, in the runtime's NumPy, on latents as they are."""
+    real, conditions, _, _ = trained.latents.crops(128, 6, 99, 0, trained.config.generator.conditions)
+    noisy = real + NOISE * trained.deviation * np.random.default_rng(1).standard_normal(real.shape)
+    x = np.concatenate([noisy, conditions], axis=2).astype(np.float32)
+    refined = networks.refiner(NumpyOps(trained.average_parameters()), x, trained.config)
+    guess = (refined - trained.mean) / GAIN
+    target = real - trained.mean
+    error = lambda a: np.mean(np.square((a - target) / trained.deviation))  # noqa: E731
+    assert error(guess) < 0.75
+    assert error(noisy - trained.mean) > 1.3
+    assert error(noisy / UNIT**2 - trained.mean / UNIT**2) > error(guess) + 0.05  # no more than to make it smaller
+
+
+def test_files_hold_what_was_trained(trained):
+    real, conditions = trained.batch(200)
+    average = trained.average.parameters()
+    inside = networks.refiner(NumpyOps(average), np.concatenate([real / UNIT, conditions], axis=2), trained.config)
+    raw = np.concatenate([real * trained.deviation + trained.mean, conditions], axis=2)
+    outside = networks.refiner(NumpyOps(trained.average_parameters()), raw.astype(np.float32), trained.config)
+    np.testing.assert_allclose(outside, inside * GAIN * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
+    for name, value in trained._normalised(trained.average_parameters()).items():
+        np.testing.assert_allclose(value, average[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_run_resumes_exactly_and_leaves_a_model(folder, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    loop.run(trainer(folder, steps=4), whole, 4)
+    loop.run(trainer(folder, steps=4), halves, 2)
+    loop.run(trainer(folder, steps=4), halves, 4)
+    with np.load(whole / "checkpoint.npz") as a, np.load(halves / "checkpoint.npz") as b:
+        for name in a.files:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    before, after = weights.read(folder / "model.h5"), weights.read(halves / "model.h5")
+    assert set(after.parameters) == {"generator", "refiner", "chunk_decoder"}
+    for name, value in before.parameters["generator"].items():
+        np.testing.assert_array_equal(after.parameters["generator"][name], value)
+    assert after.provenance["steps"] == 7
+    assert after.provenance["refiner"]["steps"] == 4
+    assert "metrics" not in after.provenance  # they were measured without it
+    assert everwave.load(halves / "model.h5").generate(0.3, seed=1, density=4).std() > 0
+
+
+def test_one_is_trained_on(folder, trained, tmp_path):
+    """From a model with a refiner, training begins with that one."""
+    trained.sample(tmp_path, 150)
+    again = trainer(folder, tmp_path / "model.h5")
+    for a, b in zip(again.average.variables, trained.average.variables, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-4, atol=1e-5)
+    assert np.mean([float(again.step(i, *again.batch(i))["loss"]) for i in range(5)]) < 0.7
+
+
+def test_one_command_and_what_does_not_fit(folder, tmp_path, capsys):
+    words = ["refiner", str(folder), "--init", str(folder / "model.h5"), "--steps", "1", "--width", "2"]
+    assert cli.main([*words, "-o", str(tmp_path / "run")]) == 0
+    assert cli.main(["export", str(tmp_path / "run"), "--licence", "CC0-1.0", "-o", str(tmp_path / "out.h5")]) == 0
+    exported = weights.read(tmp_path / "out.h5")
+    assert (exported.licence, exported.config.generator.refiner) == ("CC0-1.0", 2)
+    assert {a.dtype for a in exported.parameters["refiner"].values()} == {np.dtype("float16")}
+    assert cli.main([*words[:-1], "0", "-o", str(tmp_path / "run")]) == 2
+    assert cli.main(["refiner", str(folder), "--init", str(folder / "autoencoder.h5"), "-o", str(tmp_path / "x")]) == 2
+    assert "no generator to refine" in capsys.readouterr().err
+    file = weights.read(folder / "model.h5")
+    weights.write(
+        tmp_path / "other.h5", replace(file, autoencoder={"file": "autoencoder.h5", "sha256": "0" * 64}), "float16"
+    )
+    with pytest.raises(UsageError, match="its autoencoder is not"):
+        RefinerTrainer(tmp_path / "other.h5", Latents.open(folder), steps=1)

@@ -1,0 +1,151 @@
+"""The refiner: a denoiser of real latents, which then takes a generator's for noisy ones.
+
+It learns to guess latents of real music, of mean 0 and deviation 1, from the same with noise of deviation NOISE added, and with
+the conditions. A generator's latents are not noisy; but what is wrong with them is unlike music, as noise is, and is taken away
+with it. A guess is a mean, hence too near the middle; GAIN makes up for that. The exported weights hold both, and undo the
+normalisation, so the runtime runs a plain network once.
+
+Source: denoising as in Karras et al., arXiv 2206.00364, at one level of noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from everwave import weights
+from everwave.errors import UsageError
+from keras import ops
+
+from . import backend
+from .autoencoder import adam
+from .average import Average
+from .export import config_key, save_domain
+from .latents import Latents
+from .layers import build, set_parameters
+
+NOISE = 1.2  # its deviation; real latents have 1
+GAIN = 1.4  # of what is guessed from a generator's latents
+UNIT = (1 + NOISE**2) ** 0.5  # deviation of noisy latents; the network sees them divided by it
+EMA_DECAY = 0.998
+
+
+class RefinerTrainer:
+    """A refiner for the generator of the weights file `init`; `loop.run` drives it."""
+
+    def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 16, learning_rate: float = 1e-3,
+                 seed: int = 0, width: int | None = None) -> None:  # fmt: skip
+        file = weights.read(init)
+        check_model(file, init, latents)
+        g = file.config.generator
+        self.file, self.batch_size, self.seed = file, batch_size, seed
+        self.config = dataclasses.replace(
+            file.config, generator=dataclasses.replace(g, refiner=width or g.refiner or g.width)
+        )
+        self.latents = latents.labelled([c.name for c in g.conditions])
+        self.mean, self.deviation = self.latents.statistics()
+        # what inputs are less, what they are divided by, and what outputs are multiplied by where weights hold all that
+        conditions = g.condition_channels
+        self.middle = np.concatenate([self.mean, np.zeros(conditions, np.float32)])
+        self.inward = np.concatenate([UNIT * self.deviation, np.ones(conditions)])[:, None].astype(np.float32)
+        self.outward = (GAIN * self.deviation).astype(np.float32)
+        self.settings = {
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            "config": config_key(self.config),
+        }  # fmt: skip
+        keras.utils.set_random_seed(seed)
+        self.random = keras.random.SeedGenerator(seed)
+        self.network = build("refiner", self.config)
+        self._begin(file)
+        self.average = Average(self.network, EMA_DECAY)
+        self.trained = self.network.trainable_variables
+        self.optimizer = adam(learning_rate, steps)
+        self.optimizer.build(self.trained)
+        state = [v for group in self.variables().values() for v in group]
+        self._compiled = backend.compiled(self._update, [*state, self.random.state])
+
+    def _begin(self, file: weights.ModelFile) -> None:
+        """From the refiner that the file has; else so that the first guess is the mean."""
+        if file.config.generator.refiner == self.config.generator.refiner:
+            set_parameters(self.network, self._normalised(file.parameters["refiner"]))
+            return
+        for layer in self.network.layers:
+            if layer.name == "out" or layer.name.endswith("_add"):
+                layer.kernel.assign(ops.zeros_like(layer.kernel))
+
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        return {"refiner": self.trained, "average": self.average.variables, "optimizer": self.optimizer.variables}
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Real latents of one window (B, w, C) and their conditions (B, w, n)."""
+        g = self.config.generator
+        real, conditions, _, _ = self.latents.crops(g.window, self.batch_size, self.seed, step, g.conditions)
+        return ((real - self.mean) / self.deviation).astype(np.float32), conditions
+
+    def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
+        self.random.state.assign([self.seed, step])
+        return self._compiled(*map(ops.convert_to_tensor, batch))
+
+    def _update(self, real: Any, conditions: Any) -> dict[str, Any]:
+        noisy = real + NOISE * keras.random.normal(ops.shape(real), dtype="float32", seed=self.random)
+
+        def compute() -> tuple[Any, ...]:
+            guess = self.network(ops.concatenate([noisy / UNIT, conditions], axis=2), training=True)
+            return (ops.mean(ops.square(guess - real)),)
+
+        (loss,), gradients = backend.gradients(compute, self.trained)
+        self.optimizer.apply(gradients, self.trained)
+        self.average.follow(self.optimizer.iterations)
+        return {"loss": loss}
+
+    def average_parameters(self) -> dict[str, np.ndarray]:
+        """The moving average under the runtime's names, from a generator's latents as they are to refined ones."""
+        values = self.average.parameters()
+        values["in/kernel"] = values["in/kernel"] / self.inward
+        values["in/bias"] = values["in/bias"] - self.middle @ values["in/kernel"][0]
+        values["out/kernel"] = values["out/kernel"] * self.outward
+        values["out/bias"] = values["out/bias"] * self.outward + self.mean
+        return values
+
+    def _normalised(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The other way: a file's parameters as they are trained."""
+        values: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
+        values["in/bias"] = values["in/bias"] + self.middle @ values["in/kernel"][0]
+        values["in/kernel"] = values["in/kernel"] * self.inward
+        values["out/kernel"] = values["out/kernel"] / self.outward
+        values["out/bias"] = (values["out/bias"] - self.mean) / self.outward
+        return values
+
+    def sample(self, folder: Path, step: int) -> None:
+        """The model with its refiner beside the autoencoder, and a clip as audio and picture."""
+        from .evaluate.samples import save_generated
+
+        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
+        own = {"steps": step, "batch_size": self.batch_size, "noise": NOISE, "gain": GAIN, "data": self.latents.sources}
+        measured_without = {k: v for k, v in self.file.provenance.items() if k != "metrics"}
+        parts = {k: v for k, v in self.file.parameters.items() if k in ("generator", "chunk_decoder")}
+        if self.file.kind != "domain":
+            del parts["chunk_decoder"]  # the autoencoder's
+        parts["refiner"] = self.average_parameters()
+        save_domain(
+            folder / "model.h5", self.config, parts, self.latents.autoencoder, measured_without | {"refiner": own}
+        )
+        save_generated(folder / "model.h5", folder / "samples", step)
+
+
+def check_model(file: weights.ModelFile, path: Path, latents: Latents) -> None:
+    """UsageError unless the file has a generator of latents such as these."""
+    if "generator" not in file.parameters:
+        raise UsageError(f"--init {path}: kind {file.kind!r} has no generator to refine; give a model that has one")
+    made_by = weights.read(latents.autoencoder_path).config
+    other = (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder)
+    if other or (file.autoencoder and file.autoencoder["sha256"] != latents.autoencoder["sha256"]):
+        raise UsageError(
+            f"--init {path}: its autoencoder is not {latents.autoencoder['file']} of {latents.folder}, which made the"
+            " latents; encode the corpus with the autoencoder of the model"
+        )
