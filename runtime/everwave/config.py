@@ -220,6 +220,6 @@ PRESETS = {
     "tiny": Config(  # for tests and for learning the code: seconds instead of hours
         SignalConfig(hop_length=64),
         AutoencoderConfig(width=8, frame_latents=16, latents=16),
-        GeneratorConfig(width=4, anchor=16, style=16, refiner=4),
+        GeneratorConfig(width=4, anchor=16, style=16),
     ),
 }

@@ -152,8 +152,7 @@ def digest(path: Path) -> str:
 
 
 def random_parameters(network: str, config: Config, seed: int) -> Parameters:
-    """He-uniform kernels, smaller ones in what residual blocks add, which would double what passes through each of them;
-    biases and noise scalars are small but not zero, so that a test sees each of them.
+    """He-uniform kernels; biases and noise scalars are small but not zero, so that a test sees each of them.
 
     Float32 numbers that float16 holds exactly, as those of a shipped file are. A parameter depends on the seed and its
     own name only.
@@ -167,7 +166,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     fan_in = math.prod(shape[:-1])
     limit = math.sqrt(6 / fan_in) if name.endswith("kernel") else 0.1  # He et al. 2015
-    limit *= 0.1 if name.endswith("_add/kernel") else 1.0
+    limit *= 0.1 if name.endswith("_add/kernel") else 1.0  # else each residual block doubles what passes through
     values = (rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(limit)
     return values.astype(np.float16).astype(np.float32)
 

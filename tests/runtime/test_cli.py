@@ -331,13 +331,13 @@ def test_info(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bundle(tiny: str) -> None:
-    """A generator with its refiner and the autoencoder that it names, joined, are the bundle that they came from."""
+    """A generator and the autoencoder that it names, joined, are the bundle that they came from."""
     whole = weights.read(tiny)
     autoencoder = {name: whole.parameters[name] for name in AUTOENCODER}
     weights.write("autoencoder.h5", replace(whole, kind="autoencoder", parameters=autoencoder))
     named = {"file": "autoencoder.h5", "sha256": weights.digest(Path("autoencoder.h5"))}
-    own = {name: whole.parameters[name] for name in ("generator", "refiner")}
-    weights.write("domain.h5", replace(whole, kind="domain", parameters=own, autoencoder=named))
+    generator = {"generator": whole.parameters["generator"]}
+    weights.write("domain.h5", replace(whole, kind="domain", parameters=generator, autoencoder=named))
     assert main(["bundle", "domain.h5", "-o", "one.h5"]) == 0
     os.remove("autoencoder.h5")
     for model, name in ((tiny, "a.wav"), ("one.h5", "b.wav")):
@@ -428,7 +428,7 @@ def test_signals_leave_a_valid_file(tiny: str, number: signal.Signals, says: str
     kept = samples(f"out.{ending}")
     assert len(kept) > 44100
     main(["generate", "--model", tiny, "--seed", "7", "--seconds", "1", "-o", "start.wav"])
-    assert np.abs(kept[:44100] - samples("start.wav")).mean() <= (0.1 if ending == "ogg" else 0)
+    assert np.abs(kept[:44100] - samples("start.wav")).mean() <= (0.03 if ending == "ogg" else 0)
 
 
 # -- bad use -------------------------------------------------------------------------------------------------------------

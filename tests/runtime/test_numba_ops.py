@@ -20,7 +20,7 @@ from everwave.ops.numba_ops import BFLOAT16_NETWORKS, NumbaNetwork, numba_networ
 from everwave.ops.trace import trace
 
 Array = np.ndarray
-TINY = PRESETS["tiny"]
+TINY = replace(PRESETS["tiny"], generator=replace(PRESETS["tiny"].generator, refiner=4))
 CONFIGS = {
     "tiny": TINY,
     "small": replace(TINY, generator=GeneratorConfig(width=4, window=64, anchor=16, style=16, refiner=2)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from everwave.pipeline import Pipeline, segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CONFIG = PRESETS["tiny"]
+CONFIG = replace(PRESETS["tiny"], generator=replace(PRESETS["tiny"].generator, refiner=4))
 WINDOW = 64 * CONFIG.signal.hop_length  # samples of one decoder window
 LATENT = CONFIG.signal.latent_samples
 CARRY = 3 * CONFIG.signal.hop_length

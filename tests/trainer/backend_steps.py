@@ -70,7 +70,7 @@ class Refiner(RefinerTrainer):
 def refiner():
     model = Path(sys.argv[1]) / "model.h5"
     weights.write(model, weights.random_model(TINY))
-    return Refiner(model, latents({}, {}), steps=100, batch_size=BATCH)
+    return Refiner(model, latents({}, {}), steps=100, batch_size=BATCH, width=2)
 
 
 TRAINERS = {

@@ -1,5 +1,7 @@
 """Keras, NumPy and Numba compute the same networks from the same weights and the same noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from everwave import ops, weights
@@ -8,7 +10,7 @@ from everwave.networks import NETWORKS, input_shape
 from everwave.ops.trace import trace
 from everwave_trainer import layers
 
-CONFIG = PRESETS["tiny"]
+CONFIG = replace(PRESETS["tiny"], generator=replace(PRESETS["tiny"].generator, refiner=4))
 COUNTS = {  # of the released sizes, from the paper's published models
     "frame_encoder": 4_790_336,
     "chunk_encoder": 3_984_960,

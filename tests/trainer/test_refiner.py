@@ -18,7 +18,7 @@ from keras import ops
 
 TINY = PRESETS["tiny"]
 DENSITY = Condition("density", "onsets per second", 4.0, 2.0, 0.0, 9.0)
-CONFIG = replace(TINY, generator=replace(TINY.generator, conditions=(DENSITY,), refiner=0))
+CONFIG = replace(TINY, generator=replace(TINY.generator, conditions=(DENSITY,)))
 CHANNELS = 2 * TINY.autoencoder.latents
 
 
