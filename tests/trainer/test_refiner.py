@@ -13,7 +13,7 @@ from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import cli, loop
 from everwave_trainer.latents import Latents
-from everwave_trainer.refiner import GAIN, NOISE, UNIT, RefinerTrainer
+from everwave_trainer.refiner import LARGER, NOISE, UNIT, RefinerTrainer
 from keras import ops
 
 TINY = PRESETS["tiny"]
@@ -64,9 +64,10 @@ def test_noise_is_taken_away_from_music_that_it_has_not_seen(trained):
     """By the network as files hold it, in the runtime's NumPy, on latents as they are."""
     real, conditions, _, _ = trained.latents.crops(128, 6, 99, 0, trained.config.generator.conditions)
     noisy = real + NOISE * trained.deviation * np.random.default_rng(1).standard_normal(real.shape)
-    x = np.concatenate([noisy, conditions], axis=2).astype(np.float32)
+    smaller = trained.mean + (noisy - trained.mean) / LARGER[0]
+    x = np.concatenate([smaller, conditions], axis=2).astype(np.float32)
     refined = networks.refiner(NumpyOps(trained.average_parameters()), x, trained.config)
-    guess = (refined - trained.mean) / GAIN
+    guess = (refined - trained.mean) / LARGER[1]
     target = real - trained.mean
     error = lambda a: np.mean(np.square((a - target) / trained.deviation))  # noqa: E731
     assert error(guess) < 0.75
@@ -77,10 +78,12 @@ def test_noise_is_taken_away_from_music_that_it_has_not_seen(trained):
 def test_files_hold_what_was_trained(trained):
     real, conditions = trained.batch(200)
     average = trained.average.parameters()
-    inside = networks.refiner(NumpyOps(average), np.concatenate([real / UNIT, conditions], axis=2), trained.config)
+    inside = networks.refiner(
+        NumpyOps(average), np.concatenate([LARGER[0] / UNIT * real, conditions], axis=2), trained.config
+    )
     raw = np.concatenate([real * trained.deviation + trained.mean, conditions], axis=2)
     outside = networks.refiner(NumpyOps(trained.average_parameters()), raw.astype(np.float32), trained.config)
-    np.testing.assert_allclose(outside, inside * GAIN * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(outside, inside * LARGER[1] * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
     for name, value in trained._normalised(trained.average_parameters()).items():
         np.testing.assert_allclose(value, average[name], rtol=1e-4, atol=1e-5, err_msg=name)
 

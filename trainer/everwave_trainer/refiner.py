@@ -2,8 +2,8 @@
 
 It learns to guess latents of real music, of mean 0 and deviation 1, from the same with noise of deviation NOISE added, and with
 the conditions. A generator's latents are not noisy; but what is wrong with them is unlike music, as noise is, and is taken away
-with it. A guess is a mean, hence too near the middle; GAIN makes up for that. The exported weights hold both, and undo the
-normalisation, so the runtime runs a plain network once.
+with it. A guess is a mean, hence too near the middle: what a generator makes goes in larger than it is, and the guess comes out
+larger. The exported weights hold that and the normalisation, so the runtime runs a plain network once.
 
 Source: denoising as in Karras et al., arXiv 2206.00364, at one level of noise.
 """
@@ -30,7 +30,7 @@ from .latents import Latents
 from .layers import build, set_parameters
 
 NOISE = 1.2  # its deviation; real latents have 1
-GAIN = 1.4  # of what is guessed from a generator's latents
+LARGER = 1.25, 1.35  # how many times, when it is played: in and out
 UNIT = (1 + NOISE**2) ** 0.5  # deviation of noisy latents; the network sees them divided by it
 EMA_DECAY = 0.998
 
@@ -52,8 +52,10 @@ class RefinerTrainer:
         # what inputs are less, what they are divided by, and what outputs are multiplied by where weights hold all that
         conditions = g.condition_channels
         self.middle = np.concatenate([self.mean, np.zeros(conditions, np.float32)])
-        self.inward = np.concatenate([UNIT * self.deviation, np.ones(conditions)])[:, None].astype(np.float32)
-        self.outward = (GAIN * self.deviation).astype(np.float32)
+        self.inward = np.concatenate([UNIT / LARGER[0] * self.deviation, np.ones(conditions)])[:, None].astype(
+            np.float32
+        )
+        self.outward = (LARGER[1] * self.deviation).astype(np.float32)
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "config": config_key(self.config),
@@ -126,7 +128,7 @@ class RefinerTrainer:
         from .evaluate.samples import save_generated
 
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        own = {"steps": step, "batch_size": self.batch_size, "noise": NOISE, "gain": GAIN, "data": self.latents.sources}
+        own = {"steps": step, "batch_size": self.batch_size, "noise": NOISE, "data": self.latents.sources}
         measured_without = {k: v for k, v in self.file.provenance.items() if k != "metrics"}
         parts = {k: v for k, v in self.file.parameters.items() if k in ("generator", "chunk_decoder")}
         if self.file.kind != "domain":
