@@ -93,7 +93,20 @@ def test_what_does_not_fit_is_said(imported, latents, tmp_path):
         trainer.initialise(imported)
 
 
-def test_one_command_fine_tunes_on_a_folder_of_audio(imported, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def refined(imported):
+    """The same with a refiner."""
+    file = weights.read(imported)
+    config = replace(file.config, generator=replace(file.config.generator, refiner=2))
+    refiner = {"refiner": weights.random_parameters("refiner", config, seed=5)}
+    path = imported.with_name("refined.h5")
+    weights.write(path, replace(file, config=config, parameters=file.parameters | refiner), "float32")
+    return path
+
+
+@pytest.mark.parametrize("init", ["imported", "refined"])
+def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, request):
+    imported = request.getfixturevalue(init)
     music, rng = tmp_path / "music", np.random.default_rng(0)
     music.mkdir()
     for i in range(12):  # of these names some are held out
@@ -107,6 +120,13 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(imported, tmp_path, capsys)
     trained = weights.read(tmp_path / "out" / "model.h5")
     assert (trained.licence, trained.config) == ("CC0-1.0", weights.read(imported).config)
     assert everwave.load(tmp_path / "out" / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
+    if init == "refined":
+        tuned = weights.read(tmp_path / "out" / "run" / "model.h5").parameters["generator"]
+        for name, value in trained.parameters["generator"].items():
+            np.testing.assert_array_equal(value, tuned[name].astype(np.float16))
+        before = weights.read(imported).parameters["refiner"]
+        change = np.abs(trained.parameters["refiner"]["d0a/kernel"] - before["d0a/kernel"])
+        assert 0 < change.max() < 0.1
     split = [t.split for t in Corpus.open(tmp_path / "out" / "corpus").tracks]
     assert len(Latents.open(tmp_path / "out" / "latents").pieces) == 3 * split.count("train")
     assert len(Latents.open(tmp_path / "out" / "held-out").pieces) == split.count("held-out") > 0

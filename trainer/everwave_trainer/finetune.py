@@ -1,11 +1,13 @@
 """A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, gan, export.
 
 Little music is played at three speeds, which makes three times as much of it. At every checkpoint the model is compared with
-held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart.
+held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart. A refiner,
+if the model has one, then learns the music in a share of the minutes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -25,6 +27,7 @@ from .evaluate.distribution import frechet_distance
 from .gan import GanTrainer, choose_config, training_coordinates
 from .labels.estimate import check_librosa
 from .latents import Latents
+from .refiner import RefinerTrainer
 
 SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
 HOLD_OUT = "0.2"  # of the tracks: a tenth of a game's dozen is one track, which need not be like the others
@@ -32,6 +35,7 @@ BATCH_SIZE, LEARNING_RATE, CRITIC_SHARE = 8, 2e-4, 2  # the critic is half as wi
 CHECKPOINTS = 8  # over the minutes given
 PATIENCE = 5  # checkpoints without a better one; at the first, distances go up and down
 STEPS = 1_000_000  # more than the minutes will hold
+REFINER_SHARE, REFINER_RATE = 0.3, 3e-4  # of the minutes; its learning rate, as it knows music already
 BEST = "best.h5"
 WINDOW = 32  # latents, 3 s
 PIECES = 64  # of two generator windows, to compare
@@ -111,13 +115,16 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         )
     music = Latents.open(latents)
     policy = keras.mixed_precision.global_policy()
+    share = REFINER_SHARE if model.config.generator.refiner else 0.0
     fast = choose().precision == "bfloat16" and keras.backend.backend() == "tensorflow"  # JAX has not been measured
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
     try:  # more steps in the same minutes
-        _train(start, music, Latents.open(held_out) if kept_out else music, run, minutes, seed)
+        _train(start, music, Latents.open(held_out) if kept_out else music, run, (1 - share) * minutes, seed)
+        shutil.copyfile(run / BEST, run / "model.h5")
+        if share:
+            run = _refine(model, run / "model.h5", music, folder / "refiner", share * minutes, seed)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    shutil.copyfile(run / BEST, run / "model.h5")
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
     _run("export", str(run), "--licence", licence, "-o", str(folder / "model.h5"))
 
@@ -143,3 +150,18 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
     print(f"before: distance to {trainer.compared_with} {trainer.distance(init):g}", file=sys.stderr)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip
+
+
+def _refine(model: weights.ModelFile, tuned: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
+    """The run of the refiner that `model` has, trained on for the generator in the file `tuned`."""
+    run.mkdir(exist_ok=True)
+    file = weights.read(tuned)
+    generator = dataclasses.replace(file.config.generator, refiner=model.config.generator.refiner)
+    both = file.parameters | {"refiner": model.parameters["refiner"]}
+    start = run / "start.h5"
+    shutil.copyfile(latents.autoencoder_path, run / latents.autoencoder["file"])
+    config = dataclasses.replace(file.config, generator=generator)
+    weights.write(start, dataclasses.replace(file, config=config, parameters=both), "float32")
+    trainer = RefinerTrainer(start, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
+    loop.run(trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs")))
+    return run
