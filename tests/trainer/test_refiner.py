@@ -13,7 +13,7 @@ from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import cli, loop
 from everwave_trainer.latents import Latents
-from everwave_trainer.refiner import LARGER, NOISE, UNIT, RefinerTrainer
+from everwave_trainer.refiner import GAIN, LARGER, NOISE, RefinerTrainer, unit
 from keras import ops
 
 TINY = PRESETS["tiny"]
@@ -64,27 +64,27 @@ def test_noise_is_taken_away_from_music_that_it_has_not_seen(trained):
     """By the network as files hold it, in the runtime's NumPy, on latents as they are."""
     real, conditions, _, _ = trained.latents.crops(128, 6, 99, 0, trained.config.generator.conditions)
     noisy = real + NOISE * trained.deviation * np.random.default_rng(1).standard_normal(real.shape)
-    smaller = trained.mean + (noisy - trained.mean) / LARGER[0]
+    smaller = trained.mean + (noisy - trained.mean) / LARGER
     x = np.concatenate([smaller, conditions], axis=2).astype(np.float32)
     refined = networks.refiner(NumpyOps(trained.average_parameters()), x, trained.config)
-    guess = (refined - trained.mean) / LARGER[1]
+    guess = (refined - trained.mean) / GAIN
     target = real - trained.mean
     error = lambda a: np.mean(np.square((a - target) / trained.deviation))  # noqa: E731
     assert error(guess) < 0.75
     assert error(noisy - trained.mean) > 1.3
-    assert error(noisy / UNIT**2 - trained.mean / UNIT**2) > error(guess) + 0.05  # no more than to make it smaller
+    assert error((noisy - trained.mean) / unit(NOISE) ** 2) > error(guess) + 0.05  # no more than to make it smaller
 
 
 def test_files_hold_what_was_trained(trained):
     real, conditions = trained.batch(200)
     average = trained.average.parameters()
     inside = networks.refiner(
-        NumpyOps(average), np.concatenate([LARGER[0] / UNIT * real, conditions], axis=2), trained.config
+        NumpyOps(average), np.concatenate([LARGER / unit(NOISE) * real, conditions], axis=2), trained.config
     )
     raw = np.concatenate([real * trained.deviation + trained.mean, conditions], axis=2)
     outside = networks.refiner(NumpyOps(trained.average_parameters()), raw.astype(np.float32), trained.config)
-    np.testing.assert_allclose(outside, inside * LARGER[1] * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
-    for name, value in trained._normalised(trained.average_parameters()).items():
+    np.testing.assert_allclose(outside, inside * GAIN * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
+    for name, value in trained._normalised(trained.average_parameters(), NOISE, GAIN).items():
         np.testing.assert_allclose(value, average[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -113,6 +113,14 @@ def test_one_is_trained_on(folder, trained, tmp_path):
     for a, b in zip(again.average.variables, trained.average.variables, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-4, atol=1e-5)
     assert np.mean([float(again.step(i, *again.batch(i))["loss"]) for i in range(5)]) < 0.7
+    other = RefinerTrainer(folder / "model.h5", Latents.open(folder), steps=1, noise=0.5, gain=2.0)
+    assert (other.noise, other.gain) != (NOISE, GAIN) == (trained.noise, trained.gain)
+    other.sample(tmp_path, 0)
+    again = trainer(folder, tmp_path / "model.h5")
+    assert (again.noise, again.gain) == (0.5, 2.0)  # for which its weights were made
+    for a, b in zip(again.average.variables, other.average.variables, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-4, atol=1e-5)
+    assert trainer(folder, tmp_path / "model.h5").config == other.config
 
 
 def test_one_command_and_what_does_not_fit(folder, tmp_path, capsys):

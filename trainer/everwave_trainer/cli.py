@@ -101,6 +101,15 @@ def parser() -> argparse.ArgumentParser:
         help="model whose generator it is for, a run's or a shipped one; if it has a refiner, that is trained on",
     )  # fmt: skip
     refiner.add_argument("--width", type=int, help="a third of its narrowest layers (default: the generator's width)")
+    refiner.add_argument(
+        "--noise", type=float,
+        help="deviation of the noise it learns to take away, real latents having 1 (default 1.2, or that of --init)",
+    )  # fmt: skip
+    refiner.add_argument(
+        "--gain", type=float,
+        help="how many times as large as its guess latents shall be (default 1.2, or that of --init); another one may be"
+        " asked for when the run has ended",
+    )  # fmt: skip
     refiner.set_defaults(run=_refiner)
 
     tune = commands.add_parser("finetune", help="go on training a model on your own music, in one command")
@@ -243,13 +252,18 @@ def _refiner(a: argparse.Namespace) -> None:
     latents = Latents.join(a.latents)
     if a.width is not None and not 1 <= a.width <= 256:
         raise UsageError(f"--width {a.width}: must be between 1 and 256")
+    for name in ("noise", "gain"):
+        value = getattr(a, name)
+        if value is not None and not 0 < value <= 10:
+            raise UsageError(f"--{name} {value:g}: must be above 0 and up to 10")
     _prepare(a)
     from everwave import weights
 
     from .refiner import RefinerTrainer
 
     trainer = RefinerTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
-                             learning_rate=a.learning_rate, seed=a.seed, width=a.width)  # fmt: skip
+                             learning_rate=a.learning_rate, seed=a.seed, width=a.width, noise=a.noise,
+                             gain=a.gain)  # fmt: skip
     _train(a, trainer)
 
 

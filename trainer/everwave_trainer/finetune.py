@@ -157,11 +157,11 @@ def _refine(model: weights.ModelFile, tuned: Path, latents: Latents, run: Path, 
     run.mkdir(exist_ok=True)
     file = weights.read(tuned)
     generator = dataclasses.replace(file.config.generator, refiner=model.config.generator.refiner)
-    both = file.parameters | {"refiner": model.parameters["refiner"]}
-    start = run / "start.h5"
-    shutil.copyfile(latents.autoencoder_path, run / latents.autoencoder["file"])
     config = dataclasses.replace(file.config, generator=generator)
-    weights.write(start, dataclasses.replace(file, config=config, parameters=both), "float32")
+    both = file.parameters | {"refiner": model.parameters["refiner"]}
+    provenance = file.provenance | {"refiner": model.provenance.get("refiner", {})}
+    start = run / "start.h5"
+    weights.write(start, dataclasses.replace(file, config=config, parameters=both, provenance=provenance), "float32")
     trainer = RefinerTrainer(start, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
     loop.run(trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs")))
     return run

@@ -1,6 +1,6 @@
 """The refiner: a denoiser of real latents, which then takes a generator's for noisy ones.
 
-It learns to guess latents of real music, of mean 0 and deviation 1, from the same with noise of deviation NOISE added, and with
+It learns to guess latents of real music, of mean 0 and deviation 1, from the same with noise of deviation `noise` added, and with
 the conditions. A generator's latents are not noisy; but what is wrong with them is unlike music, as noise is, and is taken away
 with it. A guess is a mean, hence too near the middle: what a generator makes goes in larger than it is, and the guess comes out
 larger. The exported weights hold that and the normalisation, so the runtime runs a plain network once.
@@ -30,8 +30,8 @@ from .latents import Latents
 from .layers import build, set_parameters
 
 NOISE = 1.2  # its deviation; real latents have 1
-LARGER = 1.25, 1.35  # how many times, when it is played: in and out
-UNIT = (1 + NOISE**2) ** 0.5  # deviation of noisy latents; the network sees them divided by it
+LARGER = 1.25  # how many times, when it is played, latents go in
+GAIN = 1.2  # and come out
 EMA_DECAY = 0.998
 
 
@@ -39,31 +39,30 @@ class RefinerTrainer:
     """A refiner for the generator of the weights file `init`; `loop.run` drives it."""
 
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 16, learning_rate: float = 1e-3,
-                 seed: int = 0, width: int | None = None) -> None:  # fmt: skip
+                 seed: int = 0, width: int | None = None, noise: float | None = None, gain: float | None = None) -> None:  # fmt: skip
         file = weights.read(init)
         check_model(file, init, latents)
         g = file.config.generator
+        width = width or g.refiner or g.width
+        self.config = dataclasses.replace(file.config, generator=dataclasses.replace(g, refiner=width))
+        before = {"noise": NOISE, "gain": GAIN}
+        if goes_on := g.refiner == width:
+            before |= {name: file.provenance.get("refiner", {}).get(name, value) for name, value in before.items()}
+        self.noise, self.gain = noise or before["noise"], gain or before["gain"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
-        self.config = dataclasses.replace(
-            file.config, generator=dataclasses.replace(g, refiner=width or g.refiner or g.width)
-        )
         self.latents = latents.labelled([c.name for c in g.conditions])
         self.mean, self.deviation = self.latents.statistics()
-        # what inputs are less, what they are divided by, and what outputs are multiplied by where weights hold all that
-        conditions = g.condition_channels
-        self.middle = np.concatenate([self.mean, np.zeros(conditions, np.float32)])
-        self.inward = np.concatenate([UNIT / LARGER[0] * self.deviation, np.ones(conditions)])[:, None].astype(
-            np.float32
-        )
-        self.outward = (LARGER[1] * self.deviation).astype(np.float32)
         self.settings = {
-            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
             "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.network = build("refiner", self.config)
-        self._begin(file)
+        if goes_on:
+            set_parameters(self.network, self._normalised(file.parameters["refiner"], **before))
+        else:
+            self._begin()
         self.average = Average(self.network, EMA_DECAY)
         self.trained = self.network.trainable_variables
         self.optimizer = adam(learning_rate, steps)
@@ -71,11 +70,8 @@ class RefinerTrainer:
         state = [v for group in self.variables().values() for v in group]
         self._compiled = backend.compiled(self._update, [*state, self.random.state])
 
-    def _begin(self, file: weights.ModelFile) -> None:
-        """From the refiner that the file has; else so that the first guess is the mean."""
-        if file.config.generator.refiner == self.config.generator.refiner:
-            set_parameters(self.network, self._normalised(file.parameters["refiner"]))
-            return
+    def _begin(self) -> None:
+        """So that the first guess is the mean, and residual blocks pass on what comes in."""
         for layer in self.network.layers:
             if layer.name == "out" or layer.name.endswith("_add"):
                 layer.kernel.assign(ops.zeros_like(layer.kernel))
@@ -94,10 +90,10 @@ class RefinerTrainer:
         return self._compiled(*map(ops.convert_to_tensor, batch))
 
     def _update(self, real: Any, conditions: Any) -> dict[str, Any]:
-        noisy = real + NOISE * keras.random.normal(ops.shape(real), dtype="float32", seed=self.random)
+        noisy = real + self.noise * keras.random.normal(ops.shape(real), dtype="float32", seed=self.random)
 
         def compute() -> tuple[Any, ...]:
-            guess = self.network(ops.concatenate([noisy / UNIT, conditions], axis=2), training=True)
+            guess = self.network(ops.concatenate([noisy / unit(self.noise), conditions], axis=2), training=True)
             return (ops.mean(ops.square(guess - real)),)
 
         (loss,), gradients = backend.gradients(compute, self.trained)
@@ -107,28 +103,38 @@ class RefinerTrainer:
 
     def average_parameters(self) -> dict[str, np.ndarray]:
         """The moving average under the runtime's names, from a generator's latents as they are to refined ones."""
+        middle, inward, outward = self._scales(self.noise, self.gain)
         values = self.average.parameters()
-        values["in/kernel"] = values["in/kernel"] / self.inward
-        values["in/bias"] = values["in/bias"] - self.middle @ values["in/kernel"][0]
-        values["out/kernel"] = values["out/kernel"] * self.outward
-        values["out/bias"] = values["out/bias"] * self.outward + self.mean
+        values["in/kernel"] = values["in/kernel"] / inward
+        values["in/bias"] = values["in/bias"] - middle @ values["in/kernel"][0]
+        values["out/kernel"] = values["out/kernel"] * outward
+        values["out/bias"] = values["out/bias"] * outward + self.mean
         return values
 
-    def _normalised(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _normalised(self, parameters: Mapping[str, np.ndarray], noise: float, gain: float) -> dict[str, np.ndarray]:
         """The other way: a file's parameters as they are trained."""
+        middle, inward, outward = self._scales(noise, gain)
         values: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
-        values["in/bias"] = values["in/bias"] + self.middle @ values["in/kernel"][0]
-        values["in/kernel"] = values["in/kernel"] * self.inward
-        values["out/kernel"] = values["out/kernel"] / self.outward
-        values["out/bias"] = (values["out/bias"] - self.mean) / self.outward
+        values["in/bias"] = values["in/bias"] + middle @ values["in/kernel"][0]
+        values["in/kernel"] = values["in/kernel"] * inward
+        values["out/kernel"] = values["out/kernel"] / outward
+        values["out/bias"] = (values["out/bias"] - self.mean) / outward
         return values
+
+    def _scales(self, noise: float, gain: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What inputs are less (C + n,), what they are divided by (C + n, 1), and what outputs are multiplied by (C,)."""
+        conditions = self.config.generator.condition_channels
+        middle = np.concatenate([self.mean, np.zeros(conditions)])
+        inward = np.concatenate([self.deviation * unit(noise) / LARGER, np.ones(conditions)])
+        return middle.astype(np.float32), inward[:, None].astype(np.float32), (gain * self.deviation).astype(np.float32)
 
     def sample(self, folder: Path, step: int) -> None:
         """The model with its refiner beside the autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        own = {"steps": step, "batch_size": self.batch_size, "noise": NOISE, "data": self.latents.sources}
+        own: dict[str, Any] = {"steps": step, "batch_size": self.batch_size, "noise": self.noise, "gain": self.gain}
+        own |= {"data": self.latents.sources}
         measured_without = {k: v for k, v in self.file.provenance.items() if k != "metrics"}
         parts = {k: v for k, v in self.file.parameters.items() if k in ("generator", "chunk_decoder")}
         if self.file.kind != "domain":
@@ -138,6 +144,11 @@ class RefinerTrainer:
             folder / "model.h5", self.config, parts, self.latents.autoencoder, measured_without | {"refiner": own}
         )
         save_generated(folder / "model.h5", folder / "samples", step)
+
+
+def unit(noise: float) -> float:
+    """Deviation of noisy latents; the network sees them divided by it."""
+    return (1 + noise**2) ** 0.5
 
 
 def check_model(file: weights.ModelFile, path: Path, latents: Latents) -> None:
