@@ -82,7 +82,10 @@ class Pipeline:
         return np.concatenate(list(self._in_order(jobs)))[: len(x)]
 
     def generate_window(self, x: Array, seed: int, index: int) -> Array:
-        """One window by itself: its dense stem is a product whose rounding could depend on the batch."""
+        """One window of coordinates (window, coordinates) -> its latents (window, 2 * latents), refined where there is a refiner.
+
+        By itself, as the dense stem is a product whose rounding could depend on the batch.
+        """
         noise = coordinates.layer_noise(seed, "generator", "both", index)
         (latents,) = self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)
         g = self.config.generator

@@ -20,6 +20,7 @@ import numpy as np
 from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
+from everwave.ops import Network
 
 from . import backend, loop
 from .corpora.store import Corpus
@@ -36,6 +37,7 @@ CHECKPOINTS = 8  # over the minutes given
 PATIENCE = 5  # checkpoints without a better one; at the first, distances go up and down
 STEPS = 1_000_000  # more than the minutes will hold
 REFINER_SHARE, REFINER_RATE = 0.3, 3e-4  # of the minutes; its learning rate, as it knows music already
+BETTER = 0.95  # times as far as the best is nearer; less than that is chance
 BEST = "best.h5"
 WINDOW = 32  # latents, 3 s
 PIECES = 64  # of two generator windows, to compare
@@ -46,8 +48,9 @@ class FineTuner(GanTrainer):
 
     moments_weight = 0.25  # other music than the model knows: its levels and colours come first, and time is short
 
-    def compare_with(self, music: Latents, minutes: float) -> None:
-        """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
+    def compare_with(self, music: Latents, refiner: Network | None, minutes: float) -> None:
+        """Begin: `music` is what checkpoints, behind `refiner`, are compared with; after `minutes` at the latest it is enough."""
+        self.refiner = refiner
         self.compared_with = "training music" if music.folder == self.latents.folder else "held-out music"
         self.windows = _windows([array[0] for array in music.arrays])
         g = self.config.generator
@@ -55,19 +58,24 @@ class FineTuner(GanTrainer):
         asked = self.latents.crops(2 * g.window, PIECES, self.seed, 0, g.conditions)[1]
         self.coordinates = np.concatenate([coordinates, asked], axis=2).astype(np.float32)
         self.distances: list[float] = []
+        self.kept = np.inf  # distance of the one that is in BEST
         self.end = time.monotonic() + 60 * minutes
 
     def distance(self, model: Path) -> float:
-        """Frechet distance of what `model` makes to the music that it is compared with."""
-        generator = everwave.load(model).network("generator")
-        latents = generator(self.coordinates.reshape(-1, self.config.generator.window, self.coordinates.shape[2]))[0]
+        """Frechet distance of what the generator of `model` makes to the music that it is compared with."""
+        g = self.config.generator
+        x = self.coordinates.reshape(-1, g.window, g.coordinates)
+        (latents,) = everwave.load(model).network("generator")(x)
+        if self.refiner is not None:
+            (latents,) = self.refiner(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
         made = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
         return round(frechet_distance(made, self.windows), 3)
 
     def sample(self, folder: Path, step: int) -> None:
         super().sample(folder, step)
         self.distances.append(self.distance(folder / "model.h5"))
-        if self.distances[-1] == min(self.distances):
+        if self.distances[-1] <= BETTER * self.kept:
+            self.kept = self.distances[-1]
             shutil.copyfile(folder / "model.h5", folder / BEST)
         print(f"step {step}: distance to {self.compared_with} {self.distances[-1]:g}", file=sys.stderr)
 
@@ -144,10 +152,15 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
         conditions=[c.name for c in config.generator.conditions], critic_width=config.generator.width // CRITIC_SHARE,
     )  # fmt: skip
     trainer.initialise(init)
-    trainer.compare_with(music, minutes)
+    model = everwave.load(init)
+    refiner = model.network("refiner") if model.config.generator.refiner else None
+    trainer.compare_with(music, refiner, minutes)
     if (run / BEST).exists():  # resumed: only a better one may replace it
-        trainer.distances.append(trainer.distance(run / BEST))
-    print(f"before: distance to {trainer.compared_with} {trainer.distance(init):g}", file=sys.stderr)
+        trainer.kept = trainer.distance(run / BEST)
+        trainer.distances.append(trainer.kept)
+    else:  # the beginning counts: of music that the model knows well a few minutes of training may teach it nothing
+        run.mkdir(parents=True, exist_ok=True)
+        trainer.sample(run, 0)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip
 
