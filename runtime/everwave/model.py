@@ -217,7 +217,7 @@ class Model:
         return Stream(Player(pipeline, Piece(pipeline, log["seed"]), log, frames, ahead), progress, cancel)
 
     def latents(self, coordinates: Any, seed: int = 0) -> Array:
-        """The generator, and its refiner if the model has one, alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
+        """The generator, with its refiner, alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
 
         A coordinate is [anchor | style | one normalised value per condition]; clocks follow from the tempo.
         `seed` fixes the noise that the generator injects.
