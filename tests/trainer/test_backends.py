@@ -55,7 +55,7 @@ def test_two_devices_train_as_one_does(tmp_path):
 
 @needs_jax
 def test_jax_resumes_exactly(tmp_path):
-    trainers = "level1", "gan", "ear"
+    trainers = "level1", "gan", "ear", "refiner"
     assert run(tmp_path, "resume", *trainers, KERAS_BACKEND="jax") == dict.fromkeys(trainers, True)
 
 

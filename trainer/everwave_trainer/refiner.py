@@ -74,7 +74,7 @@ class RefinerTrainer:
         """So that the first guess is the mean, and residual blocks pass on what comes in."""
         for layer in self.network.layers:
             if layer.name == "out" or layer.name.endswith("_add"):
-                layer.kernel.assign(ops.zeros_like(layer.kernel))
+                layer.kernel.assign(np.zeros(layer.kernel.shape))
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         return {"refiner": self.trained, "average": self.average.variables, "optimizer": self.optimizer.variables}
