@@ -10,7 +10,7 @@ from keras import ops
 
 
 class Average:
-    """`variables` follow those of `model`; after `decay` they remember 1 / (1 - decay) steps, at first only as many as there were."""
+    """`variables` follow those of `model` and remember about 1 / (1 - decay) steps, at first no more than there were."""
 
     def __init__(self, model: keras.Model, decay: float) -> None:
         self.model, self.decay = model, decay
