@@ -63,7 +63,7 @@ def with_random_tempo(name: str, threads: int) -> everwave.Model:
     path = weights.find(name)
     file = weights.resolve(weights.read(path), path)
     bpm = Condition("bpm", "beats per minute", 140.0, 12.0, 120.0, 160.0, clocks=(1, 4))
-    config = replace(file.config, generator=replace(file.config.generator, conditions=(bpm,)))
+    config = replace(file.config, generator=replace(file.config.generator, conditions=(bpm,), refiner=0))
     generator = {"generator": weights.random_model(config, seed=1).parameters["generator"]}
     return everwave.Model.from_parts(replace(file, config=config, parameters=file.parameters | generator), threads)
 

@@ -67,6 +67,15 @@ def test_a_fine_tuned_import_generates(imported, latents, tmp_path):
     assert model.generate(seconds=0.5, seed=1).shape == (22050, 2)
 
 
+def test_a_refiner_stays_behind_a_generator_that_is_trained_on(refined, latents, tmp_path):
+    words = ["gan", latents, "--init", refined, "--steps", 1, "--batch-size", 2, "-o", tmp_path / "run"]
+    assert cli.main([str(w) for w in words]) == 0
+    before, after = weights.read(refined), weights.read(tmp_path / "run" / "model.h5")
+    assert after.config == before.config
+    for name, value in before.parameters["refiner"].items():
+        np.testing.assert_array_equal(after.parameters["refiner"][name], value)
+
+
 def test_a_new_generator_takes_the_sizes_of_the_autoencoder(imported, latents):
     config = choose_config("tiny", None, Latents.open(latents))
     expected = weights.read(imported).config

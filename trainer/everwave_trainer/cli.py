@@ -83,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
         "--preset", default="lite", choices=["full", "lite", "tiny"], help="of the generator, without --init"
     )
     gan.add_argument(
-        "--init", type=Path, help="model whose generator is trained on, an imported one too; it has the sizes"
+        "--init",
+        type=Path,
+        help="model whose generator is trained on, an imported one too; it has the sizes; its refiner stays behind it",
     )
     gan.add_argument(
         "--conditions", nargs="*", metavar="LABEL",

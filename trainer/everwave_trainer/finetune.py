@@ -7,7 +7,6 @@ if the model has one, then learns the music in a share of the minutes.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -20,7 +19,6 @@ import numpy as np
 from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
-from everwave.ops import Network
 
 from . import backend, loop
 from .corpora.store import Corpus
@@ -48,9 +46,8 @@ class FineTuner(GanTrainer):
 
     moments_weight = 0.25  # other music than the model knows: its levels and colours come first, and time is short
 
-    def compare_with(self, music: Latents, refiner: Network | None, minutes: float) -> None:
-        """Begin: `music` is what checkpoints, behind `refiner`, are compared with; after `minutes` at the latest it is enough."""
-        self.refiner = refiner
+    def compare_with(self, music: Latents, minutes: float) -> None:
+        """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
         self.compared_with = "training music" if music.folder == self.latents.folder else "held-out music"
         self.windows = _windows([array[0] for array in music.arrays])
         g = self.config.generator
@@ -62,12 +59,12 @@ class FineTuner(GanTrainer):
         self.end = time.monotonic() + 60 * minutes
 
     def distance(self, model: Path) -> float:
-        """Frechet distance of what the generator of `model` makes to the music that it is compared with."""
-        g = self.config.generator
+        """Frechet distance of what `model` makes to the music that it is compared with."""
+        player, g = everwave.load(model), self.config.generator
         x = self.coordinates.reshape(-1, g.window, g.coordinates)
-        (latents,) = everwave.load(model).network("generator")(x)
-        if self.refiner is not None:
-            (latents,) = self.refiner(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
+        (latents,) = player.network("generator")(x)
+        if player.config.generator.refiner:
+            (latents,) = player.network("refiner")(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
         made = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
         return round(frechet_distance(made, self.windows), 3)
 
@@ -130,7 +127,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         _train(start, music, Latents.open(held_out) if kept_out else music, run, (1 - share) * minutes, seed)
         shutil.copyfile(run / BEST, run / "model.h5")
         if share:
-            run = _refine(model, run / "model.h5", music, folder / "refiner", share * minutes, seed)
+            run = _refine(run / "model.h5", music, folder / "refiner", share * minutes, seed)
     finally:
         keras.mixed_precision.set_global_policy(policy)
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
@@ -152,9 +149,7 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
         conditions=[c.name for c in config.generator.conditions], critic_width=config.generator.width // CRITIC_SHARE,
     )  # fmt: skip
     trainer.initialise(init)
-    model = everwave.load(init)
-    refiner = model.network("refiner") if model.config.generator.refiner else None
-    trainer.compare_with(music, refiner, minutes)
+    trainer.compare_with(music, minutes)
     if (run / BEST).exists():  # resumed: only a better one may replace it
         trainer.kept = trainer.distance(run / BEST)
         trainer.distances.append(trainer.kept)
@@ -165,16 +160,8 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip
 
 
-def _refine(model: weights.ModelFile, tuned: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
-    """The run of the refiner that `model` has, trained on for the generator in the file `tuned`."""
-    run.mkdir(exist_ok=True)
-    file = weights.read(tuned)
-    generator = dataclasses.replace(file.config.generator, refiner=model.config.generator.refiner)
-    config = dataclasses.replace(file.config, generator=generator)
-    both = file.parameters | {"refiner": model.parameters["refiner"]}
-    provenance = file.provenance | {"refiner": model.provenance.get("refiner", {})}
-    start = run / "start.h5"
-    weights.write(start, dataclasses.replace(file, config=config, parameters=both, provenance=provenance), "float32")
-    trainer = RefinerTrainer(start, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
+def _refine(model: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
+    """The run that trains on the refiner of the file `model`."""
+    trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
     loop.run(trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs")))
     return run

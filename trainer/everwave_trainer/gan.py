@@ -71,8 +71,9 @@ class GanTrainer:
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
         latents = latents.labelled(conditions)
         chosen = choose_conditions(config, latents, conditions)
-        # a refiner is trained by itself, when the generator is as it shall be: see `refiner`
         generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
+        # whose refiner goes along as it is: it learns by itself, see `refiner`
+        self.refined: weights.ModelFile | None = None
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
@@ -136,7 +137,7 @@ class GanTrainer:
         return (levels - mean) / deviation
 
     def initialise(self, source: Path) -> None:
-        """Start from the generator of a weights file; UsageError if it has other conditions."""
+        """Start from the generator of a weights file, whose refiner goes along; UsageError if it has other conditions."""
         file = weights.read(source)
         theirs, ours = ([c.name for c in x.generator.conditions] for x in (file.config, self.config))
         if theirs != ours:
@@ -146,6 +147,7 @@ class GanTrainer:
         values["out/kernel"] = values["out/kernel"] / self.deviation
         set_parameters(self.generator, values)
         self.average.begin()
+        self.refined = file if file.config.generator.refiner else None
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         return (
@@ -265,8 +267,13 @@ class GanTrainer:
         path = folder / "model.h5"
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
         provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
-        networks = {"generator": self.average_parameters()}
-        save_domain(path, self.config, networks, self.latents.autoencoder, provenance)
+        networks, generator = {"generator": self.average_parameters()}, self.config.generator
+        if self.refined is not None:
+            generator = dataclasses.replace(generator, refiner=self.refined.config.generator.refiner)
+            networks["refiner"] = self.refined.parameters["refiner"]
+            provenance["refiner"] = self.refined.provenance.get("refiner", {})
+        config = dataclasses.replace(self.config, generator=generator)
+        save_domain(path, config, networks, self.latents.autoencoder, provenance)
         save_generated(path, folder / "samples", step)
 
 
