@@ -10,7 +10,6 @@ from everwave import musika
 from everwave.config import AutoencoderConfig, Config, GeneratorConfig, SignalConfig
 from everwave.errors import ModelError, UsageError
 from everwave.musika import FILES, FRAME_DECODER_ORDER, import_checkpoint, read_checkpoint
-from everwave.networks import AUTOENCODER
 from everwave.ops.trace import trace
 
 SIGNAL, AUTOENCODER = SignalConfig(22050, 32), AutoencoderConfig(width=8, frame_latents=4, latents=6)
@@ -25,7 +24,7 @@ def random_parameters(config, seed=0):
             name: rng.standard_normal(shape).astype(np.float32)
             for name, shape in trace(network, config).parameters.items()
         }
-        for network in (*AUTOENCODER, "generator")
+        for network in FILES
     }
 
 
