@@ -15,6 +15,7 @@ FRAMES_PER_LATENT = 16  # the chunk encoder's down-sampling
 DECODER_LATENTS = 4  # latents in one window of the chunk decoder
 DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
 SAMPLE_RATES = (8000, 192000)  # Hz, of models
+REFINERS = (0, 256)  # widths of refiners
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
 TUNED = 8  # of so many bins the lowest one has a tuning, where phases are "tuned": up to 2.8 kHz
 PHASES = ("angle", "vector", "tuned")
@@ -165,7 +166,7 @@ class Config:
         generator.setdefault("refiner", GeneratorConfig.refiner)
         sizes = _fields(
             {"generator": generator}, "generator", width=(2, 1024), window=(64, 128), anchor=(1, 1024), style=(1, 1024),
-            refiner=(0, 256),
+            refiner=REFINERS,
         )  # fmt: skip
         if sizes["window"] not in (64, 128):
             raise ModelError(f"config: generator.window={sizes['window']}; it must be 64 or 128")

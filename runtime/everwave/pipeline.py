@@ -23,6 +23,7 @@ from . import coordinates, signal
 from .checks import Rows
 from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
 from .ops import Network
+from .ops.numpy_ops import Noise
 
 Array = np.ndarray
 Result = TypeVar("Result")
@@ -87,12 +88,7 @@ class Pipeline:
         By itself, as the dense stem is a product whose rounding could depend on the batch.
         """
         noise = coordinates.layer_noise(seed, "generator", "both", index)
-        (latents,) = self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)
-        g = self.config.generator
-        if g.refiner:
-            asked = x[None, :, g.anchor + g.style :].astype(np.float32)
-            (latents,) = self.networks("refiner")(np.concatenate([latents, asked], axis=2))
-        return latents[0].copy()
+        return made(self.config, self.networks, x[None], noise)[0].copy()
 
     # -- latents to audio --------------------------------------------------------------------------------------------
 
@@ -225,6 +221,16 @@ class Pipeline:
             finally:  # an error, Ctrl-C or a reader that has had enough: begin nothing more
                 for future in pending:
                     future.cancel()
+
+
+def made(config: Config, networks: Callable[[str], Network], x: Array, noise: Noise | None = None) -> Array:
+    """Windows of coordinates (B, window, coordinates) -> latents (B, window, 2 * latents): generated, and refined if they are."""
+    g = config.generator
+    x = np.ascontiguousarray(x, np.float32)
+    (latents,) = networks("generator")(x, noise)
+    if g.refiner:
+        (latents,) = networks("refiner")(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
+    return latents
 
 
 class Kept:

@@ -152,7 +152,7 @@ def digest(path: Path) -> str:
 
 
 def random_parameters(network: str, config: Config, seed: int) -> Parameters:
-    """He-uniform kernels; biases and noise scalars are small but not zero, so that a test sees each of them.
+    """He-uniform kernels, a tenth of that in what residual blocks add; biases and noise scalars are small but not zero, so that a test sees each of them.
 
     Float32 numbers that float16 holds exactly, as those of a shipped file are. A parameter depends on the seed and its
     own name only.

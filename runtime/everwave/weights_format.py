@@ -15,7 +15,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,17 +36,12 @@ MAX_ATTRIBUTE = 60_000  # bytes; an attribute of plain HDF5 files has at most 64
 MAX_OVERHEAD = 1 << 23  # bytes that HDF5 may take besides the parameters
 DTYPES = ("float16", "float32")
 
-KINDS = ("autoencoder", "domain", "bundle")
-
-
-def networks(kind: str, config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a file of `kind` holds, and what it may hold besides."""
-    own = of_domain(config)
-    return {
-        "autoencoder": (AUTOENCODER, ()),
-        "domain": (own, ("chunk_decoder",)),
-        "bundle": ((*AUTOENCODER, *own), ()),
-    }[kind]
+# what a file of each kind holds, and what it may hold besides
+KINDS: dict[str, Callable[[Config], tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "autoencoder": lambda config: (AUTOENCODER, ()),
+    "domain": lambda config: (of_domain(config), ("chunk_decoder",)),
+    "bundle": lambda config: ((*AUTOENCODER, *of_domain(config)), ()),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +166,7 @@ def _checksum(file: Any) -> int | None:
 
 def _datasets(file: Any, header: ModelFile) -> dict[str, dict[str, Any]]:
     """The dataset of every parameter in the order of the trace; ModelError for any that is missing, other or extra."""
-    required, optional = networks(header.kind, header.config)
+    required, optional = KINDS[header.kind](header.config)
     names = (*required, *(name for name in optional if file.id.links.exists(name.encode())))
     _check_members(file, names)
     return {name: _network(file, name, trace(name, header.config).parameters) for name in names}
@@ -343,7 +338,7 @@ def _stored(model_file: ModelFile, dtype: str) -> dict[str, Parameters]:
         raise ModelError(f"dtype {dtype!r}; choose {' or '.join(DTYPES)}")
     if model_file.kind not in KINDS:
         raise ModelError(f"kind {model_file.kind!r}; it must be one of {', '.join(KINDS)}")
-    required, optional = networks(model_file.kind, model_file.config)
+    required, optional = KINDS[model_file.kind](model_file.config)
     names = (*required, *(name for name in optional if name in model_file.parameters))
     if set(names) != set(model_file.parameters):
         present = ", ".join(model_file.parameters)

@@ -51,9 +51,8 @@ def test_the_slow_twin_gives_the_same_piece(model: Model, piece: np.ndarray) -> 
     """One window after the other, then one inverse STFT of all frames of the piece."""
     size, half, seed, windows = CONFIG.generator.window, CONFIG.autoencoder.latents, 7, []
     for i in range(2):
-        x = coordinates.coordinates(CONFIG, seed, i * size, size)[
-            None
-        ]  # no conditions, or the refiner would get them, too
+        # without conditions, which the refiner would get, too
+        x = coordinates.coordinates(CONFIG, seed, i * size, size)[None]
         (made,) = model.network("generator")(x, coordinates.layer_noise(seed, "generator", "both", i))
         made = made.copy()
         (refined,) = model.network("refiner")(made)

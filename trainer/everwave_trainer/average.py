@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from .layers import numbers, variables
+
 
 class Average:
     """`variables` follow those of `model` and remember about 1 / (1 - decay) steps, at first no more than there were."""
@@ -30,5 +32,4 @@ class Average:
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Under the runtime's names, float32."""
-        names = [f"{v.path.split('/')[-2]}/{v.name}" for v in self.model.trainable_variables]
-        return {n: np.asarray(ops.convert_to_numpy(v), np.float32) for n, v in zip(names, self.variables, strict=True)}
+        return numbers(dict(zip(variables(self.model), self.variables, strict=True)))

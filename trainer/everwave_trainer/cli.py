@@ -249,18 +249,16 @@ def _gan(a: argparse.Namespace) -> None:
 
 
 def _refiner(a: argparse.Namespace) -> None:
+    from everwave import checks, weights
+    from everwave.config import REFINERS
+
     from .latents import Latents
 
     latents = Latents.join(a.latents)
-    if a.width is not None and not 1 <= a.width <= 256:
-        raise UsageError(f"--width {a.width}: must be between 1 and 256")
-    for name in ("noise", "gain"):
-        value = getattr(a, name)
-        if value is not None and not 0 < value <= 10:
-            raise UsageError(f"--{name} {value:g}: must be above 0 and up to 10")
+    for name, low, high in (("width", 1, REFINERS[1]), ("noise", 0.01, 10), ("gain", 0.01, 10)):
+        if (value := getattr(a, name)) is not None:
+            checks.number(f"--{name}", value, low, high)
     _prepare(a)
-    from everwave import weights
-
     from .refiner import RefinerTrainer
 
     trainer = RefinerTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,

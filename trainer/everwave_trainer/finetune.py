@@ -1,4 +1,4 @@
-"""A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, gan, export.
+"""A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, gan, refiner, export.
 
 Little music is played at three speeds, which makes three times as much of it. At every checkpoint the model is compared with
 held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart. A refiner,
@@ -19,6 +19,7 @@ import numpy as np
 from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
+from everwave.pipeline import made
 
 from . import backend, loop
 from .corpora.store import Corpus
@@ -61,12 +62,9 @@ class FineTuner(GanTrainer):
     def distance(self, model: Path) -> float:
         """Frechet distance of what `model` makes to the music that it is compared with."""
         player, g = everwave.load(model), self.config.generator
-        x = self.coordinates.reshape(-1, g.window, g.coordinates)
-        (latents,) = player.network("generator")(x)
-        if player.config.generator.refiner:
-            (latents,) = player.network("refiner")(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
-        made = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
-        return round(frechet_distance(made, self.windows), 3)
+        latents = made(player.config, player.network, self.coordinates.reshape(-1, g.window, g.coordinates))
+        windows = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
+        return round(frechet_distance(windows, self.windows), 3)
 
     def sample(self, folder: Path, step: int) -> None:
         super().sample(folder, step)

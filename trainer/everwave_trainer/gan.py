@@ -29,7 +29,7 @@ from .critics import latent_critic, sound_critic
 from .ear import LENGTH, Ear
 from .export import config_key, save_domain
 from .judge import R1_INTERVAL, Judge
-from .latents import TIMES, Latents
+from .latents import TIMES, Latents, model_of
 from .layers import build, set_parameters
 
 EMA_DECAY = 0.999
@@ -279,18 +279,10 @@ class GanTrainer:
 
 def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
     """Generator sizes of `init` if there is one, else of the preset; the rest is that of the latents' autoencoder."""
+    if init is not None:
+        return model_of(init, latents).config
     made_by = weights.read(latents.autoencoder_path).config
-    if init is None:
-        return dataclasses.replace(PRESETS[preset], signal=made_by.signal, autoencoder=made_by.autoencoder)
-    file = weights.read(init)
-    if "generator" not in file.parameters:
-        raise UsageError(f"--init {init}: kind {file.kind!r} has no generator; give a model that has, or none")
-    if (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder):
-        raise UsageError(
-            f"--init {init}: its autoencoder has other sizes than {latents.autoencoder['file']}, which made the latents;"
-            " encode the corpus with the autoencoder of the model"
-        )
-    return file.config
+    return dataclasses.replace(PRESETS[preset], signal=made_by.signal, autoencoder=made_by.autoencoder)
 
 
 def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Condition, ...]:

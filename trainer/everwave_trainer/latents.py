@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from everwave import signal
+from everwave import signal, weights
 from everwave.conditioning import channels
 from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
@@ -170,6 +170,20 @@ class Latents:
         return channels(condition, values, beats)
 
 
+def model_of(init: Path, latents: Latents) -> weights.ModelFile:
+    """The model in the weights file `init`; UsageError unless it has a generator of latents of these sizes."""
+    file = weights.read(init)
+    if "generator" not in file.parameters:
+        raise UsageError(f"--init {init}: kind {file.kind!r} has no generator; give a model that has one")
+    made_by = weights.read(latents.autoencoder_path).config
+    if (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder):
+        raise UsageError(
+            f"--init {init}: its autoencoder has other sizes than {latents.autoencoder['file']}, which made the latents;"
+            " encode the corpus with the autoencoder of the model"
+        )
+    return file
+
+
 def beats_at(times: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Beats (T,) passed at times `t`, from those of the beats (K >= 2,); before and after them the tempo is held."""
     inside = np.interp(t, times, np.arange(len(times)))
@@ -224,8 +238,6 @@ def track_labels(track: Track, speed: float, steps: int, latent_rate: float) -> 
 
 def _check_encoders(folder: Path, path: Path) -> None:
     """UsageError if an autoencoder that the folder keeps has other encoders; other decoders leave latents as they are."""
-    from everwave import weights
-
     new = weights.read(path).parameters
     for kept in folder.glob("*.h5"):
         old = weights.read(kept).parameters
@@ -254,7 +266,6 @@ def encode_corpus(
     UsageError if what is already there is from other encoders.
     """
     import everwave
-    from everwave import weights
 
     path = weights.find(autoencoder)
     model = everwave.load(path)

@@ -118,19 +118,23 @@ def build(
     return keras.Model([x, noise] if given_noise else x, outputs, name=network)
 
 
+def variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """The model's weights under the runtime's names (`d0/kernel` ...)."""
+    blocks = (layer for layer in model.layers if isinstance(layer, Block))
+    return {f"{layer.name}/{weight.name}": weight for layer in blocks for weight in layer.weights}
+
+
+def numbers(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """What named variables hold, float32."""
+    return {name: np.asarray(ops.convert_to_numpy(v), np.float32) for name, v in variables.items()}
+
+
 def parameters(model: keras.Model) -> dict[str, np.ndarray]:
-    """The model's weights under the runtime's names (`d0/kernel` ...), float32."""
-    return {
-        f"{layer.name}/{weight.name}": np.asarray(ops.convert_to_numpy(weight), np.float32)
-        for layer in model.layers
-        if isinstance(layer, Block)
-        for weight in layer.weights
-    }
+    """The model's weights under the runtime's names, float32."""
+    return numbers(variables(model))
 
 
 def set_parameters(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
     """Load what `parameters` gave; KeyError or ValueError if a name or a shape does not fit."""
-    for layer in model.layers:
-        if isinstance(layer, Block):
-            for weight in layer.weights:
-                weight.assign(values[f"{layer.name}/{weight.name}"])
+    for name, variable in variables(model).items():
+        variable.assign(values[name])

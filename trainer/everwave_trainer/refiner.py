@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from everwave import weights
+from everwave.config import REFINERS
 from everwave.errors import UsageError
 from keras import ops
 
@@ -26,7 +26,7 @@ from . import backend
 from .autoencoder import adam
 from .average import Average
 from .export import config_key, save_domain
-from .latents import Latents
+from .latents import Latents, model_of
 from .layers import build, set_parameters
 
 NOISE = 1.2  # its deviation; real latents have 1
@@ -40,14 +40,18 @@ class RefinerTrainer:
 
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 16, learning_rate: float = 1e-3,
                  seed: int = 0, width: int | None = None, noise: float | None = None, gain: float | None = None) -> None:  # fmt: skip
-        file = weights.read(init)
-        check_model(file, init, latents)
+        file = model_of(init, latents)
+        if file.autoencoder and file.autoencoder["sha256"] != latents.autoencoder["sha256"]:
+            raise UsageError(
+                f"--init {init}: its autoencoder is not the {latents.autoencoder['file']} that made the latents in"
+                f" {latents.folder}; encode the corpus with the autoencoder of the model"
+            )
         g = file.config.generator
-        width = width or g.refiner or g.width
+        width = width or g.refiner or min(g.width, REFINERS[1])
         self.config = dataclasses.replace(file.config, generator=dataclasses.replace(g, refiner=width))
-        before = {"noise": NOISE, "gain": GAIN}
-        if goes_on := g.refiner == width:
-            before |= {name: file.provenance.get("refiner", {}).get(name, value) for name, value in before.items()}
+        goes_on = g.refiner == width
+        known = file.provenance.get("refiner", {}) if goes_on else {}
+        before = {"noise": known.get("noise", NOISE), "gain": known.get("gain", GAIN)}
         self.noise, self.gain = noise or before["noise"], gain or before["gain"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
         self.latents = latents.labelled([c.name for c in g.conditions])
@@ -133,32 +137,18 @@ class RefinerTrainer:
         from .evaluate.samples import save_generated
 
         shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        own: dict[str, Any] = {"steps": step, "batch_size": self.batch_size, "noise": self.noise, "gain": self.gain}
-        own |= {"data": self.latents.sources}
-        measured_without = {k: v for k, v in self.file.provenance.items() if k != "metrics"}
-        parts = {k: v for k, v in self.file.parameters.items() if k in ("generator", "chunk_decoder")}
-        if self.file.kind != "domain":
-            del parts["chunk_decoder"]  # the autoencoder's
-        parts["refiner"] = self.average_parameters()
-        save_domain(
-            folder / "model.h5", self.config, parts, self.latents.autoencoder, measured_without | {"refiner": own}
-        )
+        provenance = {k: v for k, v in self.file.provenance.items() if k != "metrics"}  # of the model without it
+        provenance["refiner"] = {
+            "steps": step, "batch_size": self.batch_size, "noise": self.noise, "gain": self.gain,
+            "data": self.latents.sources,
+        }  # fmt: skip
+        own = ("generator", "chunk_decoder") if self.file.kind == "domain" else ("generator",)  # else the autoencoder's
+        networks = {name: values for name, values in self.file.parameters.items() if name in own}
+        networks["refiner"] = self.average_parameters()
+        save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
         save_generated(folder / "model.h5", folder / "samples", step)
 
 
 def unit(noise: float) -> float:
     """Deviation of noisy latents; the network sees them divided by it."""
     return (1 + noise**2) ** 0.5
-
-
-def check_model(file: weights.ModelFile, path: Path, latents: Latents) -> None:
-    """UsageError unless the file has a generator of latents such as these."""
-    if "generator" not in file.parameters:
-        raise UsageError(f"--init {path}: kind {file.kind!r} has no generator to refine; give a model that has one")
-    made_by = weights.read(latents.autoencoder_path).config
-    other = (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder)
-    if other or (file.autoencoder and file.autoencoder["sha256"] != latents.autoencoder["sha256"]):
-        raise UsageError(
-            f"--init {path}: its autoencoder is not {latents.autoencoder['file']} of {latents.folder}, which made the"
-            " latents; encode the corpus with the autoencoder of the model"
-        )
