@@ -16,6 +16,7 @@ DECODER_LATENTS = 4  # latents in one window of the chunk decoder
 DECODER_FRAMES = DECODER_LATENTS * FRAMES_PER_LATENT
 SAMPLE_RATES = (8000, 192000)  # Hz, of models
 REFINERS = (0, 256)  # widths of refiners
+REFINER_MARGIN = 8  # latents on either side of a window that its refiner sees too
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
 TUNED = 8  # of so many bins the lowest one has a tuning, where phases are "tuned": up to 2.8 kHz
 PHASES = ("angle", "vector", "tuned")

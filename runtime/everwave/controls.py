@@ -10,7 +10,7 @@ and the position, so a piece with changes is as repeatable as one without.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from . import checks, conditioning, coordinates
 from .errors import UsageError, short
-from .pipeline import Kept, Latents, Pipeline, Stages
+from .pipeline import Kept, Latents, Pipeline, Stages, refiner_rows
 
 Array = np.ndarray
 
@@ -59,9 +59,11 @@ class Piece:
 
     def __init__(self, pipeline: Pipeline, seed: int, period: int | None = None) -> None:
         self.config, self.seed = pipeline.config, seed
-        self._generate = pipeline.generate_window
+        self._generate, self._refine = pipeline.generate_window, pipeline.refine_window
         self._kept = Kept(KEPT_WINDOWS)
         self._period = period
+        window = self.config.generator.window
+        self._circle = period // window if period and period % window == 0 else None  # windows of a loop of whole ones
 
     def state(self, controls: Mapping[str, Any], first: int = 0, glide: float = 0.0,
               previous: State | None = None) -> State:  # fmt: skip
@@ -102,10 +104,8 @@ class Piece:
         return partial(self._latents, state, first, count)
 
     def _latents(self, state: State, first: int, count: int, stages: Stages) -> Array:
-        size = self.config.generator.window
-        indices = range(first // size, -(-(first + count) // size))
-        windows = [self._kept.get((i, state.key), partial(self._window, state, i, stages)) for i in indices]
-        own = np.concatenate(windows)[first - indices[0] * size :][:count]
+        make = self._refined if self.config.generator.refiner else self._generated
+        own = self._windows(make, state, range(first, first + count), stages)
         if state.previous is None or first >= state.first + FADE_LATENTS:
             return own
         before = self._latents(state.previous, first, count, stages)
@@ -130,10 +130,28 @@ class Piece:
                 rows[i : i + 1] = _mixed(beyond, rows[i : i + 1], np.array([(n + 0.5) / fade]))
         return rows
 
-    def _window(self, state: State, index: int, stages: Stages) -> Array:
+    def _windows(self, make: Callable[[State, int, Stages], Array], state: State, rows: range, stages: Stages) -> Array:
+        """Latents `rows` out of whole windows, each made once."""
         size = self.config.generator.window
+        windows = [
+            self._kept.get((make.__name__, i, state.key), partial(make, state, i, stages))
+            for i in range(rows.start // size, -(-rows.stop // size))
+        ]
+        return np.concatenate(windows)[rows.start % size :][: len(rows)]
+
+    def _generated(self, state: State, index: int, stages: Stages) -> Array:
+        size = self.config.generator.window
+        index = index % self._circle if self._circle else index
         with stages("generator"):
             return self._generate(self.coordinates(state, index * size, size), self.seed, index)
+
+    def _refined(self, state: State, index: int, stages: Stages) -> Array:
+        size = self.config.generator.window
+        rows = refiner_rows(size, index, around=self._circle is not None)
+        latents = self._windows(self._generated, state, rows, stages)
+        with stages("generator"):
+            asked = state.conditions(rows.start, len(rows), self._period)
+            return self._refine(np.concatenate([latents, asked], axis=1), index * size - rows.start)
 
 
 def _mixed(before: Array, own: Array, weight: Array) -> Array:

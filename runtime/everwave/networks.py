@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, TUNED, Config
+from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, REFINER_MARGIN, TUNED, Config
 
 Tensor = Any
 OpSet = Any
@@ -101,10 +101,10 @@ def generator(nn: OpSet, coordinates: Tensor, config: Config) -> Tensor:
 
 
 def refiner(nn: OpSet, x: Tensor, config: Config) -> Tensor:
-    """Generated latents beside the conditions that were asked for (B, window, 2 * latents + n) -> latents (B, window, 2 * latents).
+    """Generated latents beside the conditions that were asked for (B, T, 2 * latents + n) -> latents (B, T, 2 * latents).
 
     It has learned to guess real latents from noisy ones, and makes of a generator's what those would be without their faults:
-    four levels of time, each of half as many steps as the one above it, and back.
+    four levels of time, each of half as many steps as the one above it, and back. T is a window and what lies beside it.
     """
     r = config.generator.refiner
     widths = (3 * r, 4 * r, 4 * r, 4 * r)
@@ -135,7 +135,7 @@ def input_shape(network: str, config: Config) -> tuple[int, int]:
         "chunk_decoder": (DECODER_LATENTS, a.latents),
         "frame_decoder": (DECODER_FRAMES, a.frame_latents),
         "generator": (g.window, g.coordinates),
-        "refiner": (g.window, 2 * a.latents + g.condition_channels),
+        "refiner": (g.window + 2 * REFINER_MARGIN, 2 * a.latents + g.condition_channels),
     }[network]
 
 

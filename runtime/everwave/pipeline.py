@@ -21,9 +21,8 @@ import numpy as np
 
 from . import coordinates, signal
 from .checks import Rows
-from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, Config
+from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, REFINER_MARGIN, Config
 from .ops import Network
-from .ops.numpy_ops import Noise
 
 Array = np.ndarray
 Result = TypeVar("Result")
@@ -76,19 +75,33 @@ class Pipeline:
     # -- latents ---------------------------------------------------------------------------------------------------
 
     def latents(self, x: Array, seed: int) -> Array:
-        """Coordinates (T, coordinates) of latents 0... -> latents (T, 2 * latents); the last window repeats the last row."""
-        size = self.config.generator.window
-        padded = x[np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)]
-        jobs = (partial(self.generate_window, padded[i * size :][:size], seed, i) for i in range(len(padded) // size))
-        return np.concatenate(list(self._in_order(jobs)))[: len(x)]
+        """Coordinates (T, coordinates) of latents 0... -> latents (T, 2 * latents), as if the last row were repeated for ever."""
+        g = self.config.generator
+        size, windows = g.window, -(-len(x) // g.window)
+        made = windows + 1 if g.refiner else windows  # what comes after the last one is seen, too
+        padded = x[np.minimum(np.arange(made * size), len(x) - 1)]
+        jobs = (partial(self.generate_window, padded[i * size :][:size], seed, i) for i in range(made))
+        latents = np.concatenate(list(self._in_order(jobs)))
+        if g.refiner:
+            rows = np.concatenate([latents, padded[:, g.anchor + g.style :]], axis=1)
+            seen = (refiner_rows(size, i) for i in range(windows))
+            jobs = (partial(self.refine_window, rows[r.start : r.stop], i * size - r.start) for i, r in enumerate(seen))
+            latents = np.concatenate(list(self._in_order(jobs)))
+        return latents[: len(x)]
 
     def generate_window(self, x: Array, seed: int, index: int) -> Array:
-        """One window of coordinates (window, coordinates) -> its latents (window, 2 * latents), refined where there is a refiner.
+        """One window of coordinates (window, coordinates) -> its latents (window, 2 * latents), not refined yet.
 
         By itself, as the dense stem is a product whose rounding could depend on the batch.
         """
         noise = coordinates.layer_noise(seed, "generator", "both", index)
-        return made(self.config, self.networks, x[None], noise)[0].copy()
+        (latents,) = self.networks("generator")(np.ascontiguousarray(x[None], np.float32), noise)
+        return latents[0].copy()
+
+    def refine_window(self, rows: Array, at: int) -> Array:
+        """Latents beside conditions (window + 2 margins, 2 * latents + n) -> the refined latents (window, 2 * latents) from row `at` on."""
+        (latents,) = self.networks("refiner")(np.ascontiguousarray(rows[None], np.float32))
+        return latents[0, at : at + self.config.generator.window].copy()
 
     # -- latents to audio --------------------------------------------------------------------------------------------
 
@@ -223,14 +236,14 @@ class Pipeline:
                     future.cancel()
 
 
-def made(config: Config, networks: Callable[[str], Network], x: Array, noise: Noise | None = None) -> Array:
-    """Windows of coordinates (B, window, coordinates) -> latents (B, window, 2 * latents): generated, and refined if they are."""
-    g = config.generator
-    x = np.ascontiguousarray(x, np.float32)
-    (latents,) = networks("generator")(x, noise)
-    if g.refiner:
-        (latents,) = networks("refiner")(np.concatenate([latents, x[:, :, g.anchor + g.style :]], axis=2))
-    return latents
+def refiner_rows(size: int, index: int, around: bool = False) -> range:
+    """The latents that the refiner sees for window `index` of `size`: a margin before and after it.
+
+    Nothing comes before the first, unless windows lie `around` a circle.
+    """
+    first = index * size - REFINER_MARGIN
+    first = first if around else max(first, 0)
+    return range(first, first + size + 2 * REFINER_MARGIN)
 
 
 class Kept:

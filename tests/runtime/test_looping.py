@@ -9,7 +9,7 @@ import everwave
 import numpy as np
 import pytest
 from everwave import weights
-from everwave.config import PRESETS, Condition
+from everwave.config import PRESETS, REFINER_MARGIN, Condition
 from everwave.controls import LOOP_FADE_LATENTS, Piece
 from everwave.model import Model
 from everwave.pipeline import Pipeline
@@ -81,6 +81,21 @@ def test_the_end_of_the_last_window_becomes_the_beginning(model: Model) -> None:
     seam = np.abs(latents[200] - latents[199]).mean()
     inside = [np.abs(b - a).mean() for a, b in pairwise(whole[130:200])]
     assert seam < 2 * np.median(inside)
+
+
+def test_windows_on_a_circle_are_refined_with_their_neighbours() -> None:
+    """A loop of two whole windows: what comes before the first is the last."""
+    config = replace(TINY, generator=replace(TINY.generator, refiner=4))
+    model = Model.from_parts(weights.random_model(config, seed=1), backend="numpy")
+    run, size = Pipeline(config, model.network, 1), TINY.generator.window
+    piece = Piece(run, 3, period=2 * size)
+    state = piece.state({"truncation": 2.0, "style": None})
+    made = np.concatenate([run.generate_window(piece.coordinates(state, i * size, size), 3, i) for i in range(2)])
+    for first in (0, size):
+        rows = np.arange(first - REFINER_MARGIN, first + size + REFINER_MARGIN) % (2 * size)
+        (refined,) = model.network("refiner")(made[None, rows])
+        expected = refined[0, REFINER_MARGIN : REFINER_MARGIN + size]
+        np.testing.assert_array_equal(piece.looped(state, first, size)(run.stages), expected)
 
 
 def test_threads_change_no_sample(model: Model) -> None:

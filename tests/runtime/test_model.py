@@ -12,7 +12,7 @@ import everwave
 import numpy as np
 import pytest
 from everwave import coordinates, weights
-from everwave.config import PHASES, PRESETS, Condition
+from everwave.config import PHASES, PRESETS, REFINER_MARGIN, Condition
 from everwave.model import Model
 from everwave.networks import AUTOENCODER
 
@@ -127,10 +127,16 @@ def test_the_refiner_is_told_what_was_asked_for() -> None:
     model = Model.from_parts(weights.random_model(REFINED), backend="numpy")
     size, asked = TINY.generator.window, TINY.generator.anchor + TINY.generator.style
     x = np.random.default_rng(0).standard_normal((size, asked + 1)).astype(np.float32)
-    (made,) = model.network("generator")(x[None], coordinates.layer_noise(5, "generator", "both", 0))
-    (refined,) = model.network("refiner")(np.concatenate([made, x[None, :, asked:]], axis=2))
-    np.testing.assert_array_equal(model.latents(x, seed=5), refined[0])
-    (other,) = model.network("refiner")(np.concatenate([made, 0 * x[None, :, asked:]], axis=2))
+    seen, made = size + 2 * REFINER_MARGIN, []
+    for i, window in enumerate((x, np.repeat(x[-1:], size, axis=0))):  # as if the last row went on for ever
+        noise = coordinates.layer_noise(5, "generator", "both", i)
+        made.append(model.network("generator")(window[None], noise)[0][0].copy())
+    wishes = np.concatenate([x, np.repeat(x[-1:], size, axis=0)])[:, asked:]
+    rows = np.concatenate([np.concatenate(made), wishes], axis=1)[None, :seen]
+    (refined,) = model.network("refiner")(rows)
+    np.testing.assert_array_equal(model.latents(x, seed=5), refined[0, :size])
+    rows[:, :, -1] = 0
+    (other,) = model.network("refiner")(rows)
     assert np.abs(refined - other).max() > 1e-3
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
-from everwave.pipeline import made
+from everwave.pipeline import Pipeline
 
 from . import backend, loop
 from .corpora.store import Corpus
@@ -61,9 +61,9 @@ class FineTuner(GanTrainer):
 
     def distance(self, model: Path) -> float:
         """Frechet distance of what `model` makes to the music that it is compared with."""
-        player, g = everwave.load(model), self.config.generator
-        latents = made(player.config, player.network, self.coordinates.reshape(-1, g.window, g.coordinates))
-        windows = _windows(list(latents.reshape(PIECES, -1, latents.shape[2])))
+        player = everwave.load(model)
+        pipeline = Pipeline(player.config, player.network, player.threads)
+        windows = _windows([pipeline.latents(x, seed) for seed, x in enumerate(self.coordinates)])
         return round(frechet_distance(windows, self.windows), 3)
 
     def sample(self, folder: Path, step: int) -> None:

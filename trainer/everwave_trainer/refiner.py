@@ -20,6 +20,7 @@ import keras
 import numpy as np
 from everwave.config import REFINERS
 from everwave.errors import UsageError
+from everwave.networks import input_shape
 from keras import ops
 
 from . import backend
@@ -84,9 +85,11 @@ class RefinerTrainer:
         return {"refiner": self.trained, "average": self.average.variables, "optimizer": self.optimizer.variables}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Real latents of one window (B, w, C) and their conditions (B, w, n)."""
-        g = self.config.generator
-        real, conditions, _, _ = self.latents.crops(g.window, self.batch_size, self.seed, step, g.conditions)
+        """Real latents (B, T, C), as many as it will see at once, and their conditions (B, T, n)."""
+        length, _ = input_shape("refiner", self.config)
+        real, conditions, _, _ = self.latents.crops(
+            length, self.batch_size, self.seed, step, self.config.generator.conditions
+        )
         return ((real - self.mean) / self.deviation).astype(np.float32), conditions
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
