@@ -19,7 +19,7 @@ import numpy as np
 
 from .config import Condition, Config
 from .errors import UsageError, short
-from .philox import normals
+from .philox import normals, uniforms
 
 Array = np.ndarray
 
@@ -119,7 +119,10 @@ def signal(config: Config, wishes: Mapping[str, Any] | None = None, seed: int = 
 
 
 def drawn(condition: Condition, seed: int) -> float:
-    """A value as the model met it in training: normal by the condition's mean and scale, kept in its range."""
+    """A value as the model met it in training: one of its choices, or normal by the condition's mean and scale, kept in its range."""
+    if condition.choices:
+        place = uniforms(seed, f"condition/{condition.name}", 0, 1)[0]
+        return condition.choices[int(place * len(condition.choices))]
     value = condition.mean + condition.scale * float(normals(seed, f"condition/{condition.name}", 0, 1)[0])
     return min(max(value, condition.low), condition.high)
 

@@ -70,7 +70,8 @@ class Condition:
     The network sees (value - mean) / scale. `low` and `high` bound what a user may ask for. A value that counts
     something over time (beats per minute, onsets per second) may come with `clocks`: for each of these numbers of beats,
     cosine and sine of a hand that turns once in so many. A window then knows when the next one comes, where in the bar it
-    is, and the beat goes on across the seams of windows.
+    is, and the beat goes on across the seams of windows. `choices` are the values that a model was trained on, where those are
+    few, as of what a piece is or is not: 0 or 1. Others lie between them.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Condition:
     low: float
     high: float
     clocks: tuple[int, ...] = ()  # beats (of a tempo; onsets of a density) per turn
+    choices: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -144,6 +146,9 @@ class Config:
             del data["autoencoder"]["phase"]
         if self.generator.refiner == GeneratorConfig.refiner:
             del data["generator"]["refiner"]
+        for condition in data["generator"]["conditions"]:
+            if not condition["choices"]:
+                del condition["choices"]
         return data
 
     @classmethod
@@ -200,9 +205,12 @@ def _condition(data: Any) -> Condition:
     try:
         numbers = {k: float(data[k]) for k in ("mean", "scale", "low", "high")}
         clocks = tuple(data.get("clocks", ()))
-        condition = Condition(str(data["name"]), str(data["unit"]), **numbers, clocks=clocks)
+        choices = tuple(float(value) for value in data.get("choices", ()))
+        condition = Condition(str(data["name"]), str(data["unit"]), **numbers, clocks=clocks, choices=choices)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ModelError(f"config: {data!r} is no condition (name, unit, mean, scale, low, high, clocks)") from None
+        raise ModelError(
+            f"config: {data!r} is no condition (name, unit, mean, scale, low, high, clocks, choices)"
+        ) from None
     if len(condition.clocks) > 8 or not all(type(beats) is int and 1 <= beats <= 1024 for beats in condition.clocks):
         raise ModelError(
             f"config: condition {condition.name!r} has clocks {data['clocks']!r}; at most 8, 1 to 1024 beats"
@@ -213,6 +221,10 @@ def _condition(data: Any) -> Condition:
         and condition.low <= condition.high
     ):
         raise ModelError(f"config: condition {condition.name!r} needs finite numbers, scale > 0 and low <= high")
+    if len(choices) > 64 or not all(condition.low <= value <= condition.high for value in choices):
+        raise ModelError(
+            f"config: condition {condition.name!r} has choices {data['choices']!r}; at most 64, each of them in its range"
+        )
     return condition
 
 

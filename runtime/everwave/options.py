@@ -131,6 +131,8 @@ def _control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the same seed gives the same samples (default: a new one)")
     parser.add_argument("--bpm", help="tempo: a number, or a CSV file of time,value")
     parser.add_argument("--density", help="notes per second: a number, or a CSV file of time,value")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append",
+                        help="any other condition of the model (see `everwave info MODEL`), in the same way")  # fmt: skip
     parser.add_argument("--style", type=int, help="another seed, whose style to take")
     parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8")
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")

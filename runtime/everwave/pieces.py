@@ -13,7 +13,7 @@ from typing import Any
 
 from . import __version__, weights
 from .audio import Writer
-from .errors import UsageError
+from .errors import UsageError, short
 from .looping import Loop
 from .model import Model
 from .spectrogram import Spectrogram
@@ -48,7 +48,19 @@ def write(model: Model, options: argparse.Namespace, output: str, seed: int) -> 
 
 
 def controls(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in CONTROLS if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in CONTROLS if getattr(options, name) is not None}
+    return given | conditions(options)
+
+
+def conditions(options: argparse.Namespace) -> dict[str, str]:
+    """What `--set NAME=VALUE` gave."""
+    given: dict[str, str] = {}
+    for word in options.set or ():
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--set {short(word)}: give a condition of the model and its value, as in --set density=4")
+        given[name] = value
+    return given
 
 
 def stream(model: Model, options: argparse.Namespace, seed: int, seconds: float | None) -> Stream:
@@ -80,7 +92,10 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     for option, value in (given | controls(options)).items():
         if isinstance(value, str) and os.sep in value:
             value = Path(value).name  # a curve's file, without its folders as well
-        words += [f"--{option}", str(value)] if value is not None else []
+        if value is not None:
+            words += (
+                [f"--{option}", str(value)] if option in given or option in CONTROLS else ["--set", f"{option}={value}"]
+            )
     words += ["--precision", model.used_precision]
     version = f"everwave {__version__}, weights {weights.digest(weights.find(options.model))[:12]}"
     licence = str(model.info()["licence"] or "")

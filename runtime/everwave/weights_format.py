@@ -120,7 +120,8 @@ def _mirror(config: Config) -> list[dict[str, Any]]:
 
 def _condition(c: Condition) -> dict[str, Any]:
     plain = {"name": c.name, "unit": c.unit, "mean": c.mean, "scale": c.scale, "range": [c.low, c.high]}
-    return plain | {"clocks": list(c.clocks)} if c.clocks else plain
+    lists = {"clocks": list(c.clocks), "choices": list(c.choices)}
+    return plain | {name: values for name, values in lists.items() if values}
 
 
 def _attribute(file: Any, name: str) -> Any:

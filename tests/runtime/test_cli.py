@@ -133,6 +133,22 @@ def test_conditions(steered: str) -> None:
     assert not np.array_equal(samples("125.wav"), samples("155.wav"))
 
 
+def test_any_condition_is_set_by_its_name(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
+    generate = ["generate", "--model", steered, "--seconds", "0.3", "--seed", "1"]
+    assert main([*generate, "--bpm", "125", "-o", "a.wav"]) == 0
+    assert main([*generate, "--set", "bpm=125", "-o", "b.wav"]) == 0
+    np.testing.assert_array_equal(samples("a.wav"), samples("b.wav"))
+    capsys.readouterr()
+    for word, error in (
+        ("bpm", "--set bpm: give a condition"),
+        ("=3", "give a condition"),
+        ("x=3", "x=3.0: this model"),
+    ):
+        assert main([*generate, "--set", word, "-o", "c.wav"]) == 2
+        assert error in capsys.readouterr().err
+    assert not os.path.exists("c.wav")
+
+
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff"])
 def test_a_file_says_how_to_make_it_again(
     tiny: str, steered: str, ending: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
 """Constants, curves and files become one normalised network input per latent; everything else is refused by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from everwave.conditioning import drawn, signal, with_clocks
@@ -61,6 +63,17 @@ def test_what_is_left_out_is_drawn_from_the_training_distribution():
     got = signal(CONFIG, {"density": None}, seed=7)(5, 3)
     assert np.all(got == got[0])
     assert got[0, 0] * 10 + 140 == pytest.approx(drawn(BPM, 7), rel=1e-6)
+
+
+def test_of_a_few_choices_one_is_drawn_and_any_value_between_may_be_asked_for():
+    piano = Condition("piano", "", mean=0.5, scale=0.5, low=0, high=1, choices=(0.0, 1.0))
+    values = [drawn(piano, seed) for seed in range(400)]
+    assert set(values) == {0.0, 1.0}
+    assert 150 < sum(values) < 250
+    config = replace(CONFIG, generator=replace(CONFIG.generator, conditions=(piano,)))
+    assert signal(config, {"piano": 0.75}, seed=7)(0, 1) == 0.5
+    with pytest.raises(UsageError, match="takes 0 to 1"):
+        signal(config, {"piano": 1.5}, seed=7)
 
 
 TEMPO = Condition("bpm", "beats per minute", mean=140, scale=10, low=110, high=170, clocks=(1, 4))

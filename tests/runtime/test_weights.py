@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from everwave import weights, weights_format
-from everwave.config import PRESETS, AutoencoderConfig, Config
+from everwave.config import PRESETS, AutoencoderConfig, Condition, Config
 from everwave.errors import ModelError
 from everwave.networks import AUTOENCODER, NETWORKS
 from everwave.ops.trace import trace
@@ -202,6 +202,24 @@ def test_a_config_without_a_refiner_is_as_before_there_were_any(smallest_model: 
     with h5py.File(tmp_path / "model.h5") as file:
         assert "refiner" not in json.loads(file.attrs["config"])["generator"]
     assert weights.read(tmp_path / "model.h5").config.generator.refiner == 0
+
+
+def test_a_condition_may_have_choices(smallest_model: ModelFile, tmp_path: Path) -> None:
+    plain = Condition("piano", "", 0.5, 0.5, 0.0, 1.0)
+    generator = smallest_model.config.generator
+    for condition in (plain, replace(plain, choices=(0.0, 1.0))):
+        config = replace(smallest_model.config, generator=replace(generator, conditions=(condition,)))
+        weights.write(tmp_path / "model.h5", weights.random_model(config))
+        assert weights.read(tmp_path / "model.h5").config == config
+        with h5py.File(tmp_path / "model.h5") as file:
+            (written,) = json.loads(file.attrs["config"])["generator"]["conditions"]
+            (mirrored,) = json.loads(file.attrs["conditions"])
+        assert written.get("choices") == mirrored.get("choices") == ([0.0, 1.0] if condition.choices else None)
+    for choices in ([0.0, 2.0], [float("nan")], [0.5] * 65, ["x"], 1):
+        data = config.to_dict()
+        data["generator"]["conditions"][0]["choices"] = choices
+        with pytest.raises(ModelError, match="condition"):
+            Config.from_dict(data)
 
 
 # -- hostile files --------------------------------------------------------------------------------------------------

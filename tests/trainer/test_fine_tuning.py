@@ -12,10 +12,13 @@ from everwave import weights
 from everwave.config import PRESETS, GeneratorConfig
 from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
+from everwave.ops import numpy_network
 from everwave_trainer import cli
 from everwave_trainer.corpora.store import Corpus
 from everwave_trainer.gan import GanTrainer, choose_config
 from everwave_trainer.latents import Latents
+from everwave_trainer.layers import variables
+from keras import ops
 
 
 def _musika_tests():
@@ -65,6 +68,23 @@ def test_a_fine_tuned_import_generates(imported, latents, tmp_path):
     model = everwave.load(tmp_path / "run" / "model.h5")
     assert model.config == weights.read(imported).config
     assert model.generate(seconds=0.5, seed=1).shape == (22050, 2)
+
+
+def test_a_generator_learns_what_its_refiner_makes_of_it(refined, latents):
+    """What is compared with real music is what the runtime plays."""
+    opened = Latents.open(latents)
+    trainer = GanTrainer(choose_config("lite", refined, opened), opened, steps=1, batch_size=2)
+    trainer.initialise(refined)
+    for name, variable in variables(trainer.generator).items():  # which the runtime draws from its own generator
+        if name.endswith("noise"):
+            variable.assign([0.0])
+    file, size = weights.read(refined), trainer.config.generator.window
+    network = lambda name: numpy_network(name, file.config, file.parameters[name])  # noqa: E731
+    x = np.random.default_rng(0).standard_normal((2 * size, trainer.config.generator.coordinates)).astype(np.float32)
+    made = [network("generator")(half[None])[0] for half in np.split(x, 2)]
+    (expected,) = network("refiner")(np.concatenate(made, axis=1))
+    played = ops.convert_to_numpy(trainer.generate(x[None])) * trainer.deviation + trainer.mean
+    np.testing.assert_allclose(played, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_refiner_stays_behind_a_generator_that_is_trained_on(refined, latents, tmp_path):

@@ -353,6 +353,26 @@ def test_an_export_may_inject_less_noise(tmp_path):
     assert cli.main([*export, "-1"]) == 2
 
 
+def test_a_style_is_a_condition_of_every_piece(tmp_path):
+    folders = []
+    for style in ("piano", "orchestral"):
+        folder = tmp_path / style
+        folder.mkdir()
+        np.save(folder / "0.npy", np.zeros((4, 20, 8), np.float16))
+        pieces = [{"file": "0.npy", "title": "", "package": "", "steps": 20, "labels": {}, "style": style}]
+        data = {"version": 2, "autoencoder": {"sha256": ""}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+        (folder / "latents.json").write_text(json.dumps(data))
+        folders.append(folder)
+    latents = Latents.join(folders).labelled(["piano"])
+    assert [p.labels["piano"] for p in latents.pieces] == [1.0, 0.0]
+    (piano,) = latents.conditions(["piano"])
+    assert piano == Condition("piano", "", 0.5, 0.5, 0.0, 1.0, choices=(0.0, 1.0))
+    _, inputs, origins, _ = latents.crops(16, 50, 0, 0, [piano])
+    np.testing.assert_array_equal(inputs[:, 0, 0], np.where(origins % 2 == 0, 1.0, -1.0))
+    with pytest.raises(UsageError, match="jazz"):
+        latents.labelled(["jazz"])
+
+
 def test_pieces_without_the_labels_are_left_out(tmp_path):
     np.save(tmp_path / "0.npy", np.zeros((4, 10, 4), np.float16))
     labels = [

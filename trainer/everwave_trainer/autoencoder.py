@@ -116,7 +116,10 @@ class AutoencoderTrainer:
         self.judged = slice(batch_size // 2 if stage in ("finish", "phases") else 0, None)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
-        self.networks = {name: build(name, config, self.random) for name in NETWORKS[stage]}
+        self.networks = {
+            name: build(name, config, self.random, any_length=name == "frame_encoder")  # it works frame by frame
+            for name in NETWORKS[stage]
+        }
         self.others: dict[
             str, dict[str, np.ndarray]
         ] = {}  # networks that this stage does not know, kept for its weights file

@@ -72,7 +72,7 @@ class GanTrainer:
         latents = latents.labelled(conditions)
         chosen = choose_conditions(config, latents, conditions)
         generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
-        # whose refiner goes along as it is: it learns by itself, see `refiner`
+        # whose refiner stands behind the generator and stays as it is: it learns by itself, see `refiner`
         self.refined: weights.ModelFile | None = None
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
@@ -137,7 +137,10 @@ class GanTrainer:
         return (levels - mean) / deviation
 
     def initialise(self, source: Path) -> None:
-        """Start from the generator of a weights file, whose refiner goes along; UsageError if it has other conditions."""
+        """Start from the generator of a weights file, which learns what its refiner makes of it, if it has one.
+
+        UsageError if it has other conditions.
+        """
         file = weights.read(source)
         theirs, ours = ([c.name for c in x.generator.conditions] for x in (file.config, self.config))
         if theirs != ours:
@@ -147,7 +150,10 @@ class GanTrainer:
         values["out/kernel"] = values["out/kernel"] / self.deviation
         set_parameters(self.generator, values)
         self.average.begin()
-        self.refined = file if file.config.generator.refiner else None
+        if file.config.generator.refiner:
+            self.refined = file
+            self.refiner = build("refiner", file.config, any_length=True)
+            set_parameters(self.refiner, file.parameters["refiner"])
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         return (
@@ -200,10 +206,15 @@ class GanTrainer:
         return self._compiled[mode](*map(ops.convert_to_tensor, batch))
 
     def generate(self, coordinates: Any) -> Any:
-        """Coordinates (B, 2 w, K) -> latents (B, 2 w, C), in two independent windows."""
-        window, channels = self.config.generator.window, coordinates.shape[2]
-        latents = self.generator(ops.reshape(coordinates, (-1, window, channels)), training=True)
-        return ops.reshape(latents, (-1, 2 * window, latents.shape[2]))
+        """Coordinates (B, T, K) -> latents (B, T, C) as they are heard: in independent windows, then refined, if they will be."""
+        g, (_, steps, channels) = self.config.generator, coordinates.shape
+        latents = self.generator(ops.reshape(coordinates, (-1, g.window, channels)), training=True)
+        latents = ops.reshape(latents, (-1, steps, latents.shape[2]))
+        if self.refined is None:
+            return latents
+        asked = coordinates[:, :, g.anchor + g.style :]
+        refined = self.refiner(ops.concatenate([latents * self.deviation + self.mean, asked], axis=2))
+        return (refined - self.mean) / self.deviation
 
     def _moments(self, latents: Any, conditions: Any) -> tuple[Any, Any]:
         functions = moments.features(conditions, self.config.generator.conditions)
@@ -221,7 +232,7 @@ class GanTrainer:
             recall = losses.energy_score(once, again, real)
             windows, wanted = fake[:, :window], asked[:, :window]
             if steady:
-                windows = ops.concatenate([windows, self.generator(steady[0], training=True)], axis=0)
+                windows = ops.concatenate([windows, self.generate(steady[0])], axis=0)
                 wanted = ops.concatenate([wanted, steady[1]], axis=0)
             levels, missed = self._listen(windows, wanted)
             levels = levels[: fake.shape[0]]

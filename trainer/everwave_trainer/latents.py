@@ -38,13 +38,14 @@ Label = float | list[float]  # a constant, or one value per latent step; times
 
 @dataclass(frozen=True)
 class Piece:
-    """One track's latents: float16 (shifts, steps, channels) in `file`, and its labels by condition name."""
+    """One track's latents: float16 (shifts, steps, channels) in `file`, its labels by condition name, and its style."""
 
     file: str
     title: str
     package: str
     steps: int
     labels: dict[str, Label]
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,27 +98,35 @@ class Latents:
     def labelled(self, names: Sequence[str]) -> Latents:
         """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
 
-        UsageError if none is left.
+        The name of a style is a label of every piece: 1 of those that are of it, 0 of the others. UsageError if none is left.
         """
+        styles = {piece.style for piece in self.pieces} & set(names)
+        pieces = [
+            replace(piece, labels={**{style: float(piece.style == style) for style in styles}, **piece.labels})
+            for piece in self.pieces
+        ]
         times = {TIMES[name] for name in names if name in TIMES}
-        needed = set(names) | {label for label in times if any(label in p.labels for p in self.pieces)}
-        kept = [i for i, piece in enumerate(self.pieces) if needed <= set(piece.labels)]
+        needed = set(names) | {label for label in times if any(label in p.labels for p in pieces)}
+        kept = [i for i, piece in enumerate(pieces) if needed <= set(piece.labels)]
         if not kept:
             raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
-        return replace(self, pieces=tuple(self.pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
+        return replace(self, pieces=tuple(pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
         """Normalisation of the labels called `names`, which every piece has: mean, standard deviation, range as found.
 
-        A condition gets clocks where every piece has the times of what it counts.
+        A condition gets clocks where every piece has the times of what it counts, and choices where it is a style.
         """
-        conditions = []
+        conditions, styles = [], {piece.style for piece in self.pieces}
         for name in names:
             flat = np.concatenate([np.broadcast_to(p.labels[name], p.steps) for p in self.pieces])
             scale = max(float(flat.std()), 1e-3)
             low, high = float(flat.min()), float(flat.max())
             clocks = CLOCKS if all(TIMES.get(name) in p.labels for p in self.pieces) else ()
-            conditions.append(Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high, clocks))
+            choices = tuple(sorted({low, high})) if name in styles else ()
+            conditions.append(
+                Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high, clocks, choices)
+            )
         return tuple(conditions)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -293,7 +302,7 @@ def encode_corpus(
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
-        pieces.append(Piece(file.name, track.title, track.package, steps, labels))
+        pieces.append(Piece(file.name, track.title, track.package, steps, labels, track.style))
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),

@@ -107,11 +107,14 @@ class KerasOps(Blocks):
 
 
 def build(
-    network: str, config: Config, seed: keras.random.SeedGenerator | None = None, given_noise: bool = False
-) -> keras.Model:
-    """A Keras model of `network`; with `given_noise` it takes [x, {layer: noise (B, T, 1)}] instead of x."""
+    network: str, config: Config, seed: keras.random.SeedGenerator | None = None, given_noise: bool = False,
+    any_length: bool = False,
+) -> keras.Model:  # fmt: skip
+    """A Keras model of `network`; with `given_noise` it takes [x, {layer: noise (B, T, 1)}] instead of x.
+
+    `any_length`: T may differ from call to call, which is for networks of plain convolutions.
+    """
     steps, channels = input_shape(network, config)
-    any_length = network == "frame_encoder"  # it works frame by frame
     x = keras.Input((None if any_length else steps, channels), name="x")
     noise: dict[str, Any] | None = {} if given_noise else None
     outputs = NETWORKS[network](KerasOps(seed, noise), x, config)
