@@ -9,12 +9,15 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import chromium
 import numpy as np
 import pytest
+from everwave.config import Condition, Config
 from everwave.model import Model, load
+from everwave.weights import random_model
 from radio_client import FRAME, served
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium here; Debian: apt-get install chromium")
@@ -165,6 +168,22 @@ def test_tempo_where_the_model_has_it_and_the_reason_where_not(page: chromium.Pa
     heard = log(page)
     assert heard["controls"]["bpm"] == 150
     assert heard["changes"][0]["bpm"] == 125
+
+
+def test_a_card_for_a_condition_that_the_page_was_not_written_for(page: chromium.Page, smallest: Config) -> None:
+    piano = Condition("piano", "", 0.5, 0.5, 0.0, 1.0, choices=(0.0, 1.0))
+    config = replace(smallest, generator=replace(smallest.generator, conditions=(piano,)))
+    model = Model.from_parts(random_model(config, seed=1), 1, backend="numpy")
+    with served({"both": model}) as radio:
+        page.open(radio.address + "#model=both&seed=3")
+        assert page.js("document.querySelector('label[for=piano]').textContent") == "Piano"
+        assert page.js("document.getElementById('piano').value") == "0"  # one of its choices, not their mean
+        assert page.js("document.getElementById('bpm').disabled")
+        play(page)
+        slide(page, "piano", 1)
+        page.wait("everwave.session().delays.length")
+        heard = log(page)
+        assert (heard["controls"]["piano"], heard["changes"][0]["piano"]) == (0, 1)
 
 
 def test_keyboard_link_and_seed(page: chromium.Page, address: str) -> None:

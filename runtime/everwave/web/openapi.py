@@ -29,7 +29,7 @@ class Description:
         self._models, self._limits = models, limits
         name = Field("model", "string", f"one of {', '.join(models)}", default=next(iter(models), None))
         seconds = Field("seconds", "number", "length", 0.1, limits.generate_seconds, SECONDS)
-        conditions = {c.name: Field(c.name, "number", f"{c.unit}, for models that have it")
+        conditions = {c.name: Field(c.name, "number", f"{c.unit}, for models that have it".lstrip(", "))
                       for model in models.values() for c in model.conditions}  # fmt: skip
         common = _table(name, SEED, START, *STEERING)
         self.stream = common | conditions
@@ -64,6 +64,7 @@ class Description:
             "conditions": {"type": "array", "items": _object({
                 "name": {"type": "string"}, "unit": {"type": "string"},
                 "low": {"type": "number"}, "high": {"type": "number"}, "mean": {"type": "number"},
+                "choices": {"type": "array", "items": {"type": "number"}, "description": "values it was trained on, if few"},
             })},
             "lacks": {"type": "object", "description": "why a control is not there",
                       "additionalProperties": {"type": "string"}},

@@ -66,7 +66,8 @@ class Radio:
             "name": name,
             "sample_rate": model.sample_rate,
             "conditions": [
-                {"name": c.name, "unit": c.unit, "low": c.low, "high": c.high, "mean": c.mean} for c in model.conditions
+                {"name": c.name, "unit": c.unit, "low": c.low, "high": c.high, "mean": c.mean, "choices": c.choices}
+                for c in model.conditions
             ],
             "lacks": {c: f"{name} was trained without {text}" for c, text in conditions.items() if c not in known},
             "licence": model.info()["licence"],

@@ -4,7 +4,7 @@ import { Spectrogram, marks } from "./spectrogram.js";
 
 const $ = (id) => document.getElementById(id);
 const outputOf = (id) => document.querySelector(`output[for="${id}"]`);
-const CONDITIONS = ["bpm", "density"];
+const CONDITIONS = ["bpm", "density"]; // and what else models have, see addCards
 const DARK = [[5, 5, 18], [34, 18, 78], [86, 26, 118], [148, 37, 112], [206, 64, 80], [240, 114, 48], [249, 178, 70], [252, 244, 196]];
 const LIGHT = [[255, 250, 240], [250, 222, 178], [247, 184, 128], [232, 126, 98], [196, 70, 100], [140, 40, 112], [82, 26, 100], [30, 14, 52]];
 const SETTLE = 250; // ms between two changes that are sent while a slider moves
@@ -41,6 +41,21 @@ function showValues() {
   $("title").textContent = `${model().name} ${seed()}`;
 }
 
+/** A card for every condition that the page was not written for. */
+function addCards() {
+  for (const { name } of models.flatMap(({ conditions }) => conditions)) {
+    if (CONDITIONS.includes(name)) continue;
+    const card = $("bpm").closest(".card").cloneNode(true);
+    card.querySelector("label").textContent = name[0].toUpperCase() + name.slice(1);
+    for (const element of card.querySelectorAll("[for]")) element.setAttribute("for", name);
+    card.querySelector("input").id = name;
+    card.querySelector("input").setAttribute("aria-describedby", `${name}-why`);
+    card.querySelector("p").id = `${name}-why`;
+    $("density").closest(".card").after(card);
+    CONDITIONS.push(name);
+  }
+}
+
 /** Offer what the model has; say why where it lacks something. */
 function fitToModel() {
   const { name, conditions, lacks, licence, sample_rate } = model();
@@ -53,7 +68,7 @@ function fitToModel() {
     if (!condition) continue;
     input.dataset.unit = unit(condition);
     Object.assign(input, range(condition));
-    input.value = wanted(id) ?? condition.mean;
+    input.value = wanted(id) ?? condition.choices[0] ?? condition.mean;
   }
   $("licence").textContent = licence ? `Licence: ${licence}` : "";
   $("marks").replaceChildren(
@@ -232,6 +247,7 @@ async function begin() {
   paint();
   ({ models, limits } = await (await fetch("api/models")).json());
   $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  addCards();
   readLink();
 
   $("play").addEventListener("click", () => (session ? stop() : play()));
