@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from everwave import weights
-from everwave.config import PRESETS, GeneratorConfig
+from everwave.config import PRESETS, Condition, GeneratorConfig
 from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
 from everwave.ops import numpy_network
@@ -120,6 +120,20 @@ def test_what_does_not_fit_is_said(imported, latents, tmp_path):
     )
     with pytest.raises(UsageError, match="conditions"):
         trainer.initialise(imported)
+
+
+def test_music_of_none_of_the_styles_that_a_model_chooses_from(imported, latents, tmp_path):
+    """The model goes on with what its condition says of other music, and offers nothing else any more."""
+    file, piano = weights.read(imported), Condition("piano", "", 0.5, 0.5, 0.0, 1.0, choices=(0.0, 1.0))
+    config = replace(file.config, generator=replace(file.config.generator, conditions=(piano,)))
+    generator = {"generator": weights.random_parameters("generator", config, seed=5)}
+    init = tmp_path / "init.h5"
+    weights.write(init, replace(file, config=config, parameters=file.parameters | generator), "float32")
+    words = ["gan", latents, "--init", init, "--steps", 1, "--batch-size", 2, "-o", tmp_path / "run"]
+    assert cli.main([str(w) for w in words]) == 0
+    model = everwave.load(tmp_path / "run" / "model.h5")
+    assert model.conditions == (replace(piano, choices=(0.0,), high=0.0),)
+    np.testing.assert_array_equal(model.generate(0.2, seed=1), model.generate(0.2, seed=1, piano=0))
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     model = weights.read(start)
     if "generator" not in model.parameters:
         raise UsageError(f"--init {init}: kind {model.kind!r} has no generator; give a model that has one")
-    conditions = model.config.generator.conditions
+    conditions = [c for c in model.config.generator.conditions if not c.choices]  # those that are estimated
     if conditions:
         check_librosa()  # `label` needs it, after all the work of `corpus`
     autoencoder = weights.autoencoder_path(model, start)

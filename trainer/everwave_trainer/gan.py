@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class GanTrainer:
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
-        latents = latents.labelled(conditions)
+        latents = latents.labelled(conditions, config.generator.conditions)
         chosen = choose_conditions(config, latents, conditions)
         generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
         # whose refiner stands behind the generator and stays as it is: it learns by itself, see `refiner`
@@ -297,9 +297,15 @@ def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
 
 
 def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Condition, ...]:
-    """Those of `config` if they are called `names`, for a generator that is trained on; else as the labels have them."""
+    """Those of `config` if they are called `names`, for a generator that is trained on; else as the labels have them.
+
+    What is no choice in these latents is none any more.
+    """
     known = config.generator.conditions
-    chosen = known if [c.name for c in known] == list(names) else latents.conditions(names)
+    if [c.name for c in known] == list(names):
+        chosen = tuple(_left(c, {piece.labels[c.name] for piece in latents.pieces}) if c.choices else c for c in known)
+    else:
+        chosen = latents.conditions(names)
     for needed in {TIMES[c.name] for c in chosen if c.clocks}:
         if not all(needed in piece.labels for piece in latents.pieces):
             raise UsageError(
@@ -307,6 +313,12 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
                 " encode it again"
             )
     return chosen
+
+
+def _left(condition: Condition, values: Set[Any]) -> Condition:
+    """The condition with only those of its choices that are among `values`."""
+    left = tuple(value for value in condition.choices if value in values)
+    return dataclasses.replace(condition, choices=left, low=min(left), high=max(left)) if left else condition
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

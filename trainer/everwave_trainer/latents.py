@@ -95,12 +95,13 @@ class Latents:
             sources=together([one.sources for one in all_of]),
         )
 
-    def labelled(self, names: Sequence[str]) -> Latents:
+    def labelled(self, names: Sequence[str], known: Sequence[Condition] = ()) -> Latents:
         """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
 
-        The name of a style is a label of every piece: 1 of those that are of it, 0 of the others. UsageError if none is left.
+        The name of a style, which a piece here is of or a condition `known` before has choices for, is a label of every piece: 1
+        of those of that style, 0 of the others. UsageError if none is left.
         """
-        styles = {piece.style for piece in self.pieces} & set(names)
+        styles = ({piece.style for piece in self.pieces} | {c.name for c in known if c.choices}) & set(names)
         pieces = [
             replace(piece, labels={**{style: float(piece.style == style) for style in styles}, **piece.labels})
             for piece in self.pieces

@@ -55,7 +55,7 @@ class RefinerTrainer:
         before = {"noise": known.get("noise", NOISE), "gain": known.get("gain", GAIN)}
         self.noise, self.gain = noise or before["noise"], gain or before["gain"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
-        self.latents = latents.labelled([c.name for c in g.conditions])
+        self.latents = latents.labelled([c.name for c in g.conditions], g.conditions)
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
