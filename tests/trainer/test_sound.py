@@ -10,8 +10,8 @@ from keras import ops
 RATE, BINS = 44100, 513
 
 
-def moments(levels):
-    return sound.moments(ops.convert_to_tensor(levels.astype(np.float32)))
+def sums(levels):
+    return sound.sums(ops.convert_to_tensor(levels.astype(np.float32)), ops.ones((len(levels), 1)))
 
 
 def notes(rng, frames=1200, bands=6):
@@ -24,10 +24,11 @@ def notes(rng, frames=1200, bands=6):
 
 
 def test_forwards_and_backwards_have_one_spectrum_and_move_otherwise():
-    real, other = (moments(notes(np.random.default_rng(i))) for i in range(2))
-    backwards = moments(notes(np.random.default_rng(0))[:, ::-1])
-    np.testing.assert_allclose(real[:3], backwards[:3], rtol=1e-4)
-    squares = real[4::6] + real[7::6], backwards[4::6] + backwards[7::6]  # of rises and of falls: of all changes
+    real, other = (sums(notes(np.random.default_rng(i))) for i in range(2))
+    backwards = sums(notes(np.random.default_rng(0))[:, ::-1])
+    (forth,), (back,) = sound.moments(real), sound.moments(backwards)
+    np.testing.assert_allclose(forth[:3], back[:3], rtol=1e-4)
+    squares = forth[4::6] + forth[7::6], back[4::6] + back[7::6]  # of rises and of falls: of all changes
     np.testing.assert_allclose(*squares, rtol=1e-4)
     assert float(sound.distance(real, real)) == 0
     assert float(sound.distance(real, backwards)) > 5 * float(sound.distance(real, other))
@@ -36,8 +37,8 @@ def test_forwards_and_backwards_have_one_spectrum_and_move_otherwise():
 def test_blurred_attacks_are_far():
     levels = notes(np.random.default_rng(0))
     blurred = sum(np.roll(levels, i, axis=1) for i in range(8)) / 8
-    other = moments(notes(np.random.default_rng(1)))
-    assert float(sound.distance(other, moments(blurred))) > 5 * float(sound.distance(other, moments(levels)))
+    other = sums(notes(np.random.default_rng(1)))
+    assert float(sound.distance(other, sums(blurred))) > 5 * float(sound.distance(other, sums(levels)))
 
 
 def test_levels_are_the_mean_powers_of_bands_in_logarithms():
@@ -53,4 +54,22 @@ def test_levels_are_the_mean_powers_of_bands_in_logarithms():
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_quieter_and_louder_changes_are_told_apart(scale):
     levels = notes(np.random.default_rng(0))
-    assert float(sound.distance(moments(levels), moments(scale * levels))) > 1
+    assert float(sound.distance(sums(levels), sums(scale * levels))) > 1
+
+
+def test_each_kind_of_music_has_moments_of_its_own():
+    """As if its excerpts were alone, in the mean over batches too; a batch without any of a kind says nothing of it."""
+    rng = np.random.default_rng(0)
+    excerpts = np.concatenate([notes(rng) for _ in range(5)]).astype(np.float32)
+    kinds = np.array([[1, 0], [0, 1], [1, 0], [1, 0], [1, 0]], np.float32)
+    batches = [
+        sound.sums(*map(ops.convert_to_tensor, pair))
+        for pair in zip(np.split(excerpts, [3]), np.split(kinds, [3]), strict=True)
+    ]
+    both = sound.moments(0.6 * batches[0] + 0.4 * batches[1])
+    (first,), (second,) = sound.moments(sums(excerpts[[0, 2, 3, 4]])), sound.moments(sums(excerpts[[1]]))
+    np.testing.assert_allclose(both[0], first, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(both[1], second, rtol=1e-4, atol=1e-6)
+    swapped = 0.6 * batches[0] + 0.4 * batches[1]
+    assert float(sound.distance(swapped, swapped)) == 0
+    assert float(sound.distance(swapped, ops.flip(swapped, axis=0))) > 0.01

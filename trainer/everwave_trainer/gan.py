@@ -100,7 +100,7 @@ class GanTrainer:
         self.judges = {
             "latents": Judge(latent_critic(self.config, width), rate, generator.condition_channels),
             # what was asked for is not told here: notes that come a little late would be all that it hears
-            "sound": Judge(sound_critic(self.real_sound.shape[1], width), rate),
+            "sound": Judge(sound_critic(self.real_sound.shape[2], width), rate),
         }
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         modes = "alone", "judged", "penalised"
@@ -119,7 +119,7 @@ class GanTrainer:
             crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)
             crops = ((crops - self.mean) / self.deviation).astype(np.float32)
             levels, miss = self._listen(ops.convert_to_tensor(crops), ops.convert_to_tensor(inputs))
-            moved.append(sound.moments(levels))
+            moved.append(sound.sums(levels, self._kinds(inputs)))
             missed.append(miss)
         return ops.mean(ops.stack(moved), axis=0), float(ops.mean(ops.stack(missed)))
 
@@ -130,6 +130,15 @@ class GanTrainer:
         heard = self.ear.heard(excerpts)
         missed = self.ear.missed(heard, asked) if self.ear.hand else ops.zeros(())
         return sound.levels(heard, self.config.signal.sample_rate), missed
+
+    def _kinds(self, inputs: Any) -> Any:
+        """Conditions of excerpts (B, T, n) -> which of the choices of conditions each is (B, K), 0 or 1; all are one kind without any."""
+        found, at = [], 0
+        for condition in self.config.generator.conditions:
+            for choice in condition.choices:
+                found.append(ops.abs(inputs[:, 0, at] - (choice - condition.mean) / condition.scale) < 1e-3)
+            at += condition.channels
+        return ops.cast(ops.stack(found, axis=1), "float32") if found else ops.ones((inputs.shape[0], 1))
 
     def _levelled(self, levels: Any) -> Any:
         """Levels as the critic of sound hears them: of mean 0 and deviation 1 in all real music."""
@@ -237,7 +246,9 @@ class GanTrainer:
             levels, missed = self._listen(windows, wanted)
             levels = levels[: fake.shape[0]]
             recent = moments.blend(self.recent_moments, self._moments(fake, asked), MOMENTS_DECAY)
-            (recent_sound,) = moments.blend([self.recent_sound], [sound.moments(levels)], MOMENTS_DECAY)
+            (recent_sound,) = moments.blend(
+                [self.recent_sound], [sound.sums(levels, self._kinds(asked))], MOMENTS_DECAY
+            )
             # a step moves the running mean by 1 - decay: divided by it, its gradient is that of a batch
             apart = moments.distance(self.real_moments, recent) / (1 - MOMENTS_DECAY)
             unlike = sound.distance(self.real_sound, recent_sound) / (1 - MOMENTS_DECAY)

@@ -33,9 +33,12 @@ def levels(log_magnitude: Any, sample_rate: int) -> Any:
     return ops.log(ops.matmul(power, losses.mel_bands(log_magnitude.shape[2], sample_rate, BANDS)) + 1e-6)
 
 
-def moments(levels: Any) -> Any:
-    """Levels (B, T, bands), T > 128 -> means over both: of levels, of the squares of their means over time, of their squares,
-    of POWERS of rises and falls over each of LAGS and of peaks and valleys of each of WIDTHS, (3 + 2 * 3 * (8 + 3), bands)."""
+def sums(levels: Any, kinds: Any) -> Any:
+    """Levels (B, T, bands), T > 128, and which kinds of music each excerpt is of (B, K), 0 or 1 -> what `moments` divides.
+
+    Excerpts of each kind, and means over time of levels, the squares of these means, means of squares, of POWERS of rises and falls over
+    each of LAGS and of peaks and valleys of each of WIDTHS, summed over them: (K, 1 + 3 + 2 * 3 * (8 + 3), bands), all by B.
+    """
     rows = [levels, ops.square(ops.mean(levels, axis=1, keepdims=True)), ops.square(levels)]
     contrasts = [levels[:, lag:] - levels[:, :-lag] for lag in LAGS]
     bands = np.arange(levels.shape[2])
@@ -45,21 +48,29 @@ def moments(levels: Any) -> Any:
     for contrast in contrasts:
         for direction in (ops.relu(contrast), ops.relu(-contrast)):
             rows += [direction**power for power in POWERS]
-    return ops.stack([ops.mean(row, axis=(0, 1)) for row in rows])
+    rows = [ops.ones_like(levels), *rows]
+    each = ops.stack([ops.mean(row, axis=1) for row in rows], axis=1)
+    return ops.einsum("bk,brn->krn", kinds, each) / levels.shape[0]
 
 
-def deviation(moments: Any) -> tuple[Any, Any]:
-    """Mean and deviation of levels (bands,)."""
-    return moments[0], ops.sqrt(ops.relu(moments[2] - ops.square(moments[0])) + FLOOR)
+def moments(sums: Any) -> Any:
+    """The means over each kind's excerpts, (K, 3 + 2 * 3 * (8 + 3), bands), of what `sums` gave, or of a mean of that over batches."""
+    return sums[:, 1:] / (sums[:, :1] + 1e-6)
+
+
+def deviation(sums: Any) -> tuple[Any, Any]:
+    """Mean and deviation of levels (bands,) in all excerpts."""
+    (every,) = moments(ops.sum(sums, axis=0, keepdims=True))
+    return every[0], ops.sqrt(ops.relu(every[2] - ops.square(every[0])) + FLOOR)
 
 
 def distance(x: Any, y: Any) -> Any:
-    """Mean over bands of the squared difference of mean levels, and of the logarithms of their variances, from excerpt to excerpt
-    and in all, and of all powers, summed."""
-    return ops.mean(ops.sum(ops.square(_comparable(x) - _comparable(y)), axis=0))
+    """Mean over kinds and bands of the squared difference of mean levels, and of the logarithms of their variances, from excerpt to
+    excerpt and in all, and of all powers, summed; of what `sums` gives."""
+    return ops.mean(ops.sum(ops.square(_comparable(moments(x)) - _comparable(moments(y))), axis=1))
 
 
 def _comparable(moments: Any) -> Any:
-    mean, squares, powers = moments[:1], moments[1:3], moments[3:]
+    mean, squares, powers = moments[:, :1], moments[:, 1:3], moments[:, 3:]
     variances = ops.relu(squares - ops.square(mean))
-    return ops.concatenate([mean, ops.log(ops.concatenate([variances, powers], axis=0) + FLOOR)], axis=0)
+    return ops.concatenate([mean, ops.log(ops.concatenate([variances, powers], axis=1) + FLOOR)], axis=1)
