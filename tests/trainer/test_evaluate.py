@@ -230,8 +230,12 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Random weights with tempo and density."""
-    conditions = (Condition("bpm", "bpm", 140, 12, 115, 165), Condition("density", "onsets per second", 5, 2, 0, 12))
+    """Random weights with tempo, density, and a choice."""
+    conditions = (
+        Condition("bpm", "bpm", 140, 12, 115, 165),
+        Condition("density", "onsets per second", 5, 2, 0, 12),
+        Condition("piano", "", 0.5, 0.5, 0, 1, choices=(0.0, 1.0)),
+    )
     tiny = PRESETS["tiny"]
     path = tmp_path_factory.mktemp("model") / "tiny.h5"
     weights.write(path, weights.random_model(replace(tiny, generator=replace(tiny.generator, conditions=conditions))))
@@ -362,7 +366,17 @@ def test_gallery_shows_every_control(model, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "LONG_SECONDS", 4.0)
     assert cli.main(["evaluate", str(model), str(corpus), "--gallery", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()
-    for name in ("real-0", "reconstructed-0", "free-0", "long", "bpm-120", "bpm-160", "density-5", "curve-2"):
+    for name in (
+        "real-0",
+        "reconstructed-0",
+        "free-0",
+        "long",
+        "bpm-120",
+        "bpm-160",
+        "density-5",
+        "curve-2",
+        "piano-2-1",
+    ):
         assert f'id="{name}"' in page
         assert soundfile.info(tmp_path / f"{name}.ogg").duration >= 1.9
         assert (tmp_path / f"{name}.png").stat().st_size > 200

@@ -38,7 +38,9 @@ def _head(path: Path, file: weights.ModelFile, provenance: Mapping[str, Any]) ->
         yield f"- **Needs**: `{file.autoencoder['file']}`, sha256 {file.autoencoder['sha256'][:16]}..."
     yield f"- **Sizes**: {config.signal.sample_rate} Hz, widths {config.autoencoder.width} and {config.generator.width}"
     for c in config.generator.conditions:
-        yield f"- **Condition**: {c.name}, {c.low:g} to {c.high:g} {c.unit} (training: mean {c.mean:.4g}, deviation {c.scale:.3g})"
+        known = f"mean {c.mean:.4g}, deviation {c.scale:.3g}"
+        known = " or ".join(f"{value:g}" for value in c.choices) or known
+        yield f"- **Condition**: {c.name}, {c.low:g} to {c.high:g} {c.unit}".rstrip() + f" (training: {known})"
     yield f"- **Licence**: {file.licence}"
     if isinstance(data, str):
         yield f"- **Data**: {data}"

@@ -41,6 +41,7 @@ def write(model: Any, tracks: Sequence[Track], folder: Path, title: str) -> Path
             sections.append(_tempi(page, model, names["bpm"]))
         if "density" in names:
             sections.append(_densities(page, model, names["density"]))
+        sections += [_choices(page, model, condition) for condition in model.conditions if condition.choices]
     body = "\n".join(sections)
     index = folder / "index.html"
     index.write_text(
@@ -114,6 +115,16 @@ def _tempi(page: Page, model: Any, condition: Any) -> str:
                 yield page.figure(f"bpm-{bpm}", f"{bpm} bpm", model.generate(SECONDS, seed=1, bpm=bpm))
 
     return _section("Tempo", figures(), "row")
+
+
+def _choices(page: Page, model: Any, condition: Any) -> str:
+    def figures() -> Iterator[str]:
+        for seed in range(3):
+            for i, value in enumerate(condition.choices):
+                samples = model.generate(SECONDS, seed=seed, **{condition.name: value})
+                yield page.figure(f"{condition.name}-{seed}-{i}", f"{condition.name} {value:g}, seed {seed}", samples)
+
+    return _section(condition.name.capitalize(), figures(), "row")
 
 
 def _densities(page: Page, model: Any, condition: Any) -> str:
