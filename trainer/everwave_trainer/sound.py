@@ -60,7 +60,7 @@ def moments(sums: Any) -> Any:
 
 def deviation(sums: Any) -> tuple[Any, Any]:
     """Mean and deviation of levels (bands,) in all excerpts."""
-    (every,) = moments(ops.sum(sums, axis=0, keepdims=True))
+    every = moments(ops.sum(sums, axis=0, keepdims=True))[0]
     return every[0], ops.sqrt(ops.relu(every[2] - ops.square(every[0])) + FLOOR)
 
 
