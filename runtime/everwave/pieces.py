@@ -47,24 +47,25 @@ def write(model: Model, options: argparse.Namespace, output: str, seed: int) -> 
     )
 
 
-def controls(options: argparse.Namespace) -> dict[str, Any]:
+def controls(model: Model, options: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in CONTROLS if getattr(options, name) is not None}
-    return given | conditions(options)
+    return given | conditions(model, options)
 
 
-def conditions(options: argparse.Namespace) -> dict[str, str]:
+def conditions(model: Model, options: argparse.Namespace) -> dict[str, str]:
     """What `--set NAME=VALUE` gave."""
     given: dict[str, str] = {}
     for word in options.set or ():
         name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--set {short(word)}: give a condition of the model and its value, as in --set density=4")
+        if not equals or name not in [condition.name for condition in model.conditions]:
+            known = ", ".join(condition.name for condition in model.conditions) or "none"
+            raise UsageError(f"--set {short(word)}: give a condition of the model ({known}) and its value, NAME=VALUE")
         given[name] = value
     return given
 
 
 def stream(model: Model, options: argparse.Namespace, seed: int, seconds: float | None) -> Stream:
-    return model.stream(seed, options.truncation, options.start, seconds=seconds, **controls(options))
+    return model.stream(seed, options.truncation, options.start, seconds=seconds, **controls(model, options))
 
 
 def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream | Loop:
@@ -72,7 +73,7 @@ def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream |
         return stream(model, options, seed, options.seconds)
     if options.start:
         raise UsageError(f"--start {options.start} with --loop; a loop has no later part, leave it out")
-    return model.loop(options.seconds, seed, options.truncation, **controls(options))
+    return model.loop(options.seconds, seed, options.truncation, **controls(model, options))
 
 
 def _about_loop(piece: Any) -> str:
@@ -89,7 +90,7 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     if options.run.__name__ == "generate":
         words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
     given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
-    for option, value in (given | controls(options)).items():
+    for option, value in (given | controls(model, options)).items():
         if isinstance(value, str) and os.sep in value:
             value = Path(value).name  # a curve's file, without its folders as well
         if value is not None:

@@ -140,9 +140,10 @@ def test_any_condition_is_set_by_its_name(steered: str, capsys: pytest.CaptureFi
     np.testing.assert_array_equal(samples("a.wav"), samples("b.wav"))
     capsys.readouterr()
     for word, error in (
-        ("bpm", "--set bpm: give a condition"),
+        ("bpm", "--set bpm: give a condition of the model (bpm) and its value"),
         ("=3", "give a condition"),
-        ("x=3", "x=3.0: this model"),
+        ("seconds=3", "give a condition"),  # which is no condition
+        ("bpm=300", "bpm=300: this model takes 120 to 160"),
     ):
         assert main([*generate, "--set", word, "-o", "c.wav"]) == 2
         assert error in capsys.readouterr().err
