@@ -2,7 +2,7 @@
 
 Little music is played at three speeds, which makes three times as much of it. At every checkpoint the model is compared with
 held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart. A refiner,
-if the model has one, then learns the music in a share of the minutes.
+if the model has one, learns the music first, in a share of the minutes: the generator is trained through it.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     fast = choose().precision == "bfloat16" and keras.backend.backend() == "tensorflow"  # JAX has not been measured
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
     try:  # more steps in the same minutes
+        if share:
+            start = _refine(start, music, folder / "refiner", share * minutes, seed)
         _train(start, music, Latents.open(held_out) if kept_out else music, run, (1 - share) * minutes, seed)
         shutil.copyfile(run / BEST, run / "model.h5")
-        if share:
-            run = _refine(run / "model.h5", music, folder / "refiner", share * minutes, seed)
     finally:
         keras.mixed_precision.set_global_policy(policy)
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
@@ -159,7 +159,11 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
 
 
 def _refine(model: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
-    """The run that trains on the refiner of the file `model`."""
-    trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
-    loop.run(trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs")))
-    return run
+    """The file `model` with its refiner trained on, which is done once: what comes after it was trained for it."""
+    trained = run / "model.h5"
+    if not trained.exists():
+        trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
+        loop.run(
+            trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs"))
+        )
+    return trained
