@@ -221,7 +221,7 @@ def _condition(data: Any) -> Condition:
         and condition.low <= condition.high
     ):
         raise ModelError(f"config: condition {condition.name!r} needs finite numbers, scale > 0 and low <= high")
-    if len(choices) > 64 or not all(condition.low <= value <= condition.high for value in choices):
+    if len(condition.choices) > 64 or not all(condition.low <= c <= condition.high for c in condition.choices):
         raise ModelError(
             f"config: condition {condition.name!r} has choices {data['choices']!r}; at most 64, each of them in its range"
         )

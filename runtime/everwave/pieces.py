@@ -90,13 +90,11 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     if options.run.__name__ == "generate":
         words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
     given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
-    for option, value in (given | controls(model, options)).items():
-        if isinstance(value, str) and os.sep in value:
-            value = Path(value).name  # a curve's file, without its folders as well
-        if value is not None:
-            words += (
-                [f"--{option}", str(value)] if option in given or option in CONTROLS else ["--set", f"{option}={value}"]
-            )
+    given |= {name: getattr(options, name) for name in CONTROLS}
+    for option, value in given.items():
+        words += [f"--{option}", _without_folders(value)] if value is not None else []
+    for condition, value in conditions(model, options).items():
+        words += ["--set", f"{condition}={_without_folders(value)}"]
     words += ["--precision", model.used_precision]
     version = f"everwave {__version__}, weights {weights.digest(weights.find(options.model))[:12]}"
     licence = str(model.info()["licence"] or "")
@@ -106,6 +104,11 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
         "software": version,
         "copyright": licence,
     }
+
+
+def _without_folders(value: Any) -> str:
+    """A value as a command has it; of a curve's file the name alone."""
+    return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
 
 
 def outputs(output: str, count: int) -> list[str]:

@@ -139,6 +139,8 @@ def test_any_condition_is_set_by_its_name(steered: str, capsys: pytest.CaptureFi
     assert main([*generate, "--set", "bpm=125", "-o", "b.wav"]) == 0
     np.testing.assert_array_equal(samples("a.wav"), samples("b.wav"))
     capsys.readouterr()
+    assert main(["info", "b.wav", "--json"]) == 0
+    assert "--set bpm=125" in json.loads(capsys.readouterr().out)["comment"]
     for word, error in (
         ("bpm", "--set bpm: give a condition of the model (bpm) and its value"),
         ("=3", "give a condition"),

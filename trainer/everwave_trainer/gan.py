@@ -74,6 +74,7 @@ class GanTrainer:
         generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
         # whose refiner stands behind the generator and stays as it is: it learns by itself, see `refiner`
         self.refined: weights.ModelFile | None = None
+        self.refiner: keras.Model | None = None
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
@@ -219,7 +220,7 @@ class GanTrainer:
         g, (_, steps, channels) = self.config.generator, coordinates.shape
         latents = self.generator(ops.reshape(coordinates, (-1, g.window, channels)), training=True)
         latents = ops.reshape(latents, (-1, steps, latents.shape[2]))
-        if self.refined is None:
+        if self.refiner is None:
             return latents
         asked = coordinates[:, :, g.anchor + g.style :]
         refined = self.refiner(ops.concatenate([latents * self.deviation + self.mean, asked], axis=2))

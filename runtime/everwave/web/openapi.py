@@ -29,7 +29,7 @@ class Description:
         self._models, self._limits = models, limits
         name = Field("model", "string", f"one of {', '.join(models)}", default=next(iter(models), None))
         seconds = Field("seconds", "number", "length", 0.1, limits.generate_seconds, SECONDS)
-        conditions = {c.name: Field(c.name, "number", f"{c.unit}, for models that have it".lstrip(", "))
+        conditions = {c.name: Field(c.name, "number", ", ".join(filter(None, (c.unit, "for models that have it"))))
                       for model in models.values() for c in model.conditions}  # fmt: skip
         common = _table(name, SEED, START, *STEERING)
         self.stream = common | conditions
