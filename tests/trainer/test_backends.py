@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 STEPS = Path(__file__).with_name("backend_steps.py")
-TRAINERS = ("level1", "level2", "finish", "gan", "refiner")
+TRAINERS = ("level1", "level2", "finish", "gan", "refiner", "posttrain")
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed (extra: jax)")
 # nearly all of the time is compilation
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -47,7 +47,7 @@ def test_jax_trains_as_tensorflow_does(tmp_path):
 
 @needs_jax
 def test_two_devices_train_as_one_does(tmp_path):
-    trainers = "finish", "gan", "ear"  # the ear's half of a batch of two does not divide
+    trainers = "finish", "gan", "posttrain", "ear"  # the ear's half of a batch of two does not divide
     one = run(tmp_path, "losses", *trainers, KERAS_BACKEND="jax")
     devices = f"{FAST_COMPILE} --xla_force_host_platform_device_count=2"
     assert_same_losses(run(tmp_path, "losses", *trainers, KERAS_BACKEND="jax", XLA_FLAGS=devices), one)
@@ -55,7 +55,7 @@ def test_two_devices_train_as_one_does(tmp_path):
 
 @needs_jax
 def test_jax_resumes_exactly(tmp_path):
-    trainers = "level1", "gan", "ear", "refiner"
+    trainers = "level1", "gan", "ear", "refiner", "posttrain"
     assert run(tmp_path, "resume", *trainers, KERAS_BACKEND="jax") == dict.fromkeys(trainers, True)
 
 

@@ -1,4 +1,4 @@
-"""A refiner learns to take noise away, its file holds the same network, and what does not fit it is said."""
+"""A refiner learns to take noise away, its file holds the same network, what does not fit it is said; and what is trained after it."""
 
 import json
 from dataclasses import replace
@@ -13,6 +13,7 @@ from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import backend, cli, loop
 from everwave_trainer.latents import Latents
+from everwave_trainer.posttrain import HEADS_ALONE, PostTrainer
 from everwave_trainer.refiner import GAIN, LARGER, NOISE, RefinerTrainer, unit
 from keras import ops
 
@@ -140,3 +141,73 @@ def test_one_command_and_what_does_not_fit(folder, tmp_path, capsys):
     )
     with pytest.raises(UsageError, match="its autoencoder is not"):
         RefinerTrainer(tmp_path / "other.h5", Latents.open(folder), steps=1)
+
+
+@pytest.fixture(scope="module")
+def whole_model(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    trained.sample(folder, 150)
+    return folder / "model.h5"
+
+
+def test_heads_on_a_refiner_tell_music_and_are_pleased(folder, whole_model):
+    """First they learn alone; then what generator and refiner make comes nearer to what they take for music."""
+    trainer = PostTrainer(whole_model, Latents.open(folder), steps=400, batch_size=4, learning_rate=1e-3)
+    values = lambda group: [ops.convert_to_numpy(v).copy() for v in group]  # noqa: E731
+    networks = [v for network in trainer.networks.values() for v in network.trainable_variables]
+    frozen, before = trainer.features.found.variables, values(networks)
+    as_it_was = values(frozen)
+    alone = [trainer.step(i, *trainer.batch(i)) for i in range(HEADS_ALONE)]
+    assert float(alone[0]["hinge"]) == pytest.approx(1.0, abs=0.1)
+    assert float(alone[-1]["hinge"]) < 0.5
+    for a, b in zip(before, values(networks), strict=True):
+        np.testing.assert_array_equal(a, b)
+    fake = [float(trainer.step(i, *trainer.batch(i))["fake"]) for i in range(HEADS_ALONE, HEADS_ALONE + 60)]
+    assert np.mean(fake[-10:]) > np.mean(fake[:10]) + 0.3
+    for a, b in zip(as_it_was, values(frozen), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_features_are_those_of_music_as_it_is(folder, whole_model):
+    """The refiner is given noisy latents as it was when it learned; all that it finds in music has mean 0 and deviation 1."""
+    trainer = PostTrainer(whole_model, Latents.open(folder), steps=1)
+    real, conditions, _ = trainer._music(64, 3)
+    noisy = real + NOISE * np.random.default_rng(2).standard_normal(real.shape).astype(np.float32)
+    *_, guess = trainer.features._of(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2)))
+    guess = (ops.convert_to_numpy(guess) - trainer.mean) / (GAIN * trainer.deviation)
+    assert np.mean(np.square(guess - real)) < 0.75  # as the refiner itself, see above
+    for x in trainer.features(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2))):
+        assert abs(float(ops.mean(x))) < 0.3
+        assert 0.5 < float(ops.std(x)) < 2.5
+
+
+def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("everwave_trainer.posttrain.HEADS_ALONE", 0)
+    monkeypatch.setattr("everwave_trainer.critics.LISTENED", ("down2",))  # fewer are compiled sooner
+    backend.deterministic()
+    trainer = lambda: PostTrainer(whole_model, Latents.open(folder), steps=4, batch_size=2)  # noqa: E731
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    loop.run(trainer(), whole, 4)
+    loop.run(trainer(), halves, 2)
+    loop.run(trainer(), halves, 4)
+    with np.load(whole / "checkpoint.npz") as a, np.load(halves / "checkpoint.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    before, after = weights.read(whole_model), weights.read(halves / "model.h5")
+    assert (after.config, after.provenance["posttrained"]["steps"]) == (before.config, 4)
+    for name, values in before.parameters.items():
+        changed = any((after.parameters[name][key] != value).any() for key, value in values.items())
+        assert changed == (name in ("generator", "refiner"))
+    assert everwave.load(halves / "model.h5").generate(0.3, seed=1, density=4).std() > 0
+    further = PostTrainer(whole_model, Latents.open(folder), steps=4, batch_size=2, share=1.0)
+    loop.run(further, halves, 4)  # has ended, and leaves another model
+    for name in ("generator", "refiner"):
+        for key, value in weights.read(halves / "model.h5").parameters[name].items():
+            middle = (value + before.parameters[name][key]) / 2
+            np.testing.assert_allclose(after.parameters[name][key], middle, rtol=1e-4, atol=1e-5)
+
+
+def test_post_training_needs_a_refiner(folder, tmp_path, capsys):
+    words = ["posttrain", str(folder), "--init", str(folder / "model.h5"), "-o", str(tmp_path)]
+    assert cli.main(words) == 2
+    assert "train one with `everwave-train refiner`" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import choose_config
+from everwave_trainer.gan import choose_conditions
 from everwave_trainer.latents import Latents
 from keras import ops
 
@@ -371,6 +372,12 @@ def test_a_style_is_a_condition_of_every_piece(tmp_path):
     np.testing.assert_array_equal(inputs[:, 0, 0], np.where(origins % 2 == 0, 1.0, -1.0))
     with pytest.raises(UsageError, match="jazz"):
         latents.labelled(["jazz"])
+    orchestral = dataclasses.replace(piano, choices=(0.0,), high=0.0)
+    config = dataclasses.replace(
+        PRESETS["tiny"], generator=dataclasses.replace(PRESETS["tiny"].generator, conditions=(orchestral,))
+    )
+    with pytest.raises(UsageError, match="its piano can be 0, but in this music it is also 1"):
+        choose_conditions(config, latents, ["piano"])
 
 
 def test_pieces_without_the_labels_are_left_out(tmp_path):

@@ -171,7 +171,7 @@ class AutoencoderTrainer:
         return (gain * crops[np.arange(self.batch_size), :, channel],)
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
-        self.random.state.assign([self.seed, step])
+        backend.reseed(self.random, self.seed, step)
         return self._compiled(*map(ops.convert_to_tensor, batch))
 
     def encode(self, log_magnitude: Any) -> Any:

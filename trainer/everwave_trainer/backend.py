@@ -9,11 +9,18 @@ from typing import Any
 import keras
 from everwave.errors import UsageError
 
+SEEDS = 1000  # of random tensors; more than a step draws
 KNOWN = ("tensorflow", "jax")
 
 if keras.backend.backend() not in KNOWN:
     raise UsageError(f"KERAS_BACKEND={keras.backend.backend()}: training runs on {' or '.join(KNOWN)}; set one of them")
 _chosen = importlib.import_module(f"{__package__}.backend_{keras.backend.backend()}")
+
+
+def reseed(random: keras.random.SeedGenerator, seed: int, step: int) -> None:
+    """What a step draws is a function of (seed, step). The generator counts on from there, so the next step begins far away: noise that
+    comes back a step later, elsewhere, is learned by critics."""
+    random.state.assign([seed, SEEDS * step])
 
 
 def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""`everwave-train`: corpus | label | autoencoder | encode | gan | refiner | finetune | export | evaluate | card."""
+"""`everwave-train`: corpus | label | autoencoder | encode | gan | refiner | posttrain | finetune | export | evaluate | card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     from . import corpora, labels
 
     top = Parser(prog="everwave-train", description="Train the models that everwave plays.")
-    top.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     corpus = commands.add_parser("corpus", help="prepare music for training")
@@ -114,6 +113,19 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     refiner.set_defaults(run=_refiner)
 
+    post = commands.add_parser(
+        "posttrain", help="train a generator and its refiner on as one, against what the refiner knows"
+    )
+    _add_training_arguments(post, steps=1000, learning_rate=2e-4, batch_size=8)
+    post.add_argument("latents", type=Path, nargs="+", help="folder made by `everwave-train encode`")
+    post.add_argument("--init", required=True, help="model that has a refiner, a run's or a shipped one")
+    post.add_argument(
+        "--share", type=float, default=0.5,
+        help="how far of the way from the weights of --init to those found the model's shall be (default 0.5): with more"
+        " it is nearer to music and obeys less; another one may be asked for when the run has ended",
+    )  # fmt: skip
+    post.set_defaults(run=_posttrain)
+
     tune = commands.add_parser("finetune", help="go on training a model on your own music, in one command")
     tune.add_argument("audio", type=Path, nargs="+", help="audio files or folders; half an hour is enough")
     tune.add_argument("--init", required=True, help="model to start from: a shipped name or a weights file")
@@ -159,6 +171,8 @@ def parser() -> argparse.ArgumentParser:
     card.add_argument("model", help="shipped name or weights file")
     card.add_argument("--metrics", type=Path, help="metrics.json of `evaluate` (default: those kept in the file)")
     card.set_defaults(run=_card)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
     return top
 
 
@@ -264,6 +278,21 @@ def _refiner(a: argparse.Namespace) -> None:
     trainer = RefinerTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
                              learning_rate=a.learning_rate, seed=a.seed, width=a.width, noise=a.noise,
                              gain=a.gain)  # fmt: skip
+    _train(a, trainer)
+
+
+def _posttrain(a: argparse.Namespace) -> None:
+    from everwave import checks, weights
+
+    from .latents import Latents
+
+    latents = Latents.join(a.latents)
+    checks.number("--share", a.share, 0, 1)
+    _prepare(a)
+    from .posttrain import PostTrainer
+
+    trainer = PostTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
+                          learning_rate=a.learning_rate, seed=a.seed, share=a.share)  # fmt: skip
     _train(a, trainer)
 
 

@@ -211,7 +211,7 @@ class GanTrainer:
         return np.concatenate([coordinates, asked], axis=2), asked
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
-        self.random.state.assign([self.seed, step])
+        backend.reseed(self.random, self.seed, step)
         mode = "alone" if step < self.alone else "judged" if step % R1_INTERVAL else "penalised"
         return self._compiled[mode](*map(ops.convert_to_tensor, batch))
 
@@ -328,9 +328,14 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
 
 
 def _left(condition: Condition, values: Set[Any]) -> Condition:
-    """The condition with only those of its choices that are among `values`."""
+    """The condition with only those of its choices that are among `values`; UsageError if it lacks one of those."""
+    if lacking := sorted(values - set(condition.choices)):
+        raise UsageError(
+            f"--init: its {condition.name} can be {', '.join(f'{c:g}' for c in condition.choices)}, but in this music it is also"
+            f" {lacking[0]:g}; choose other music, or a model that was trained on such"
+        )
     left = tuple(value for value in condition.choices if value in values)
-    return dataclasses.replace(condition, choices=left, low=min(left), high=max(left)) if left else condition
+    return dataclasses.replace(condition, choices=left, low=min(left), high=max(left))
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

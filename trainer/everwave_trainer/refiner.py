@@ -93,7 +93,7 @@ class RefinerTrainer:
         return ((real - self.mean) / self.deviation).astype(np.float32), conditions
 
     def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
-        self.random.state.assign([self.seed, step])
+        backend.reseed(self.random, self.seed, step)
         return self._compiled(*map(ops.convert_to_tensor, batch))
 
     def _update(self, real: Any, conditions: Any) -> dict[str, Any]:

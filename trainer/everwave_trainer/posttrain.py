@@ -1,0 +1,188 @@
+"""Adversarial post-training: a generator and its refiner, as one network, against heads on what the refiner knows of music.
+
+A refiner has learned to take noise from latents of real music; what it finds in them on its way tells real ones from generated ones.
+So small heads on the frozen refiner, as it is at the beginning, see in a few hundred steps what a critic from scratch does not in
+thousands. They are given latents with some noise, real and generated ones with as much. What ships lies between the weights as they were
+and as they are then, which keeps what was asked for, and most of what was gained.
+
+Source: Sauer et al., arXiv 2403.12015 (heads on a denoiser) and 2111.01007 (on any network); Lin et al., arXiv 2501.08316 (after
+training); Wortsman et al., arXiv 2109.01903 (between the weights).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from everwave.errors import UsageError
+from keras import ops
+
+from . import backend, losses
+from .average import Average
+from .critics import DenoiserFeatures, heads
+from .export import config_key, save_domain
+from .gan import choose_conditions, training_coordinates
+from .latents import Latents, model_of
+from .layers import build, set_parameters
+from .refiner import LARGER
+
+NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
+RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones let latents grow without end
+HEADS_RATE = 5.0
+HEADS_ALONE = 60  # first steps, in which the networks stay as they are
+SHARE = 0.5  # of the way from the weights as they were
+RISE = 50  # steps up to the learning rate
+EMA_DECAY = 0.995
+EXAMPLES = 32  # of music, by which features are normalised
+
+
+class PostTrainer:
+    """The generator and the refiner of the weights file `init` against heads; `loop.run` drives it."""
+
+    def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 8, learning_rate: float = 2e-4,
+                 seed: int = 0, share: float = SHARE) -> None:  # fmt: skip
+        file = model_of(init, latents)
+        if "refiner" not in file.parameters:
+            raise UsageError(f"--init {init}: it has no refiner; train one with `everwave-train refiner`")
+        names = [c.name for c in file.config.generator.conditions]
+        self.file, self.batch_size, self.seed, self.share = file, batch_size, seed, share
+        self.latents = latents.labelled(names, file.config.generator.conditions)
+        conditions = choose_conditions(file.config, self.latents, names)
+        self.config = dataclasses.replace(
+            file.config, generator=dataclasses.replace(file.config.generator, conditions=conditions)
+        )
+        self.mean, self.deviation = self.latents.statistics()
+        self.settings = {
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            "config": config_key(self.config),
+        }  # fmt: skip
+        keras.utils.set_random_seed(seed)
+        self.random = keras.random.SeedGenerator(seed)
+        self.networks = {"generator": build("generator", self.config, self.random)}
+        self.networks["refiner"] = build("refiner", self.config, any_length=True)
+        for name, network in self.networks.items():
+            set_parameters(network, file.parameters[name])
+        self.averages = {name: Average(network, EMA_DECAY) for name, network in self.networks.items()}
+        self.features = self._features()
+        self.heads = heads(self.features.shapes)
+        self.optimizers = {name: _adam(_falling(learning_rate * rate, steps)) for name, rate in RATES.items()}
+        self.optimizers["heads"] = _adam(learning_rate * HEADS_RATE)
+        for name, optimizer in self.optimizers.items():
+            optimizer.build(self._trained(name))
+        state = [*(v for group in self.variables().values() for v in group), self.random.state]
+        self._compiled = {alone: backend.compiled(partial(self._update, alone), state) for alone in (True, False)}
+
+    def _features(self) -> DenoiserFeatures:
+        denoiser = build("refiner", self.config, any_length=True)
+        set_parameters(denoiser, self.file.parameters["refiner"])
+        real, conditions, _ = self._music(EXAMPLES, 0)
+        noise = np.mean(NOISE) * np.random.default_rng([self.seed, 2]).standard_normal(real.shape)
+        examples = np.concatenate([real + noise, conditions], axis=2).astype(np.float32)
+        # a generator's latents go in larger than they are, and noisy ones as they are
+        return DenoiserFeatures(denoiser, examples, self.mean, self.deviation / LARGER)
+
+    def _trained(self, name: str) -> list[keras.Variable]:
+        return (self.heads if name == "heads" else self.networks[name]).trainable_variables
+
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        return (
+            {name: self._trained(name) for name in self.optimizers}
+            | {f"{name}_average": average.variables for name, average in self.averages.items()}
+            | {f"{name}_optimizer": optimizer.variables for name, optimizer in self.optimizers.items()}
+        )
+
+    def _music(self, count: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Real latents (count, 2 w, C) of mean 0 and deviation 1, their conditions, and coordinates that ask for others' conditions."""
+        g = self.config.generator
+        real, conditions, _, _ = self.latents.crops(2 * g.window, count, self.seed, step, g.conditions)
+        coordinates = training_coordinates(self.config, count, np.random.default_rng([self.seed, step, 1]))
+        wished = np.concatenate([coordinates, np.roll(conditions, 1, axis=0)], axis=2)
+        return ((real - self.mean) / self.deviation).astype(np.float32), conditions, wished.astype(np.float32)
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        return self._music(self.batch_size, step)
+
+    def step(self, step: int, *batch: np.ndarray) -> dict[str, Any]:
+        backend.reseed(self.random, self.seed, step)
+        return self._compiled[step < HEADS_ALONE](*map(ops.convert_to_tensor, batch))
+
+    def generate(self, coordinates: Any) -> Any:
+        """Coordinates (B, T, K) -> refined latents (B, T, C) of mean 0 and deviation 1."""
+        g, (_, steps, channels) = self.config.generator, coordinates.shape
+        latents = self.networks["generator"](ops.reshape(coordinates, (-1, g.window, channels)), training=True)
+        latents = ops.reshape(latents, (-1, steps, latents.shape[2]))
+        beside = ops.concatenate([latents, coordinates[:, :, g.anchor + g.style :]], axis=2)
+        return (self.networks["refiner"](beside, training=True) - self.mean) / self.deviation
+
+    def _update(self, alone: bool, real: Any, conditions: Any, wished: Any) -> dict[str, Any]:
+        """One step of the heads and, unless they learn `alone`, of the networks."""
+        g = self.config.generator
+        noise = keras.random.uniform((real.shape[0], 1, 1), *NOISE, seed=self.random)
+
+        def found(latents: Any, asked: Any) -> list[Any]:
+            normal = keras.random.normal(ops.shape(latents), dtype="float32", seed=self.random)
+            return self.features(ops.concatenate([latents + noise * normal, asked], axis=2))
+
+        def made() -> list[Any]:
+            return found(self.generate(wished), wished[:, :, g.anchor + g.style :])
+
+        fake, ours = made(), found(real, conditions)
+
+        def tell() -> tuple[Any, ...]:
+            both = [ops.concatenate(pair) for pair in zip(ours, fake, strict=True)]
+            real_scores, fake_scores = ops.split(self.heads(both, training=True), 2)
+            hinge = (losses.hinge_real(real_scores) + losses.hinge_fake(fake_scores)) / 2
+            return hinge, ops.mean(real_scores), ops.mean(fake_scores)
+
+        (hinge, real_score, fake_score), told = backend.gradients(tell, self._trained("heads"))
+        self.optimizers["heads"].apply(told, self._trained("heads"))
+        if not alone:  # and not at once: both would run around each other in growing circles
+            please = lambda: (-ops.mean(self.heads(made(), training=True)),)  # noqa: E731
+            _, gradients = backend.gradients(please, [v for name in RATES for v in self._trained(name)])
+            for name in RATES:
+                variables = self._trained(name)
+                self.optimizers[name].apply(gradients[: len(variables)], variables)
+                gradients = gradients[len(variables) :]
+                self.averages[name].follow(self.optimizers[name].iterations)
+        return {"hinge": hinge, "real": real_score, "fake": fake_score}
+
+    def average_parameters(self) -> dict[str, dict[str, np.ndarray]]:
+        """The networks' moving averages, as far from the weights as they were as `share` says, under the runtime's names."""
+        return {
+            name: {
+                key: (1 - self.share) * self.file.parameters[name][key] + self.share * value
+                for key, value in average.parameters().items()
+            }
+            for name, average in self.averages.items()
+        }
+
+    def sample(self, folder: Path, step: int) -> None:
+        """The model beside its autoencoder, and a clip as audio and picture."""
+        from .evaluate.samples import save_generated
+
+        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
+        provenance = {k: v for k, v in self.file.provenance.items() if k != "metrics"}  # of the model as it was
+        provenance["posttrained"] = {
+            "steps": step, "batch_size": self.batch_size, "share": self.share, "data": self.latents.sources,
+        }  # fmt: skip
+        own = ("chunk_decoder",) if self.file.kind == "domain" else ()  # else the autoencoder's
+        networks = {name: values for name, values in self.file.parameters.items() if name in own}
+        networks |= self.average_parameters()
+        save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
+        save_generated(folder / "model.h5", folder / "samples", step)
+
+
+def _adam(rate: Any) -> keras.optimizers.Adam:
+    """Without momentum, which is of yesterday, as both sides learn fast."""
+    return keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
+
+
+def _falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
+    """Up to `rate`, then along half a cosine to a fiftieth. That of the heads stays, so in the end they follow every change."""
+    return keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=0.02, warmup_target=rate, warmup_steps=RISE)
