@@ -570,6 +570,13 @@ def test_failures(
     assert run_bad(FAILURES[case], tiny, steered, capsys, monkeypatch) in (1, 2)
 
 
+def test_an_unknown_option_is_the_command_s_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--nosuch", "1"])
+    line = "everwave: error: unrecognized arguments: --nosuch 1; see `everwave generate --help`\n"
+    assert capsys.readouterr().err == line
+
+
 def test_debug_shows_where(tiny: str) -> None:
     with pytest.raises(ValueError, match="seconds="):
         main(["generate", "--debug", "--model", tiny, "--seconds", "-1", "-o", "out.wav"])
