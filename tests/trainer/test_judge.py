@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from everwave_trainer.critics import sound_critic
+from everwave_trainer.critics import SpectralConv, sound_critic
 from everwave_trainer.judge import MAX_R1_WEIGHT, R1_RATE, Judge
 from keras import ops
 
@@ -46,3 +46,13 @@ def test_the_penalty_grows_while_the_judge_is_certain_and_is_bounded(judge):
     judge.r1_weight.assign(MAX_R1_WEIGHT)
     judge.learn(False, *sides, score(judge, sides[0]) - 10.0)
     assert float(judge.r1_weight) == MAX_R1_WEIGHT
+
+
+def test_a_spectral_convolution_divides_by_its_norm():
+    layer = SpectralConv(8, 3)
+    impulses = np.zeros((5, 3, 5), np.float32)
+    impulses[np.arange(5), 1, np.arange(5)] = 1
+    answer = ops.convert_to_numpy(layer(impulses))  # of each channel: its kernel, backwards
+    kernel = ops.convert_to_numpy(layer.kernel)
+    expected = kernel[::-1].transpose(1, 0, 2) / np.linalg.norm(kernel.reshape(-1, 8), 2)
+    np.testing.assert_allclose(answer, expected, rtol=0.1, atol=1e-3)
