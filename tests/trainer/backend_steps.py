@@ -16,11 +16,10 @@ import numpy as np
 from everwave import weights
 from everwave.config import PRESETS
 from everwave_trainer import backend, checkpoint, loop
-from everwave_trainer import posttrain as after
+from everwave_trainer import posttrain as after_training
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import TIMES, Latents, Piece
-from everwave_trainer.posttrain import PostTrainer
 from everwave_trainer.refiner import RefinerTrainer
 from keras import ops
 
@@ -76,7 +75,7 @@ def refiner():
     return Refiner(model, latents({}, {}), steps=100, batch_size=BATCH, width=2)
 
 
-class After(PostTrainer):
+class After(after_training.PostTrainer):
     def sample(self, folder, step):
         pass
 
@@ -124,7 +123,7 @@ def resumes_exactly(make, folder):
 def main():
     folder = Path(sys.argv[1])
     backend.distribute(BATCH)
-    after.HEADS_ALONE = 1
+    after_training.HEADS_ALONE = 1
     report = {}
     for name in sys.argv[3:]:
         if sys.argv[2] == "resume":

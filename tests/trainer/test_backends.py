@@ -59,6 +59,19 @@ def test_jax_resumes_exactly(tmp_path):
     assert run(tmp_path, "resume", *trainers, KERAS_BACKEND="jax") == dict.fromkeys(trainers, True)
 
 
+def test_no_noise_of_a_step_comes_back_in_the_next():
+    import keras
+    from everwave_trainer import backend
+
+    random, drawn = keras.random.SeedGenerator(0), set()
+    for step in range(3):
+        backend.reseed(random, 7, step)
+        drawn |= {float(keras.random.normal((), seed=random)) for _ in range(50)}
+    assert len(drawn) == 150
+    backend.reseed(random, 7, 2**32)  # as far as anybody will get
+    keras.random.normal((), seed=random)
+
+
 def test_an_unknown_backend_is_one_clear_line():
     done = subprocess.run(
         [sys.executable, "-c", "import keras; keras.backend.backend = lambda: 'torch'; import everwave_trainer.backend"],

@@ -42,6 +42,8 @@ def test_errors_are_one_line(corpus, tmp_path, capsys, monkeypatch):
     assert all(line.startswith("everwave-train: error: ") for line in lines)
     assert all("as --init" in line for line in lines[1:5])
     assert "everwave[train]" in lines[5]
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["export", "run", "--licence", "CC0-1.0", "-o", str(tmp_path / "model.h5"), "--debug"])
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ _chosen = importlib.import_module(f"{__package__}.backend_{keras.backend.backend
 def reseed(random: keras.random.SeedGenerator, seed: int, step: int) -> None:
     """What a step draws is a function of (seed, step). The generator counts on from there, so the next step begins far away: noise that
     comes back a step later, elsewhere, is learned by critics."""
-    random.state.assign([seed, SEEDS * step])
+    random.state.assign([seed, SEEDS * step % 2**32])
 
 
 def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

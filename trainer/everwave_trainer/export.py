@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from everwave.config import Config, GeneratorConfig
 from everwave.errors import EverwaveError, UsageError
 
 from .evaluate.card import read_metrics
+from .latents import Latents
 from .layers import parameters
 
 EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
@@ -45,6 +47,21 @@ def save_domain(
     """Write a generator, and what goes with it, as a domain file that names its autoencoder, float32."""
     parts = {name: dict(values) for name, values in networks.items()}
     weights.write(path, weights.ModelFile(config, "domain", parts, UNSTATED, provenance, autoencoder), dtype="float32")
+
+
+def save_trained_on(
+    folder: Path, file: weights.ModelFile, config: Config, networks: Mapping[str, Mapping[str, np.ndarray]],
+    latents: Latents, provenance: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write `folder`/model.h5 beside the autoencoder of `latents`: the domain that `file` is, but for these networks and what is said of them.
+
+    What was measured of it before is left out.
+    """
+    shutil.copyfile(latents.autoencoder_path, folder / latents.autoencoder["file"])
+    own = ("generator", "chunk_decoder") if file.kind == "domain" else ("generator",)  # else the autoencoder's
+    parts = {name: values for name, values in file.parameters.items() if name in own} | dict(networks)
+    known = {key: value for key, value in file.provenance.items() if key != "metrics"}
+    save_domain(folder / "model.h5", config, parts, latents.autoencoder, known | provenance)
 
 
 def export_run(

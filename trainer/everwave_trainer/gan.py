@@ -57,9 +57,11 @@ class Falling(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(step < self.alone, self.before(step), self.after(ops.maximum(step - self.alone, 0)))
 
 
-def falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
-    """Half a cosine from `rate` to a fiftieth of it over `steps`."""
-    return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=0.02)
+def falling(rate: float, steps: int, rise: int = 0) -> keras.optimizers.schedules.CosineDecay:
+    """Half a cosine from `rate` to a fiftieth of it over `steps`, after `rise` steps up to it."""
+    if not rise:
+        return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=0.02)
+    return keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=0.02, warmup_target=rate, warmup_steps=rise)
 
 
 class GanTrainer:
@@ -217,9 +219,8 @@ class GanTrainer:
 
     def generate(self, coordinates: Any) -> Any:
         """Coordinates (B, T, K) -> latents (B, T, C) as they are heard: in independent windows, then refined, if they will be."""
-        g, (_, steps, channels) = self.config.generator, coordinates.shape
-        latents = self.generator(ops.reshape(coordinates, (-1, g.window, channels)), training=True)
-        latents = ops.reshape(latents, (-1, steps, latents.shape[2]))
+        g = self.config.generator
+        latents = in_windows(self.generator, coordinates, g.window)
         if self.refiner is None:
             return latents
         asked = coordinates[:, :, g.anchor + g.style :]
@@ -336,6 +337,13 @@ def _left(condition: Condition, values: Set[Any]) -> Condition:
         )
     left = tuple(value for value in condition.choices if value in values)
     return dataclasses.replace(condition, choices=left, low=min(left), high=max(left))
+
+
+def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:
+    """Coordinates (B, T, K), T whole windows -> what the generator makes of each window by itself (B, T, C)."""
+    _, steps, channels = coordinates.shape
+    latents = generator(ops.reshape(coordinates, (-1, window, channels)), training=True)
+    return ops.reshape(latents, (-1, steps, latents.shape[2]))
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:

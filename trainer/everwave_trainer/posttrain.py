@@ -12,7 +12,6 @@ training); Wortsman et al., arXiv 2109.01903 (between the weights).
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,14 +25,14 @@ from keras import ops
 from . import backend, losses
 from .average import Average
 from .critics import DenoiserFeatures, heads
-from .export import config_key, save_domain
-from .gan import choose_conditions, training_coordinates
+from .export import config_key, save_trained_on
+from .gan import choose_conditions, falling, in_windows, training_coordinates
 from .latents import Latents, model_of
 from .layers import build, set_parameters
 from .refiner import LARGER
 
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
-RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones let latents grow without end
+RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
 HEADS_RATE = 5.0
 HEADS_ALONE = 60  # first steps, in which the networks stay as they are
 SHARE = 0.5  # of the way from the weights as they were
@@ -71,7 +70,8 @@ class PostTrainer:
         self.averages = {name: Average(network, EMA_DECAY) for name, network in self.networks.items()}
         self.features = self._features()
         self.heads = heads(self.features.shapes)
-        self.optimizers = {name: _adam(_falling(learning_rate * rate, steps)) for name, rate in RATES.items()}
+        self.optimizers = {name: _adam(falling(learning_rate * rate, steps, RISE)) for name, rate in RATES.items()}
+        # does not fall, so in the end the heads follow every change
         self.optimizers["heads"] = _adam(learning_rate * HEADS_RATE)
         for name, optimizer in self.optimizers.items():
             optimizer.build(self._trained(name))
@@ -114,9 +114,8 @@ class PostTrainer:
 
     def generate(self, coordinates: Any) -> Any:
         """Coordinates (B, T, K) -> refined latents (B, T, C) of mean 0 and deviation 1."""
-        g, (_, steps, channels) = self.config.generator, coordinates.shape
-        latents = self.networks["generator"](ops.reshape(coordinates, (-1, g.window, channels)), training=True)
-        latents = ops.reshape(latents, (-1, steps, latents.shape[2]))
+        g = self.config.generator
+        latents = in_windows(self.networks["generator"], coordinates, g.window)
         beside = ops.concatenate([latents, coordinates[:, :, g.anchor + g.style :]], axis=2)
         return (self.networks["refiner"](beside, training=True) - self.mean) / self.deviation
 
@@ -166,23 +165,14 @@ class PostTrainer:
         """The model beside its autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
-        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        provenance = {k: v for k, v in self.file.provenance.items() if k != "metrics"}  # of the model as it was
-        provenance["posttrained"] = {
+        posttrained = {
             "steps": step, "batch_size": self.batch_size, "share": self.share, "data": self.latents.sources,
         }  # fmt: skip
-        own = ("chunk_decoder",) if self.file.kind == "domain" else ()  # else the autoencoder's
-        networks = {name: values for name, values in self.file.parameters.items() if name in own}
-        networks |= self.average_parameters()
-        save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
+        save_trained_on(folder, self.file, self.config, self.average_parameters(), self.latents,
+                        {"posttrained": posttrained})  # fmt: skip
         save_generated(folder / "model.h5", folder / "samples", step)
 
 
 def _adam(rate: Any) -> keras.optimizers.Adam:
     """Without momentum, which is of yesterday, as both sides learn fast."""
     return keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
-
-
-def _falling(rate: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
-    """Up to `rate`, then along half a cosine to a fiftieth. That of the heads stays, so in the end they follow every change."""
-    return keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=0.02, warmup_target=rate, warmup_steps=RISE)

@@ -11,7 +11,6 @@ Source: denoising as in Karras et al., arXiv 2206.00364, at one level of noise.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from keras import ops
 from . import backend
 from .autoencoder import adam
 from .average import Average
-from .export import config_key, save_domain
+from .export import config_key, save_trained_on
 from .latents import Latents, model_of
 from .layers import build, set_parameters
 
@@ -139,16 +138,12 @@ class RefinerTrainer:
         """The model with its refiner beside the autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
-        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-        provenance = {k: v for k, v in self.file.provenance.items() if k != "metrics"}  # of the model without it
-        provenance["refiner"] = {
+        refiner = {
             "steps": step, "batch_size": self.batch_size, "noise": self.noise, "gain": self.gain,
             "data": self.latents.sources,
         }  # fmt: skip
-        own = ("generator", "chunk_decoder") if self.file.kind == "domain" else ("generator",)  # else the autoencoder's
-        networks = {name: values for name, values in self.file.parameters.items() if name in own}
-        networks["refiner"] = self.average_parameters()
-        save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
+        save_trained_on(folder, self.file, self.config, {"refiner": self.average_parameters()},
+                        self.latents, {"refiner": refiner})  # fmt: skip
         save_generated(folder / "model.h5", folder / "samples", step)
 
 
