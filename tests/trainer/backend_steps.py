@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from everwave import weights
-from everwave.config import PRESETS
+from everwave.config import PRESETS, Condition
 from everwave_trainer import backend, checkpoint, loop
 from everwave_trainer import posttrain as after_training
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
@@ -81,8 +81,9 @@ class After(after_training.PostTrainer):
 
 
 def posttrain():
-    model, music = Path(sys.argv[1]) / "refined.h5", latents({}, {})
-    config = replace(TINY, generator=replace(TINY.generator, refiner=2))
+    model, music = Path(sys.argv[1]) / "refined.h5", latents({"bpm": 120.0}, {"bpm": 121.0})
+    bpm = Condition("bpm", "", 120.5, 0.5, 120.0, 121.0)
+    config = replace(TINY, generator=replace(TINY.generator, refiner=2, conditions=(bpm,)))
     own = weights.random_model(config)
     own.parameters["refiner"]["out/kernel"] *= 1e-4  # random ones make latents that no music has
     weights.write(model, own, "float32")

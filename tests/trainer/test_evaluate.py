@@ -16,7 +16,7 @@ from everwave.errors import EverwaveError, UsageError
 from everwave.kernels import paths
 from everwave.networks import AUTOENCODER
 from everwave_trainer import cli
-from everwave_trainer.evaluate import card, control, distribution, musicnn, precision, tensor_bundle
+from everwave_trainer.evaluate import card, control, distribution, mel_distance, musicnn, precision, tensor_bundle
 from everwave_trainer.labels import store
 
 RATE = 44100
@@ -66,6 +66,24 @@ def test_a_generator_that_repeats_its_training_music_is_as_far_as_that_reconstru
     assert found["generated"] == found["training_reconstructed"] < found["training"]
     means, deviations = 2 * 30**2 * (0.3 - 0.25) ** 2, 2 * 30**2 * (0.1 - 0.05) ** 2
     assert found["training_reconstructed"] == pytest.approx(means + deviations, rel=0.1)
+
+
+def test_mel_distance_hears_levels_and_which_way_they_move():
+    rate, rng = 22050, np.random.default_rng(0)
+
+    def notes(gain=1.0):
+        """12 s in which noise begins at once, twice a second, and dies away."""
+        falling = np.exp(-(np.arange(12 * rate) % (rate // 2)) / (rate / 12))
+        return gain * 0.1 * rng.standard_normal((12 * rate, 2)) * falling[:, None]
+
+    music = mel_distance.windows([notes() for _ in range(6)], rate)
+    assert music.shape == (6 * 7, 10 * 80)  # windows of 3 s, by halves
+    distance = lambda *sounds: mel_distance.mel_distance(mel_distance.windows(sounds, rate), music)  # noqa: E731
+    assert mel_distance.mel_distance(music, music) == pytest.approx(0, abs=1e-3)
+    others = distance(*(notes() for _ in range(6)))
+    assert distance(*(notes(0.5) for _ in range(6))) > 5 * others
+    assert distance(*(notes()[::-1] for _ in range(6))) > 5 * others
+    assert distance(notes()[:4096]) > others  # a single short window is no error
 
 
 def test_tempo_agreement_counts_octaves_apart():

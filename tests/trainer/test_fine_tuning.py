@@ -160,15 +160,18 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     said = capsys.readouterr().err
     assert "broken.wav: cannot be read" in said
     assert "step 0: distance to held-out music" in said  # what it begins with counts, too
-    trained = weights.read(tmp_path / "out" / "model.h5")
-    assert (trained.licence, trained.config) == ("CC0-1.0", weights.read(imported).config)
+    trained, before = weights.read(tmp_path / "out" / "model.h5"), weights.read(imported)
+    with_refiner = replace(
+        before.config, generator=replace(before.config.generator, refiner=2)
+    )  # as wide as the generator
+    assert (trained.licence, trained.config) == ("CC0-1.0", with_refiner)
     assert everwave.load(tmp_path / "out" / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
+    best = weights.read(tmp_path / "out" / "run" / "best.h5").parameters
+    for network in ("generator", "refiner"):
+        for name, value in trained.parameters[network].items():
+            np.testing.assert_array_equal(value, best[network][name].astype(np.float16))
     if init == "refined":
-        tuned = weights.read(tmp_path / "out" / "run" / "model.h5").parameters["generator"]
-        for name, value in trained.parameters["generator"].items():
-            np.testing.assert_array_equal(value, tuned[name].astype(np.float16))
-        before = weights.read(imported).parameters["refiner"]
-        change = np.abs(trained.parameters["refiner"]["d0a/kernel"] - before["d0a/kernel"])
+        change = np.abs(trained.parameters["refiner"]["d0a/kernel"] - before.parameters["refiner"]["d0a/kernel"])
         assert 0 < change.max() < 0.1
     split = [t.split for t in Corpus.open(tmp_path / "out" / "corpus").tracks]
     assert len(Latents.open(tmp_path / "out" / "latents").pieces) == 3 * split.count("train")

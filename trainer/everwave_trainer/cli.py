@@ -120,9 +120,12 @@ def parser() -> argparse.ArgumentParser:
     post.add_argument("latents", type=Path, nargs="+", help="folder made by `everwave-train encode`")
     post.add_argument("--init", required=True, help="model that has a refiner, a run's or a shipped one")
     post.add_argument(
-        "--share", type=float, default=0.5,
-        help="how far of the way from the weights of --init to those found the model's shall be (default 0.5): with more"
-        " it is nearer to music and obeys less; another one may be asked for when the run has ended",
+        "--denoiser", help="model whose refiner judges (default --init, which must not have been post-trained then)"
+    )
+    post.add_argument(
+        "--share", type=float, default=0.75,
+        help="how far of the way from the weights of --init to those found the model's shall be (default 0.75): with more"
+        " it has changed more and obeys less; another one may be asked for when the run has ended",
     )  # fmt: skip
     post.set_defaults(run=_posttrain)
 
@@ -291,8 +294,9 @@ def _posttrain(a: argparse.Namespace) -> None:
     _prepare(a)
     from .posttrain import PostTrainer
 
-    trainer = PostTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
-                          learning_rate=a.learning_rate, seed=a.seed, share=a.share)  # fmt: skip
+    denoiser = weights.find(a.denoiser) if a.denoiser else None
+    trainer = PostTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size, seed=a.seed,
+                          learning_rate=a.learning_rate, share=a.share, denoiser=denoiser)  # fmt: skip
     _train(a, trainer)
 
 

@@ -1,8 +1,7 @@
-"""A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, gan, refiner, export.
+"""A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, refiner, posttrain, export.
 
-Little music is played at three speeds, which makes three times as much of it. At every checkpoint the model is compared with
-held-out music, and the best one is kept: a generator that goes on learning half an hour of music learns it by heart. A refiner,
-if the model has one, learns the music first, in a share of the minutes: the generator is trained through it.
+Little music is played at three speeds, which makes three times as much of it. A copy of the model's refiner learns it first; what
+that knows then judges the model's generator and its own refiner. At every checkpoint the model is compared with held-out music, and the best one is kept.
 """
 
 from __future__ import annotations
@@ -19,52 +18,48 @@ import numpy as np
 from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
-from everwave.pipeline import Pipeline
 
 from . import backend, loop
 from .corpora.store import Corpus
-from .evaluate.distribution import frechet_distance
-from .gan import GanTrainer, choose_config, training_coordinates
+from .evaluate.mel_distance import mel_distance, windows
 from .labels.estimate import check_librosa
 from .latents import Latents
+from .posttrain import PostTrainer
 from .refiner import RefinerTrainer
 
 SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
 HOLD_OUT = "0.2"  # of the tracks: a tenth of a game's dozen is one track, which need not be like the others
-BATCH_SIZE, LEARNING_RATE, CRITIC_SHARE = 8, 2e-4, 2  # the critic is half as wide as the generator
 CHECKPOINTS = 8  # over the minutes given
 PATIENCE = 5  # checkpoints without a better one; at the first, distances go up and down
 STEPS = 1_000_000  # more than the minutes will hold
-REFINER_SHARE, REFINER_RATE = 0.3, 3e-4  # of the minutes; its learning rate, as it knows music already
+REFINER_SHARE = 0.3  # of the minutes
+REFINER_RATES = {True: 3e-4, False: 1e-3}  # learning rates, of one that knows music already and of a new one
 BETTER = 0.95  # times as far as the best is nearer; less than that is chance
 BEST = "best.h5"
-WINDOW = 32  # latents, 3 s
-PIECES = 64  # of two generator windows, to compare
+PIECES, SECONDS = 48, 20.0  # to compare
 
 
-class FineTuner(GanTrainer):
-    """A GAN trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
-
-    moments_weight = 0.25  # other music than the model knows: its levels and colours come first, and time is short
+class FineTuner(PostTrainer):
+    """A post-trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
 
     def compare_with(self, music: Latents, minutes: float) -> None:
         """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
         self.compared_with = "training music" if music.folder == self.latents.folder else "held-out music"
-        self.windows = _windows([array[0] for array in music.arrays])
-        g = self.config.generator
-        coordinates = training_coordinates(self.config, PIECES, np.random.default_rng([self.seed, 3]))
-        asked = self.latents.crops(2 * g.window, PIECES, self.seed, 0, g.conditions)[1]
-        self.coordinates = np.concatenate([coordinates, asked], axis=2).astype(np.float32)
+        player, length = everwave.load(music.autoencoder_path), round(SECONDS * music.latent_rate)
+        pieces = [array[0] for array in music.arrays]
+        # what is left over at an end is left out, but a shorter piece is taken as it is
+        cut = [x[at : at + length] for x in pieces for at in range(0, max(len(x) - length, 0) + 1, length)]
+        real = cut[:: -(-len(cut) // PIECES)]
+        self.windows = windows((player.decode(np.asarray(x)) for x in real), player.sample_rate)
         self.distances: list[float] = []
         self.kept = np.inf  # distance of the one that is in BEST
         self.end = time.monotonic() + 60 * minutes
 
     def distance(self, model: Path) -> float:
-        """Frechet distance of what `model` makes to the music that it is compared with."""
+        """How far what `model` makes is from the music that it is compared with."""
         player = everwave.load(model)
-        pipeline = Pipeline(player.config, player.network, player.threads)
-        windows = _windows([pipeline.latents(x, seed) for seed, x in enumerate(self.coordinates)])
-        return round(frechet_distance(windows, self.windows), 3)
+        sounds = (player.generate(SECONDS, seed=seed) for seed in range(PIECES))
+        return round(mel_distance(windows(sounds, player.sample_rate), self.windows), 1)
 
     def sample(self, folder: Path, step: int) -> None:
         super().sample(folder, step)
@@ -77,13 +72,6 @@ class FineTuner(GanTrainer):
     def enough(self) -> bool:
         since_best = len(self.distances) - 1 - int(np.argmin(self.distances))
         return since_best >= PATIENCE or time.monotonic() > self.end
-
-
-def _windows(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """Latents (T, C) of pieces -> mean and standard deviation of every channel in every WINDOW of them: (N, 2 C)."""
-    cut = [p[: len(p) // WINDOW * WINDOW].astype(np.float64).reshape(-1, WINDOW, p.shape[1]) for p in pieces]
-    joined = np.concatenate(cut)
-    return np.concatenate([joined.mean(axis=1), joined.std(axis=1)], axis=1)
 
 
 def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> None:
@@ -118,13 +106,13 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         )
     music = Latents.open(latents)
     policy = keras.mixed_precision.global_policy()
-    share = REFINER_SHARE if model.config.generator.refiner else 0.0
     fast = choose().precision == "bfloat16" and keras.backend.backend() == "tensorflow"  # JAX has not been measured
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
     try:  # more steps in the same minutes
-        if share:
-            start = _refine(start, music, folder / "refiner", share * minutes, seed)
-        _train(start, music, Latents.open(held_out) if kept_out else music, run, (1 - share) * minutes, seed)
+        denoiser = _refine(start, music, folder / "refiner", REFINER_SHARE * minutes, seed)
+        begin = start if model.config.generator.refiner else denoiser
+        compared = Latents.open(held_out) if kept_out else music
+        _train(begin, denoiser, music, compared, run, (1 - REFINER_SHARE) * minutes, seed)
         shutil.copyfile(run / BEST, run / "model.h5")
     finally:
         keras.mixed_precision.set_global_policy(policy)
@@ -140,13 +128,8 @@ def _run(*words: str) -> None:
     arguments.run(arguments)
 
 
-def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
-    config = choose_config("lite", init, latents)
-    trainer = FineTuner(
-        config, latents, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed,
-        conditions=[c.name for c in config.generator.conditions], critic_width=config.generator.width // CRITIC_SHARE,
-    )  # fmt: skip
-    trainer.initialise(init)
+def _train(init: Path, denoiser: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
+    trainer = FineTuner(init, latents, steps=STEPS, seed=seed, denoiser=denoiser)
     trainer.compare_with(music, minutes)
     if (run / BEST).exists():  # resumed: only a better one may replace it
         trainer.kept = trainer.distance(run / BEST)
@@ -159,10 +142,11 @@ def _train(init: Path, latents: Latents, music: Latents, run: Path, minutes: flo
 
 
 def _refine(model: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
-    """The file `model` with its refiner trained on, which is done once: what comes after it was trained for it."""
+    """The file `model` with its refiner trained on, or a new one, which is done once."""
     trained = run / "model.h5"
     if not trained.exists():
-        trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=REFINER_RATE, seed=seed)
+        rate = REFINER_RATES[weights.read(model).config.generator.refiner > 0]
+        trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=rate, seed=seed)
         loop.run(
             trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs"))
         )

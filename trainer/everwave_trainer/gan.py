@@ -37,6 +37,7 @@ GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the
 RECALL_WEIGHT = 32.0  # of the energy score at the places of real pieces
 EAR_WEIGHT = 40.0  # of notes that are not heard when they were asked for, beyond those that real music misses
 EAR_CROPS, EAR_BATCH = 512, 16  # of real music, in which those are counted, and which sounds as generated music shall
+MOMENTS_WEIGHT = 0.1  # of the distance of moments; with much more, recall waits for it
 SOUND_WEIGHT = 1.0  # of the distance of how the sound moves
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
@@ -66,8 +67,6 @@ def falling(rate: float, steps: int, rise: int = 0) -> keras.optimizers.schedule
 
 class GanTrainer:
     """A generator of two windows of latents against its judges; `loop.run` drives it."""
-
-    moments_weight = 0.1  # of the distance of moments, beside the critic's score; with much more, recall waits for it
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
@@ -258,7 +257,7 @@ class GanTrainer:
             if mode != "alone":
                 judged = {"latents": ops.concatenate([fake, asked], axis=2), "sound": self._levelled(levels)}
             scores = {name: ops.mean(self.judges[name].scores(x)) for name, x in judged.items()}
-            total = RECALL_WEIGHT * recall + self.moments_weight * apart + SOUND_WEIGHT * unlike
+            total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + SOUND_WEIGHT * unlike
             total += EAR_WEIGHT * ops.relu(missed - self.bearable) - sum(scores.values())
             return total, judged, scores, recall, apart, unlike, missed, recent_sound, *recent
 

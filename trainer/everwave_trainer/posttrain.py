@@ -1,7 +1,7 @@
 """Adversarial post-training: a generator and its refiner, as one network, against heads on what the refiner knows of music.
 
 A refiner has learned to take noise from latents of real music; what it finds in them on its way tells real ones from generated ones.
-So small heads on the frozen refiner, as it is at the beginning, see in a few hundred steps what a critic from scratch does not in
+So small heads on the frozen refiner, as it was then, see in a few hundred steps what a critic from scratch does not in
 thousands. They are given latents with some noise, real and generated ones with as much. What ships lies between the weights as they were
 and as they are then, which keeps what was asked for, and most of what was gained.
 
@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 from everwave.errors import UsageError
+from everwave.weights import ModelFile
 from keras import ops
 
 from . import backend, losses
@@ -34,28 +35,36 @@ from .refiner import LARGER
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
 RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
 HEADS_RATE = 5.0
+WRONG = 0.4  # share, of what the heads shall find wrong, of real music that was asked for something else
 HEADS_ALONE = 60  # first steps, in which the networks stay as they are
-SHARE = 0.5  # of the way from the weights as they were
+SHARE = 0.75  # of the way from the weights as they were; all of it is further away and obeys less
 RISE = 50  # steps up to the learning rate
 EMA_DECAY = 0.995
 EXAMPLES = 32  # of music, by which features are normalised
 
 
 class PostTrainer:
-    """The generator and the refiner of the weights file `init` against heads; `loop.run` drives it."""
+    """The generator and the refiner of the weights file `init` against heads on the refiner of the file `denoiser`, or on its own,
+    which has not been post-trained yet then; `loop.run` drives it."""
 
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 8, learning_rate: float = 2e-4,
-                 seed: int = 0, share: float = SHARE) -> None:  # fmt: skip
+                 seed: int = 0, share: float = SHARE, denoiser: Path | None = None) -> None:  # fmt: skip
         file = model_of(init, latents)
+        judge = model_of(denoiser, latents) if denoiser else file
         if "refiner" not in file.parameters:
             raise UsageError(f"--init {init}: it has no refiner; train one with `everwave-train refiner`")
         names = [c.name for c in file.config.generator.conditions]
+        if "refiner" not in judge.parameters or [c.name for c in judge.config.generator.conditions] != names:
+            raise UsageError(
+                f"--denoiser {denoiser}: it has no refiner, or other conditions than --init; train one for that"
+            )
         self.file, self.batch_size, self.seed, self.share = file, batch_size, seed, share
         self.latents = latents.labelled(names, file.config.generator.conditions)
         conditions = choose_conditions(file.config, self.latents, names)
         self.config = dataclasses.replace(
             file.config, generator=dataclasses.replace(file.config.generator, conditions=conditions)
         )
+        self.asks = any(len(condition.choices) != 1 for condition in conditions)  # for this or for that
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -68,7 +77,7 @@ class PostTrainer:
         for name, network in self.networks.items():
             set_parameters(network, file.parameters[name])
         self.averages = {name: Average(network, EMA_DECAY) for name, network in self.networks.items()}
-        self.features = self._features()
+        self.features = self._features(judge)
         self.heads = heads(self.features.shapes)
         self.optimizers = {name: _adam(falling(learning_rate * rate, steps, RISE)) for name, rate in RATES.items()}
         # does not fall, so in the end the heads follow every change
@@ -78,9 +87,9 @@ class PostTrainer:
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         self._compiled = {alone: backend.compiled(partial(self._update, alone), state) for alone in (True, False)}
 
-    def _features(self) -> DenoiserFeatures:
-        denoiser = build("refiner", self.config, any_length=True)
-        set_parameters(denoiser, self.file.parameters["refiner"])
+    def _features(self, judge: ModelFile) -> DenoiserFeatures:
+        denoiser = build("refiner", judge.config, any_length=True)
+        set_parameters(denoiser, judge.parameters["refiner"])
         real, conditions, _ = self._music(EXAMPLES, 0)
         noise = np.mean(NOISE) * np.random.default_rng([self.seed, 2]).standard_normal(real.shape)
         examples = np.concatenate([real + noise, conditions], axis=2).astype(np.float32)
@@ -122,34 +131,38 @@ class PostTrainer:
     def _update(self, alone: bool, real: Any, conditions: Any, wished: Any) -> dict[str, Any]:
         """One step of the heads and, unless they learn `alone`, of the networks."""
         g = self.config.generator
+        asked = wished[:, :, g.anchor + g.style :]  # conditions of other real crops
         noise = keras.random.uniform((real.shape[0], 1, 1), *NOISE, seed=self.random)
 
         def found(latents: Any, asked: Any) -> list[Any]:
             normal = keras.random.normal(ops.shape(latents), dtype="float32", seed=self.random)
             return self.features(ops.concatenate([latents + noise * normal, asked], axis=2))
 
-        def made() -> list[Any]:
-            return found(self.generate(wished), wished[:, :, g.anchor + g.style :])
-
-        fake, ours = made(), found(real, conditions)
+        shown = [found(real, conditions), found(self.generate(wished), asked)]
+        if self.asks:  # real music is wrong as well where it is not what was asked for, or heads would not mind
+            shown.append(found(real, asked))
+        other = ops.cast(ops.any(ops.abs(asked - conditions) > 1e-3, axis=(1, 2), keepdims=True), "float32")
+        share = WRONG * ops.mean(other)
 
         def tell() -> tuple[Any, ...]:
-            both = [ops.concatenate(pair) for pair in zip(ours, fake, strict=True)]
-            real_scores, fake_scores = ops.split(self.heads(both, training=True), 2)
-            hinge = (losses.hinge_real(real_scores) + losses.hinge_fake(fake_scores)) / 2
-            return hinge, ops.mean(real_scores), ops.mean(fake_scores)
+            scores = self.heads([ops.concatenate(each) for each in zip(*shown, strict=True)], training=True)
+            of_real, of_fake, *of_wrong = ops.split(scores, len(shown))
+            hinge = losses.hinge_real(of_real) + (1 - share) * losses.hinge_fake(of_fake)
+            for wrong in of_wrong:
+                hinge += WRONG * ops.mean(other * ops.relu(1.0 + wrong))
+            return hinge / 2, *(ops.mean(score) for score in (of_real, of_fake, *of_wrong))
 
-        (hinge, real_score, fake_score), told = backend.gradients(tell, self._trained("heads"))
+        (hinge, *means), told = backend.gradients(tell, self._trained("heads"))
         self.optimizers["heads"].apply(told, self._trained("heads"))
         if not alone:  # and not at once: both would run around each other in growing circles
-            please = lambda: (-ops.mean(self.heads(made(), training=True)),)  # noqa: E731
+            please = lambda: (-ops.mean(self.heads(found(self.generate(wished), asked), training=True)),)  # noqa: E731
             _, gradients = backend.gradients(please, [v for name in RATES for v in self._trained(name)])
             for name in RATES:
                 variables = self._trained(name)
                 self.optimizers[name].apply(gradients[: len(variables)], variables)
                 gradients = gradients[len(variables) :]
                 self.averages[name].follow(self.optimizers[name].iterations)
-        return {"hinge": hinge, "real": real_score, "fake": fake_score}
+        return {"hinge": hinge} | dict(zip(("real", "fake", "wrong"), means, strict=False))
 
     def average_parameters(self) -> dict[str, dict[str, np.ndarray]]:
         """The networks' moving averages, as far from the weights as they were as `share` says, under the runtime's names."""
