@@ -1,7 +1,8 @@
 """A shipped model, trained on with somebody's own music, in one command: corpus, label, encode, refiner, posttrain, export.
 
 Little music is played at three speeds, which makes three times as much of it. A copy of the model's refiner learns it first; what
-that knows then judges the model's generator and its own refiner. At every checkpoint the model is compared with held-out music, and the best one is kept.
+that then knows judges the generator and its refiner, which is that copy or the model's own, whichever is nearer to held-out music.
+At every checkpoint the model is compared with such music, and the best one is kept.
 """
 
 from __future__ import annotations
@@ -39,35 +40,42 @@ BEST = "best.h5"
 PIECES, SECONDS = 48, 20.0  # to compare
 
 
-class FineTuner(PostTrainer):
-    """A post-trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
+class Comparison:
+    """Of models with music: `name` says which."""
 
-    def compare_with(self, music: Latents, minutes: float) -> None:
-        """Begin: `music` is what checkpoints are compared with, after `minutes` at the latest it is enough."""
-        self.compared_with = "training music" if music.folder == self.latents.folder else "held-out music"
+    def __init__(self, music: Latents, name: str) -> None:
+        self.name = name
         player, length = everwave.load(music.autoencoder_path), round(SECONDS * music.latent_rate)
         pieces = [array[0] for array in music.arrays]
         # what is left over at an end is left out, but a shorter piece is taken as it is
         cut = [x[at : at + length] for x in pieces for at in range(0, max(len(x) - length, 0) + 1, length)]
         real = cut[:: -(-len(cut) // PIECES)]
         self.windows = windows((player.decode(np.asarray(x)) for x in real), player.sample_rate)
-        self.distances: list[float] = []
-        self.kept = np.inf  # distance of the one that is in BEST
-        self.end = time.monotonic() + 60 * minutes
 
     def distance(self, model: Path) -> float:
-        """How far what `model` makes is from the music that it is compared with."""
+        """How far what `model` makes is from the music."""
         player = everwave.load(model)
         sounds = (player.generate(SECONDS, seed=seed) for seed in range(PIECES))
         return round(mel_distance(windows(sounds, player.sample_rate), self.windows), 1)
 
+
+class FineTuner(PostTrainer):
+    """A post-trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
+
+    def compare(self, comparison: Comparison, end: float) -> None:
+        """Begin: at `end` of the monotonic clock at the latest it is enough."""
+        self.comparison = comparison
+        self.distances: list[float] = []
+        self.kept = np.inf  # distance of the one that is in BEST
+        self.end = end
+
     def sample(self, folder: Path, step: int) -> None:
         super().sample(folder, step)
-        self.distances.append(self.distance(folder / "model.h5"))
+        self.distances.append(self.comparison.distance(folder / "model.h5"))
         if self.distances[-1] <= BETTER * self.kept:
             self.kept = self.distances[-1]
             shutil.copyfile(folder / "model.h5", folder / BEST)
-        print(f"step {step}: distance to {self.compared_with} {self.distances[-1]:g}", file=sys.stderr)
+        print(f"step {step}: distance to {self.comparison.name} {self.distances[-1]:g}", file=sys.stderr)
 
     def enough(self) -> bool:
         since_best = len(self.distances) - 1 - int(np.argmin(self.distances))
@@ -99,7 +107,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     kept_out = any(track.split == "held-out" for track in Corpus.open(corpus).tracks)
     if kept_out:
         _run(*encode, str(held_out), "--split", "held-out")
-    if not kept_out:
+    else:
         print(
             "no track is held out (there are too few): checkpoints are compared with the training music",
             file=sys.stderr,
@@ -110,9 +118,9 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
     try:  # more steps in the same minutes
         denoiser = _refine(start, music, folder / "refiner", REFINER_SHARE * minutes, seed)
-        begin = start if model.config.generator.refiner else denoiser
-        compared = Latents.open(held_out) if kept_out else music
-        _train(begin, denoiser, music, compared, run, (1 - REFINER_SHARE) * minutes, seed)
+        other = Latents.open(held_out) if kept_out else music
+        comparison = Comparison(other, "held-out music" if kept_out else "training music")
+        _train(start, denoiser, music, comparison, run, (1 - REFINER_SHARE) * minutes, seed)
         shutil.copyfile(run / BEST, run / "model.h5")
     finally:
         keras.mixed_precision.set_global_policy(policy)
@@ -128,11 +136,18 @@ def _run(*words: str) -> None:
     arguments.run(arguments)
 
 
-def _train(init: Path, denoiser: Path, latents: Latents, music: Latents, run: Path, minutes: float, seed: int) -> None:
-    trainer = FineTuner(init, latents, steps=STEPS, seed=seed, denoiser=denoiser)
-    trainer.compare_with(music, minutes)
+def _train(
+    init: Path, denoiser: Path, latents: Latents, comparison: Comparison, run: Path, minutes: float, seed: int
+) -> None:
+    end = time.monotonic() + 60 * minutes
+    begin = denoiser
+    # other music than the model knows is nearer with the refiner that has learned it, and music that it knows with its own
+    if weights.read(init).config.generator.refiner and comparison.distance(init) < comparison.distance(denoiser):
+        begin = init
+    trainer = FineTuner(begin, latents, steps=STEPS, seed=seed, denoiser=denoiser)
+    trainer.compare(comparison, end)
     if (run / BEST).exists():  # resumed: only a better one may replace it
-        trainer.kept = trainer.distance(run / BEST)
+        trainer.kept = comparison.distance(run / BEST)
         trainer.distances.append(trainer.kept)
     else:  # the beginning counts: of music that the model knows well a few minutes of training may teach it nothing
         run.mkdir(parents=True, exist_ok=True)
