@@ -245,6 +245,11 @@ def test_the_refiner_of_another_file_may_judge(folder, whole_model, tmp_path, mo
     for a, b in zip(own.networks["refiner"].variables, judged.networks["refiner"].variables, strict=True):
         np.testing.assert_array_equal(a, b)  # what is trained is the file's own
     assert judged.config == own.config
+    (tmp_path / "after").mkdir()
+    judged.sample(tmp_path / "after", 1)
+    with pytest.raises(UsageError, match=r"it was post-trained, .* as --denoiser"):
+        PostTrainer(tmp_path / "after" / "model.h5", latents, steps=1)
+    PostTrainer(tmp_path / "after" / "model.h5", latents, steps=1, denoiser=whole_model)
     with pytest.raises(UsageError, match=r"--denoiser .*model\.h5: it has no refiner"):
         PostTrainer(whole_model, latents, steps=1, denoiser=folder / "model.h5")
 

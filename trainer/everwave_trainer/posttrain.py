@@ -53,6 +53,10 @@ class PostTrainer:
         judge = model_of(denoiser, latents) if denoiser else file
         if "refiner" not in file.parameters:
             raise UsageError(f"--init {init}: it has no refiner; train one with `everwave-train refiner`")
+        if not denoiser and "posttrained" in file.provenance:
+            raise UsageError(
+                f"--init {init}: it was post-trained, so its refiner judges no more; give one that does as --denoiser"
+            )
         names = [c.name for c in file.config.generator.conditions]
         if "refiner" not in judge.parameters or [c.name for c in judge.config.generator.conditions] != names:
             raise UsageError(
