@@ -123,8 +123,8 @@ def hinge_real(score: Any) -> Any:
     return ops.mean(ops.relu(1.0 - score))
 
 
-def hinge_fake(score: Any) -> Any:
-    return ops.mean(ops.relu(1.0 + score))
+def hinge_fake(score: Any, weight: Any = 1.0) -> Any:
+    return ops.mean(weight * ops.relu(1.0 + score))
 
 
 def energy_score(x: Any, y: Any, truth: Any) -> Any:

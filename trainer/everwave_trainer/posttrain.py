@@ -68,7 +68,6 @@ class PostTrainer:
         self.config = dataclasses.replace(
             file.config, generator=dataclasses.replace(file.config.generator, conditions=conditions)
         )
-        self.asks = any(len(condition.choices) != 1 for condition in conditions)  # for this or for that
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
@@ -143,7 +142,8 @@ class PostTrainer:
             return self.features(ops.concatenate([latents + noise * normal, asked], axis=2))
 
         shown = [found(real, conditions), found(self.generate(wished), asked)]
-        if self.asks:  # real music is wrong as well where it is not what was asked for, or heads would not mind
+        # real music is wrong as well where it is not what was asked for, or heads would not mind
+        if any(len(condition.choices) != 1 for condition in g.conditions):
             shown.append(found(real, asked))
         other = ops.cast(ops.any(ops.abs(asked - conditions) > 1e-3, axis=(1, 2), keepdims=True), "float32")
         share = WRONG * ops.mean(other)
@@ -153,7 +153,7 @@ class PostTrainer:
             of_real, of_fake, *of_wrong = ops.split(scores, len(shown))
             hinge = losses.hinge_real(of_real) + (1 - share) * losses.hinge_fake(of_fake)
             for wrong in of_wrong:
-                hinge += WRONG * ops.mean(other * ops.relu(1.0 + wrong))
+                hinge += WRONG * losses.hinge_fake(wrong, other)
             return hinge / 2, *(ops.mean(score) for score in (of_real, of_fake, *of_wrong))
 
         (hinge, *means), told = backend.gradients(tell, self._trained("heads"))
