@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +313,9 @@ def test_the_table_is_sound() -> None:
     assert {package.name for package in debian.PACKAGES if package.held_out} == {
         "starfighter-data",
         "flare-game",
+        "freecol",
         "titanion-data",
+        "widelands-data",
     }
     for package in debian.PACKAGES:
         assert {package.style, *(style for style, _ in package.styles)} <= set(debian.STYLES)
@@ -338,6 +341,9 @@ def test_the_first_rule_that_names_a_file_decides() -> None:
     assert package.source(Path("x"), "fast2.ogg").author == "somebody"
     assert not package.takes("rain.ogg")
     assert not package.takes("fast1.txt")
+    inside = replace(package, archive="all.zip", within="audio/music")
+    names = ("audio/music/fast1.ogg", "audio/music/rain.ogg", "audio/music_old/fast1.ogg", "fast1.ogg")
+    assert [inside.takes(name) for name in names] == [True, False, False, False]
 
 
 @pytest.fixture
@@ -390,8 +396,6 @@ def test_a_package_becomes_tracks(fake_package: Path, tmp_path: Path) -> None:
 def test_a_table_that_changes_takes_effect_without_decoding(
     fake_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     assert corpus_command("-o", tmp_path / "out", "--cache", fake_package) == 0
     changed = (replace(debian.PACKAGES[0], omit="one", style="ambient", styles=(), held_out=True),)
     monkeypatch.setattr(debian, "PACKAGES", changed)

@@ -44,6 +44,7 @@ class Package:
     licences: tuple[tuple[str, str, str], ...] = ()  # (licence, author, names or patterns)
     omit: str = ""  # names or patterns that are not taken
     archive: str = ""  # a zip in `folder` that holds the music
+    within: str = ""  # the music's folder in that zip
     held_out: bool = False  # for evaluation, never for training
 
     def source(self, path: Path, name: str) -> Source:
@@ -58,7 +59,8 @@ class Package:
     def takes(self, name: str) -> bool:
         """Whether the file called `name` inside the package is music to take."""
         path = PurePosixPath(name)
-        return path.suffix.lower() in MUSIC_SUFFIXES and not _named(path.stem, self.omit)
+        fits = path.suffix.lower() in MUSIC_SUFFIXES and path.is_relative_to(self.within)
+        return fits and not _named(path.stem, self.omit)
 
 
 def _named(stem: str, patterns: str) -> bool:
@@ -174,6 +176,33 @@ PACKAGES = (
         ),
         # the sounds of the tile sets
         omit="wind desertday night nightime day sunny_day rain hell",
+    ),
+    Package(
+        "0ad-data",
+        "games/0ad/mods/public",
+        "CC-BY-SA-3.0",
+        "Wildfire Games",
+        "orchestral",
+        omit="0_8Bit_Bonus_Track",
+        archive="public.zip",
+        within="audio/music",
+    ),
+    Package(
+        "widelands-data",
+        "games/widelands/data/music",
+        "GPL-2.0-or-later",
+        "The Widelands Development Team",
+        "orchestral",
+        licences=(("CC-BY-SA-3.0", "Stuart Marshall", "ingame_2[456]"),),
+        held_out=True,
+    ),
+    Package(
+        "freecol",
+        "games/freecol/default/resources/music",
+        "CC-BY-4.0",
+        "Alexander Zhelanov and Stian Grenborgen",
+        "orchestral",
+        held_out=True,
     ),
     Package(
         "flare-game",
