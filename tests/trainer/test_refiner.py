@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from everwave import networks, weights
 from everwave.config import PRESETS, Condition
-from everwave.errors import UsageError
+from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave_trainer import backend, cli, loop
@@ -233,6 +233,12 @@ def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, t
         for key, value in weights.read(halves / "model.h5").parameters[name].items():
             middle = (value + before.parameters[name][key]) / 2
             np.testing.assert_allclose(after.parameters[name][key], middle, rtol=1e-4, atol=1e-5)
+    with pytest.raises(EverwaveError, match="trained with init="):
+        loop.run(
+            PostTrainer(halves / "model.h5", Latents.open(folder), steps=4, batch_size=2, denoiser=whole_model),
+            halves,
+            4,
+        )
 
 
 def test_the_refiner_of_another_file_may_judge(folder, whole_model, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from everwave import weights
 from everwave.errors import UsageError
-from everwave.weights import ModelFile
 from keras import ops
 
 from . import backend, losses
@@ -71,6 +71,8 @@ class PostTrainer:
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+            # what is exported lies between `init` and the checkpoint, so it must be the same one
+            "init": weights.reference(init)["sha256"], "denoiser": weights.reference(denoiser or init)["sha256"],
             "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
@@ -90,7 +92,7 @@ class PostTrainer:
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
         self._compiled = {alone: backend.compiled(partial(self._update, alone), state) for alone in (True, False)}
 
-    def _features(self, judge: ModelFile) -> DenoiserFeatures:
+    def _features(self, judge: weights.ModelFile) -> DenoiserFeatures:
         denoiser = build("refiner", judge.config, any_length=True)
         set_parameters(denoiser, judge.parameters["refiner"])
         real, conditions, _ = self._music(EXAMPLES, 0)
