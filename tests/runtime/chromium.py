@@ -137,7 +137,7 @@ def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:
 
     for _ in range(600):
         assert process.poll() is None, f"Chromium ended with {process.returncode}"
-        with contextlib.suppress(OSError, ValueError, StopIteration):
+        with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):  # its file may be empty yet
             port = int((profile / "DevToolsActivePort").read_text().split()[0])
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as answer:
                 tabs = json.load(answer)
