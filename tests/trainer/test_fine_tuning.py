@@ -163,9 +163,8 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     assert "broken.wav: cannot be read" in said
     assert "step 0: distance to held-out music" in said  # what it begins with counts, too
     trained, before = weights.read(tmp_path / "out" / "model.h5"), weights.read(imported)
-    with_refiner = replace(
-        before.config, generator=replace(before.config.generator, refiner=2)
-    )  # as wide as the generator
+    # as wide as the generator
+    with_refiner = replace(before.config, generator=replace(before.config.generator, refiner=2))
     assert (trained.licence, trained.config) == ("CC0-1.0", with_refiner)
     assert everwave.load(tmp_path / "out" / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
     best = weights.read(tmp_path / "out" / "run" / "best.h5").parameters

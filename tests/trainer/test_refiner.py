@@ -161,9 +161,8 @@ def test_heads_on_a_refiner_tell_music_and_are_pleased(folder, whole_model, monk
     alone = [trainer.step(i, *trainer.batch(i)) for i in range(HEADS_ALONE)]
     assert float(alone[0]["hinge"]) == pytest.approx(1.0, abs=0.1)
     assert float(alone[-1]["real"]) > float(alone[-1]["fake"]) + 0.8
-    assert (
-        float(alone[-1]["real"]) < float(alone[-1]["wrong"]) + 0.3
-    )  # as this music has nothing to do with its density
+    # this music has nothing to do with its density
+    assert float(alone[-1]["real"]) < float(alone[-1]["wrong"]) + 0.3
     for a, b in zip(before, values(networks), strict=True):
         np.testing.assert_array_equal(a, b)
     fake = [float(trainer.step(i, *trainer.batch(i))["fake"]) for i in range(HEADS_ALONE, HEADS_ALONE + 60)]
@@ -175,18 +174,16 @@ def test_heads_on_a_refiner_tell_music_and_are_pleased(folder, whole_model, monk
 def test_heads_mind_whether_music_is_what_was_asked_for(folder, whole_model, tmp_path, monkeypatch):
     monkeypatch.setattr("everwave_trainer.critics.LISTENED", ("down1",))
     file, init = weights.read(whole_model), tmp_path / "model.h5"
-    file.parameters["refiner"]["in/kernel"][:, -1] = (
-        1.0  # this music has nothing to do with its density, so it knew nothing of it
-    )
+    # this music has nothing to do with its density, so the refiner knew nothing of it
+    file.parameters["refiner"]["in/kernel"][:, -1] = 1.0
     weights.write(init, file, "float32")
     trainer = PostTrainer(init, Latents.open(folder), steps=400, batch_size=8, learning_rate=1e-3)
 
     def music(count, step):
         """Each crop of a density of its own, and higher where that is."""
         real, _, wished = PostTrainer._music(trainer, count, step)
-        conditions = np.random.default_rng(step).uniform(-2, 2, (count, 1, 1)).astype(np.float32) * np.ones_like(
-            wished[..., :1]
-        )
+        drawn = np.random.default_rng(step).uniform(-2, 2, (count, 1, 1)).astype(np.float32)
+        conditions = np.broadcast_to(drawn, wished[..., :1].shape)
         return real + conditions, conditions, np.concatenate([wished[..., :-1], np.roll(conditions, 1, axis=0)], axis=2)
 
     monkeypatch.setattr(trainer, "_music", music)
@@ -233,12 +230,9 @@ def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, t
         for key, value in weights.read(halves / "model.h5").parameters[name].items():
             middle = (value + before.parameters[name][key]) / 2
             np.testing.assert_allclose(after.parameters[name][key], middle, rtol=1e-4, atol=1e-5)
+    other = PostTrainer(halves / "model.h5", Latents.open(folder), steps=4, batch_size=2, denoiser=whole_model)
     with pytest.raises(EverwaveError, match="trained with init="):
-        loop.run(
-            PostTrainer(halves / "model.h5", Latents.open(folder), steps=4, batch_size=2, denoiser=whole_model),
-            halves,
-            4,
-        )
+        loop.run(other, halves, 4)
 
 
 def test_the_refiner_of_another_file_may_judge(folder, whole_model, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ class PostTrainer:
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             # what is exported lies between `init` and the checkpoint, so it must be the same one
-            "init": weights.reference(init)["sha256"], "denoiser": weights.reference(denoiser or init)["sha256"],
+            "init": weights.digest(init), "denoiser": weights.digest(denoiser or init),
             "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
