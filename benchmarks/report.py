@@ -180,8 +180,8 @@ def _footnotes(results: Row) -> str:
     }
     lines = [
         f"{rounds} round{'s' * (rounds != 1)} on {results['date'][:10]}, every run in a fresh process; {machine['cpu']}, "
-        f"{machine['cores']} cores ({', '.join(machine['features'])}), {machine['system']}. Contenders run the networks only, everwave also draws its "
-        "noise, does the inverse STFT and writes the file.",
+        f"{machine['cores']} cores ({', '.join(machine['features'])}), {machine['system']}. Contenders run the networks only, everwave also makes the "
+        "coordinates, does the inverse STFT and writes the file.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
         *(
             ["Fastest settings, windows per call x calls at once: " + ", ".join(sorted(settings)) + "."]

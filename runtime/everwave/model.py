@@ -146,10 +146,10 @@ class Model:
         """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
 
         The piece is endless and fixed by seed, truncation, style and conditions: any part of it is the same samples
-        whatever the start and the number of threads. Anchors are normal numbers cut at +-`truncation`: less is
+        whatever the start and the number of threads. Anchors and style are normal numbers cut at +-`truncation`: less is
         tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
-        `conditions`) is a number, or a curve as in `conditioning`.
-        With `loop`, the end goes on into the start, and the length is what `Loop` says.
+        `conditions`) is a number, one number per latent, (seconds, value) pairs, or a CSV file of those.
+        With `loop`, the end goes on into the start; its length is whole latents, or bars where the tempo is constant.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
         seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")

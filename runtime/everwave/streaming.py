@@ -29,7 +29,7 @@ class Stream:
     Controls are attributes; set one between blocks, from any thread, and later blocks follow: `stream.bpm = 140`,
     `stream.gain = 0.5`. `set` changes several at once and can let them glide.
 
-    Work goes on in the background up to `ahead` seconds before what was pulled, and no further: not to pull is to
+    Work goes on in the background up to `ahead` seconds beyond what was pulled, and no further: not to pull is to
     pause. The gain follows with the next block; other controls after what is in work for the next 0.75 s at least, and
     within 2 s, well before the next generator window (12 s); within 6 s where `seconds` are given and `ahead` is not, as
     such a stream is made in larger pieces. `with`, `close` or forgetting the stream ends its workers.

@@ -1,6 +1,7 @@
 """What makes a generator controllable before its critic has learned anything: places of real pieces, moments of conditions."""
 
 import numpy as np
+import pytest
 from everwave.config import PRESETS, Condition
 from everwave_trainer import losses, moments
 from everwave_trainer.atlas import Atlas
@@ -42,6 +43,15 @@ def test_a_beat_shows_in_the_moments_and_noise_does_not():
     assert near == 0.0
     changes = np.asarray(summaries[0][0])[0, 3:]
     np.testing.assert_allclose(changes, 2.0, atol=0.1)  # of noise of variance 1, the mean squared difference
+
+
+def test_changes_where_windows_meet():
+    latents = np.zeros((2, 24, 3), np.float32)
+    latents[:, 8:] += 2.0  # where the first window of 8 ends
+    latents[0, 20:] += 1.0  # and within the third
+    meet, elsewhere = moments.where_windows_meet(latents, 8)
+    assert float(meet) == pytest.approx(4 / 2)
+    assert float(elsewhere) == pytest.approx(1 / (2 * 21))
 
 
 def test_moments_hear_what_changes_slowly():

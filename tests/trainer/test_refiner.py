@@ -11,9 +11,9 @@ from everwave.config import PRESETS, Condition
 from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
-from everwave_trainer import backend, cli, loop
+from everwave_trainer import backend, cli, loop, moments
 from everwave_trainer.latents import Latents
-from everwave_trainer.posttrain import HEADS_ALONE, PostTrainer
+from everwave_trainer.posttrain import HEADS_ALONE, SHARE, PostTrainer
 from everwave_trainer.refiner import GAIN, LARGER, NOISE, RefinerTrainer, unit
 from keras import ops
 
@@ -193,6 +193,26 @@ def test_heads_mind_whether_music_is_what_was_asked_for(folder, whole_model, tmp
     assert np.mean(apart[-10:]) > 0.15
 
 
+def test_how_much_changes_where_windows_meet_is_learned(folder, whole_model, monkeypatch):
+    """However little heads mind: here four times as much as elsewhere counts as right, so that there is something to learn."""
+    monkeypatch.setattr("everwave_trainer.critics.LISTENED", ("down2",))
+    monkeypatch.setattr("everwave_trainer.posttrain.HEADS_ALONE", 0)
+    monkeypatch.setattr("everwave_trainer.posttrain.MEETING_WEIGHT", 10.0)
+    found = moments.where_windows_meet
+    monkeypatch.setattr(moments, "where_windows_meet", lambda *x: (found(*x)[0] / 4, found(*x)[1]))
+    trainer = PostTrainer(whole_model, Latents.open(folder), steps=400, batch_size=4, learning_rate=1e-3)
+    wished = np.concatenate([trainer.batch(1000 + i)[2] for i in range(8)])
+
+    def more() -> float:
+        meet, elsewhere = found(trainer.generate(wished), trainer.config.generator.window)
+        return float(meet / elsewhere)
+
+    assert 0.5 < more() < 1.5
+    said = [float(trainer.step(i, *trainer.batch(i))["meeting"]) for i in range(60)]
+    assert 2.5 < more() < 6.5
+    assert np.mean(said[:10]) < -1 and abs(np.mean(said[-10:])) < 0.7
+
+
 def test_features_are_those_of_music_as_it_is(folder, whole_model):
     """The refiner is given noisy latents as it was when it learned; all that it finds in music has mean 0 and deviation 1."""
     trainer = PostTrainer(whole_model, Latents.open(folder), steps=1)
@@ -210,7 +230,9 @@ def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, t
     monkeypatch.setattr("everwave_trainer.posttrain.HEADS_ALONE", 0)
     monkeypatch.setattr("everwave_trainer.critics.LISTENED", ("down2",))  # fewer are compiled sooner
     backend.deterministic()
-    trainer = lambda: PostTrainer(whole_model, Latents.open(folder), steps=4, batch_size=2)  # noqa: E731
+    # fast, or nothing would move in four steps
+    settings = {"steps": 4, "batch_size": 2, "learning_rate": 0.05}
+    trainer = lambda: PostTrainer(whole_model, Latents.open(folder), **settings)  # noqa: E731
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     loop.run(trainer(), whole, 4)
     loop.run(trainer(), halves, 2)
@@ -224,13 +246,15 @@ def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, t
         changed = any((after.parameters[name][key] != value).any() for key, value in values.items())
         assert changed == (name in ("generator", "refiner"))
     assert everwave.load(halves / "model.h5").generate(0.3, seed=1, density=4).std() > 0
-    further = PostTrainer(whole_model, Latents.open(folder), steps=4, batch_size=2, share=1.0)
+    further = PostTrainer(whole_model, Latents.open(folder), **settings, share=1.0)
     loop.run(further, halves, 4)  # has ended, and leaves another model
     for name in ("generator", "refiner"):
         for key, value in weights.read(halves / "model.h5").parameters[name].items():
-            middle = (value + before.parameters[name][key]) / 2
-            np.testing.assert_allclose(after.parameters[name][key], middle, rtol=1e-4, atol=1e-5)
-    other = PostTrainer(halves / "model.h5", Latents.open(folder), steps=4, batch_size=2, denoiser=whole_model)
+            there = before.parameters[name][key]
+            between = there + SHARE * (value - there)
+            np.testing.assert_allclose(after.parameters[name][key], between, rtol=1e-4, atol=1e-5)
+        assert np.abs(value - there).max() > 1e-3  # of the last, so that this says something
+    other = PostTrainer(halves / "model.h5", Latents.open(folder), **settings, denoiser=whole_model)
     with pytest.raises(EverwaveError, match="trained with init="):
         loop.run(other, halves, 4)
 

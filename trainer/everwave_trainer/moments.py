@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from everwave.config import Condition
 from keras import ops
 
@@ -65,3 +66,10 @@ def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
     """Squared distance of two means over crops and of their root mean squares, summed over functions and channels."""
     (x, xx), (y, yy) = a, b
     return ops.sum(ops.square(x - y)) + ops.sum(ops.square(ops.sqrt(xx + 1e-8) - ops.sqrt(yy + 1e-8)))
+
+
+def where_windows_meet(latents: Any, window: int) -> tuple[Any, Any]:
+    """Latents (B, T, C), two windows or more -> mean squared change from the last latent of one to the first of the next, and from any other to its next."""
+    change = ops.mean(ops.square(latents[:, 1:] - latents[:, :-1]), axis=(0, 2))
+    meet = np.arange(1, latents.shape[1]) % window == 0
+    return tuple(ops.sum(change * (here / here.sum())) for here in (meet.astype(np.float32), (~meet).astype(np.float32)))

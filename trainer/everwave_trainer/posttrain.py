@@ -23,7 +23,7 @@ from everwave import weights
 from everwave.errors import UsageError
 from keras import ops
 
-from . import backend, losses
+from . import backend, losses, moments
 from .average import Average
 from .critics import DenoiserFeatures, heads
 from .export import config_key, save_trained_on
@@ -38,6 +38,7 @@ HEADS_RATE = 5.0
 WRONG = 0.4  # share, of what the heads shall find wrong, of real music that was asked for something else
 HEADS_ALONE = 60  # first steps, in which the networks stay as they are
 SHARE = 0.75  # of the way from the weights as they were; all of it is further away and obeys less
+MEETING_WEIGHT = 0.3  # of how much more, or less, changes where windows meet, of which heads hear little
 RISE = 50  # steps up to the learning rate
 EMA_DECAY = 0.995
 EXAMPLES = 32  # of music, by which features are normalised
@@ -160,15 +161,24 @@ class PostTrainer:
 
         (hinge, *means), told = backend.gradients(tell, self._trained("heads"))
         self.optimizers["heads"].apply(told, self._trained("heads"))
+        scalars = {"hinge": hinge} | dict(zip(("real", "fake", "wrong"), means, strict=False))
         if not alone:  # and not at once: both would run around each other in growing circles
-            please = lambda: (-ops.mean(self.heads(found(self.generate(wished), asked), training=True)),)  # noqa: E731
-            _, gradients = backend.gradients(please, [v for name in RATES for v in self._trained(name)])
+
+            def please() -> tuple[Any, ...]:
+                fake = self.generate(wished)
+                meet, elsewhere = moments.where_windows_meet(fake, g.window)
+                more = ops.log(meet / elsewhere)
+                score = ops.mean(self.heads(found(fake, asked), training=True))
+                return MEETING_WEIGHT * ops.square(more) - score, more
+
+            (_, more), gradients = backend.gradients(please, [v for name in RATES for v in self._trained(name)])
+            scalars["meeting"] = more
             for name in RATES:
                 variables = self._trained(name)
                 self.optimizers[name].apply(gradients[: len(variables)], variables)
                 gradients = gradients[len(variables) :]
                 self.averages[name].follow(self.optimizers[name].iterations)
-        return {"hinge": hinge} | dict(zip(("real", "fake", "wrong"), means, strict=False))
+        return scalars
 
     def average_parameters(self) -> dict[str, dict[str, np.ndarray]]:
         """The networks' moving averages, as far from the weights as they were as `share` says, under the runtime's names."""
