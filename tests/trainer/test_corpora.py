@@ -299,6 +299,27 @@ def test_crops_refuse_what_makes_no_sense(built: Corpus) -> None:
             random_crops(built.tracks, length, batch, seed, step)
 
 
+def test_two_songs_that_would_be_one_track_are_refused(tmp_path: Path) -> None:
+    for album in ("A", "B"):
+        (tmp_path / album / "CD1").mkdir(parents=True)
+        soundfile.write(tmp_path / album / "CD1" / "song.wav", music(1.0, seed=len(album)), RATE)
+    folders = [tmp_path / album / "CD1" for album in ("A", "B")]
+    with pytest.raises(
+        UsageError, match=r"B/CD1/song\.wav and .*A/CD1/song\.wav: both are 'song\.wav' of a folder 'CD1'"
+    ):
+        corpus_command("--audio", *folders, "-o", tmp_path / "out")
+    assert corpus_command("--audio", tmp_path / "A", tmp_path / "B", "-o", tmp_path / "out", "--hold-out", 0) == 0
+    assert len(Corpus.open(tmp_path / "out").tracks) == 2
+
+
+def test_a_source_that_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "gone.wav").symlink_to("/proc/self/mem")
+    assert corpus_command("--audio", folder, "-o", tmp_path / "out", "--hold-out", 0) == 1
+    assert "skipped: " in (said := capsys.readouterr().err)
+    assert "gone.wav: cannot be read" in said
+    assert len(Corpus.open(tmp_path / "out").tracks) == 4
+
+
 def test_unreadable_audio_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="missing"):
         list(build.stereo_blocks(tmp_path / "missing.wav", RATE))
@@ -423,3 +444,6 @@ def test_of_a_few_files_one_is_held_out() -> None:
     assert kept <= corpora.chosen(names, 0.5) < set(names)
     assert not corpora.chosen(names, 0)
     assert not corpora.chosen(names[:3], 0.01)
+    assert not corpora.chosen(names[:3], 0.9)  # all of them, perhaps
+    assert len(corpora.chosen(names, 0.9999)) < len(names)
+    assert corpora.chosen(names, 1) == set(names)

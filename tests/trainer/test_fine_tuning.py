@@ -15,9 +15,10 @@ from everwave.musika import import_checkpoint
 from everwave.ops import numpy_network
 from everwave_trainer import cli, finetune
 from everwave_trainer.corpora.store import Corpus
-from everwave_trainer.gan import GanTrainer, choose_config
+from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import Latents
 from everwave_trainer.layers import variables
+from everwave_trainer.start import choose_config
 from keras import ops
 
 

@@ -78,6 +78,24 @@ def test_labels_come_back_and_exact_ones_stay(tmp_path: Path) -> None:
     assert both.sources == {"bpm": "librosa 1", "onsets": "MIDI"}
 
 
+def test_estimates_do_not_replace_what_a_file_says() -> None:
+    mine = TrackLabels(bpm=85.0, sources={"bpm": "tempi.csv"})
+    guess = TrackLabels(170.0, (0.1,), (0.0, 0.4), sources=dict.fromkeys(("bpm", "onsets", "beats"), "librosa 1"))
+    assert mine.updated(guess).bpm == 85.0
+    assert mine.updated(guess).onsets == (0.1,)
+    assert guess.updated(mine).bpm == 85.0
+    exact = TrackLabels(bpm=120.0, sources={"bpm": "composed"})
+    assert exact.updated(mine) == exact
+
+
+def test_beats_go_with_their_tempo() -> None:
+    tracked = TrackLabels(128.0, None, (0.0, 0.46875), sources={"bpm": "librosa 1", "beats": "librosa 1"})
+    other = tracked.updated(TrackLabels(85.0, sources={"bpm": "tempi.csv"}))
+    assert (other.bpm, other.beats, other.sources) == (85.0, None, {"bpm": "tempi.csv"})
+    nearly = tracked.updated(TrackLabels(127.5, sources={"bpm": "tempi.csv"}))
+    assert (nearly.bpm, nearly.beats) == (127.5, tracked.beats)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"bpm": "fast", "sources": {}}', '{"onsets": 3, "sources": {}}'])
 def test_damaged_labels_are_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels").mkdir()

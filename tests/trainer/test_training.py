@@ -18,10 +18,11 @@ from everwave.config import PRESETS, TUNED, Condition
 from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
+from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import choose_config
-from everwave_trainer.gan import choose_conditions
 from everwave_trainer.latents import Latents
+from everwave_trainer.start import choose_conditions
 from keras import ops
 
 TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
@@ -177,6 +178,63 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert model.info()["licence"] == "CC0-1.0"
 
 
+def test_an_autoencoder_that_lacks_what_a_stage_leaves_as_it_is(corpus, tmp_path, capsys):
+    """Or that would be trained beside random networks, and nobody would hear of it."""
+    words = ["autoencoder", corpus, *TINY, "--steps", 1, "-o"]
+    assert cli.main([*map(str, words), str(tmp_path / "level1"), "--stage", "level1"]) == 0
+    for stage in ("chunk", "finish", "phases"):
+        begin = ["--stage", stage, "--init", tmp_path / "level1"]
+        assert cli.main([*map(str, [*words, tmp_path / stage, *begin])]) != 0
+        assert "--init" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / stage / "autoencoder.h5").exists()
+
+
+def test_a_corpus_of_another_rate_is_refused_before_any_work(music, tmp_path, capsys):
+    low = str(tmp_path / "low")
+    assert cli.main(["corpus", "--audio", str(music), "--sample-rate", "22050", "--hold-out", "1", "-o", low]) == 0
+    assert cli.main(["evaluate", "techno", low, "--measures", "reconstruction"]) == 2
+    assert cli.main(["corpus", "--audio", str(music), "--sample-rate", "22050", "--hold-out", "0", "-o", low]) == 0
+    assert cli.main(["autoencoder", low, *TINY, "--stage", "level1", "-o", str(tmp_path / "run")]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert all("22050 Hz, but" in line and "works at 44100 Hz" in line for line in errors)
+    assert len(errors) == 2
+
+
+def test_a_song_that_changes_is_encoded_anew_and_loses_its_labels(autoencoders, tmp_path):
+    from everwave_trainer.corpora.store import Corpus
+    from everwave_trainer.labels.store import TrackLabels, read, write
+
+    song, corpus, latents = (tmp_path / name for name in ("a/song.wav", "corpus", "latents"))
+    song.parent.mkdir()
+
+    def encoded(seed):
+        samples = np.random.default_rng(seed).uniform(-0.5, 0.5, (3 * 44100, 2))
+        soundfile.write(song, samples, 44100)
+        build = ["corpus", "--audio", song.parent, "--hold-out", 0, "-o", corpus]
+        encode = ["encode", corpus, "--autoencoder", autoencoders[0], "-o", latents]
+        assert [cli.main(list(map(str, words))) for words in (build, encode)] == [0, 0]
+        (track,), (array,) = Corpus.open(corpus).tracks, Latents.open(latents).arrays
+        return track, np.array(array)
+
+    track, one = encoded(1)
+    write(corpus, track.id, TrackLabels(120.0, sources={"bpm": "me.csv"}))
+    _, again = encoded(1)
+    np.testing.assert_array_equal(one, again)
+    assert read(corpus, track.id).bpm == 120.0
+    _, two = encoded(2)  # as long, as large, and of the same name
+    assert two.shape == one.shape
+    assert np.abs(two - one).max() > 0.01
+    assert read(corpus, track.id) == TrackLabels()
+
+
+def test_any_model_names_the_autoencoder_to_encode_with(corpus, tmp_path):
+    """Its domain's file does, and so does the copy in the folder itself."""
+    latents = tmp_path / "latents"
+    for words in (["techno"], ["techno"], [str(latents / "autoencoder.h5")]):
+        assert cli.main(["encode", str(corpus), "-o", str(latents), "--autoencoder", *words]) == 0
+    assert len(Latents.open(latents).pieces) == 3
+
+
 def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
     one, other_decoders, other_encoders = autoencoders
     encode = lambda file, folder, *words: cli.main(  # noqa: E731
@@ -234,7 +292,9 @@ def test_gan_with_a_condition_resumes_exactly_and_is_averaged(corpus, tmp_path):
     loop.run(trainer(), whole, 4)
     half = trainer()
     half.sample = lambda folder, step: signal.raise_signal(signal.SIGTERM) if step == 2 else None
-    loop.run(half, halves, 4, minutes=1e-9)
+    with pytest.raises(Stopped) as stop:
+        loop.run(half, halves, 4, minutes=1e-9)
+    assert stop.value.number == signal.SIGTERM
     assert json.loads(arrays(halves)["meta"].tobytes())["step"] == 2
     loop.run(trainer(), halves, 4)
     assert_same_checkpoint(whole, halves)
@@ -446,14 +506,10 @@ class Counts:
 
 
 def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path):
-    from everwave.errors import EverwaveError
-
     counts = Counts()
     assert loop.run(counts, tmp_path, 3, minutes=1e-9) == 3
     assert counts.samples == [1, 2, 3]
     assert loop.run(Counts(), tmp_path, 5) == 5
-    with pytest.raises(EverwaveError, match="has 5 steps already"):
-        loop.run(Counts(), tmp_path, 4)
     again = Counts()
     assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
 
@@ -470,6 +526,26 @@ def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path
     restored = Diverges()
     assert checkpoint.restore(tmp_path, restored.variables(), {}) == 5
     assert float(restored.weight) == 5.0
+
+
+def test_a_signal_ends_a_run_with_its_number_after_a_checkpoint(corpus, tmp_path, monkeypatch, capsys):
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *x: (save(*x), signal.raise_signal(signal.SIGTERM)))
+    words = ["autoencoder", corpus, *TINY, "--stage", "level1", "--steps", 5, "--minutes", 1e-9, "-o", tmp_path]
+    assert cli.main(list(map(str, words))) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert json.loads(arrays(tmp_path)["meta"].tobytes())["step"] == 1
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    from everwave.errors import EverwaveError
+
+    checkpoint.save(tmp_path, 3, {}, {"seed": 0})
+    path = tmp_path / checkpoint.FILE
+    for contents in (path.read_bytes()[:100], b"", b"no archive"):
+        path.write_bytes(contents)
+        with pytest.raises(EverwaveError, match=r"checkpoint\.npz: damaged .* --init"):
+            checkpoint.restore(tmp_path, {}, {})
 
 
 def test_other_settings_are_refused_on_resume(tmp_path):

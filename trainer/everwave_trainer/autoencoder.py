@@ -120,9 +120,6 @@ class AutoencoderTrainer:
             name: build(name, config, self.random, any_length=name == "frame_encoder")  # it works frame by frame
             for name in NETWORKS[stage]
         }
-        self.others: dict[
-            str, dict[str, np.ndarray]
-        ] = {}  # networks that this stage does not know, kept for its weights file
         layers = [layer for name in TRAINED[stage] for layer in self.networks[name].layers]
         self.trained = [v for x in layers if x.name in LAYERS.get(stage, (x.name,)) for v in x.trainable_variables]
         self.optimizer = adam(learning_rate, steps)
@@ -148,17 +145,26 @@ class AutoencoderTrainer:
     def initialise(self, source: Path) -> None:
         """Start from the networks of the previous stage's run folder, or of a weights file, as far as it has them.
 
-        Stage phases takes vectors too, a run's from the weights in its folder: their tunings begin at 0.
+        UsageError if it lacks one that this stage leaves as it is. Stage phases takes vectors too, a run's from the weights in its folder: their tunings begin at 0.
         """
         if source.is_dir() and self.stage == "phases":
+            if not (source / "autoencoder.h5").exists():
+                raise UsageError(f"--init {source}: it has no whole autoencoder yet; give the run of stage level2")
             source = source / "autoencoder.h5"
         if source.is_dir():
             groups = {name: model.trainable_variables for name, model in self.networks.items()}
-            checkpoint.load_groups(source, groups)
+            found = checkpoint.load_groups(source, groups)
         else:
-            for name, values in weights.read(source).parameters.items():
-                if name in self.networks:
-                    set_parameters(self.networks[name], _widened(values, self.networks[name].outputs[-1].shape[2]))
+            parameters = weights.read(source).parameters
+            found = self.networks.keys() & parameters
+            for name in found:
+                network = self.networks[name]
+                set_parameters(network, _widened(parameters[name], network.outputs[-1].shape[2]))
+        if lacking := [name for name in NETWORKS[self.stage] if name not in (*TRAINED[self.stage], *found)]:
+            raise UsageError(
+                f"--init {source}: it has no {' and no '.join(lacking)}, which stage {self.stage} needs as it is;"
+                " give the run of a later stage, or a weights file"
+            )
 
     def batch(self, step: int) -> tuple[np.ndarray]:
         """Crops (batch, samples) of random tracks, one channel each, at a random level."""

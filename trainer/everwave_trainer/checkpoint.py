@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,14 @@ def exists(folder: Path) -> bool:
 
 def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> int:
     """Load the checkpoint in `folder` into `variables`; returns its step. The settings must be the same."""
-    with np.load(folder / FILE, allow_pickle=False) as data:
+    with _opened(folder) as data:
         meta = _meta(data)
-        for key, value in settings.items():
-            if meta["settings"].get(key) != value:
-                raise EverwaveError(
-                    f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
-                    "use the same option or another folder"
-                )
+        _check_settings(folder, meta, settings)
         found = {group: _members(data, group) for group in variables}
     for group, members in variables.items():
         if [x.shape for x in found[group]] != [tuple(v.shape) for v in members]:
             raise EverwaveError(
-                f"{folder}: the checkpoint has no {group!r} of these sizes, so it is of an earlier version of the trainer; "
+                f"{folder}: the checkpoint has no {group!r} of these sizes, so the music has changed since, or the trainer; "
                 "begin a new run from its weights with --init"
             )
     for group, members in variables.items():
@@ -57,8 +54,7 @@ def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapp
 
 def config(folder: Path) -> Config:
     """The sizes of the networks that the checkpoint in `folder` holds."""
-    _check(folder)
-    with np.load(folder / FILE, allow_pickle=False) as data:
+    with _opened(folder) as data:
         return Config.from_dict(_meta(data)["settings"]["config"])
 
 
@@ -72,16 +68,42 @@ def _members(data: Mapping[str, np.ndarray], group: str) -> list[np.ndarray]:
     return [data[f"{group}:{i}"] for i in range(sum(name.startswith(f"{group}:") for name in data))]
 
 
-def _check(folder: Path) -> None:
+@contextmanager
+def _opened(folder: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The checkpoint in `folder`. EverwaveError if there is none, or it is damaged."""
     if not exists(folder):
-        raise EverwaveError(f"{folder}: no {FILE} there; name the run folder of the previous stage")
+        raise EverwaveError(f"{folder}: no {FILE} there; name a run folder")
+    try:
+        with np.load(folder / FILE, allow_pickle=False) as data:
+            yield data
+    except EverwaveError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise EverwaveError(
+            f"{folder / FILE}: damaged ({error}); delete it, and begin again from the weights beside it with --init"
+        ) from None
 
 
-def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> None:
-    """Load those named groups that the checkpoint in `folder` has, whatever else it holds."""
-    _check(folder)
-    with np.load(folder / FILE, allow_pickle=False) as data:
-        for group, members in variables.items():
-            if f"{group}:0" in data:
-                for i, variable in enumerate(members):
-                    variable.assign(data[f"{group}:{i}"])
+def check(folder: Path, settings: Mapping[str, Any]) -> None:
+    """EverwaveError unless the checkpoint in `folder` was trained with these settings."""
+    with _opened(folder) as data:
+        _check_settings(folder, _meta(data), settings)
+
+
+def _check_settings(folder: Path, meta: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        if meta["settings"].get(key) != value:
+            raise EverwaveError(
+                f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
+                "use the same option or another folder"
+            )
+
+
+def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Load those named groups that the checkpoint in `folder` has, whatever else it holds; returns their names."""
+    with _opened(folder) as data:
+        found = {group for group in variables if f"{group}:0" in data}
+        for group in found:
+            for i, variable in enumerate(variables[group]):
+                variable.assign(data[f"{group}:{i}"])
+    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from everwave import checks
 from everwave.errors import EverwaveError, UsageError, one_line
 from everwave.options import Parser
 
@@ -15,12 +17,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one sub-command; returns the exit code (2 bad use, 1 failure)."""
+    """Run one sub-command; returns the exit code (2 bad use, 1 failure, 128 + a signal's number)."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        print(f"everwave-train: stopped by {signal.Signals(number).name}", file=sys.stderr)
+        return 128 + number
     except Exception as error:
         if arguments.debug:
             raise
@@ -83,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
     )
     gan.add_argument(
         "--init",
-        type=Path,
         help="model whose generator is trained on, an imported one too; it has the sizes; its refiner stays behind it",
     )
     gan.add_argument(
@@ -202,6 +205,7 @@ def _prepare(a: argparse.Namespace) -> None:
     for name in ("steps", "batch_size", "learning_rate", "minutes"):
         if not getattr(a, name) > 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(a, name)}: must be greater than 0")
+    checks.number("--seed", a.seed, 0, 2**32 - 1)
     import keras
 
     from . import backend
@@ -213,15 +217,17 @@ def _prepare(a: argparse.Namespace) -> None:
 
 
 def _autoencoder(a: argparse.Namespace) -> None:
-    from .corpora.store import Corpus, select
+    from .corpora.store import Corpus, check_rate, select
 
     tracks = select(a.corpora, "train")
     held_out = [t for folder in a.corpora for t in Corpus.open(folder).tracks if t.split == "held-out"]
     _prepare(a)
     from .autoencoder import AutoencoderTrainer, choose_config
 
+    config = choose_config(a.preset, a.init, a.stage)
+    check_rate([*tracks, *held_out], config.signal.sample_rate, a.init or f"--preset {a.preset}")
     trainer = AutoencoderTrainer(
-        a.stage, choose_config(a.preset, a.init, a.stage), tracks, steps=a.steps, batch_size=a.batch_size,
+        a.stage, config, tracks, steps=a.steps, batch_size=a.batch_size,
         learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,
     )  # fmt: skip
     if a.init:
@@ -239,13 +245,17 @@ def _encode(a: argparse.Namespace) -> None:
 
 
 def _gan(a: argparse.Namespace) -> None:
+    from everwave import weights
+
     from .latents import Latents
 
     latents = Latents.join(a.latents)
     _prepare(a)
-    from .gan import GanTrainer, choose_config
+    from .gan import GanTrainer
+    from .start import choose_config
 
-    config = choose_config(a.preset, a.init, latents)
+    init = weights.find(a.init) if a.init else None
+    config = choose_config(a.preset, init, latents)
     names = [c.name for c in config.generator.conditions] if a.conditions is None else a.conditions
     trainer = GanTrainer(
         config,
@@ -258,15 +268,13 @@ def _gan(a: argparse.Namespace) -> None:
         critic_width=a.critic_width,
         alone=a.alone,
     )
-    if left_out := len(latents.pieces) - len(trainer.latents.pieces):
-        print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
-    if a.init:
-        trainer.initialise(a.init)
+    if init:
+        trainer.initialise(init)
     _train(a, trainer)
 
 
 def _refiner(a: argparse.Namespace) -> None:
-    from everwave import checks, weights
+    from everwave import weights
     from everwave.config import REFINERS
 
     from .latents import Latents
@@ -285,15 +293,17 @@ def _refiner(a: argparse.Namespace) -> None:
 
 
 def _posttrain(a: argparse.Namespace) -> None:
-    from everwave import checks, weights
+    from everwave import weights
 
     from .latents import Latents
 
     latents = Latents.join(a.latents)
     checks.number("--share", a.share, 0, 1)
     _prepare(a)
-    from .posttrain import PostTrainer
+    from .posttrain import HEADS_ALONE, PostTrainer
 
+    if a.steps <= HEADS_ALONE:
+        raise UsageError(f"--steps {a.steps}: in the first {HEADS_ALONE} the heads learn alone; ask for more")
     denoiser = weights.find(a.denoiser) if a.denoiser else None
     trainer = PostTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size, seed=a.seed,
                           learning_rate=a.learning_rate, share=a.share, denoiser=denoiser)  # fmt: skip

@@ -58,7 +58,8 @@ def save_trained_on(
     What was measured of it before is left out.
     """
     shutil.copyfile(latents.autoencoder_path, folder / latents.autoencoder["file"])
-    own = ("generator", "chunk_decoder") if file.kind == "domain" else ("generator",)  # else the autoencoder's
+    # in any other kind the chunk decoder is the autoencoder's
+    own = ("generator", "refiner", "chunk_decoder") if file.kind == "domain" else ("generator", "refiner")
     parts = {name: values for name, values in file.parameters.items() if name in own} | dict(networks)
     known = {key: value for key, value in file.provenance.items() if key != "metrics"}
     save_domain(folder / "model.h5", config, parts, latents.autoencoder, known | provenance)

@@ -20,7 +20,7 @@ from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
 
-from . import backend, loop
+from . import backend, checkpoint, loop
 from .corpora.store import Corpus
 from .evaluate.mel_distance import mel_distance, windows
 from .labels.estimate import check_librosa
@@ -36,7 +36,7 @@ STEPS = 1_000_000  # more than the minutes will hold
 REFINER_SHARE = 0.3  # of the minutes
 REFINER_RATES = {True: 3e-4, False: 1e-3}  # learning rates, of one that knows music already and of a new one
 BETTER = 0.95  # times as far as the best is nearer; less than that is chance
-BEST = "best.h5"
+BEST, DENOISER = "best.h5", "denoiser.h5"
 PIECES, SECONDS = 48, 20.0  # to compare
 
 
@@ -85,7 +85,7 @@ class FineTuner(PostTrainer):
 def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, licence: str, seed: int) -> None:
     """Train the model `init` on with `audio` in `folder`, which ends with `model.h5`.
 
-    A chunk decoder of the model's own stays behind: it was made for other music.
+    A chunk decoder of the model's own stays as it is.
     """
     start = weights.find(init)
     model = weights.read(start)
@@ -113,6 +113,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
             file=sys.stderr,
         )
     music = Latents.open(latents)
+    music.places(2 * model.config.generator.window)  # or nothing is to be learned from it
     policy = keras.mixed_precision.global_policy()
     fast = choose().precision == "bfloat16" and keras.backend.backend() == "tensorflow"  # JAX has not been measured
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if fast else "float32")
@@ -158,11 +159,13 @@ def _train(
 
 def _refine(model: Path, latents: Latents, run: Path, minutes: float, seed: int) -> Path:
     """The file `model` with its refiner trained on, or a new one, which is done once."""
-    trained = run / "model.h5"
-    if not trained.exists():
-        rate = REFINER_RATES[weights.read(model).config.generator.refiner > 0]
-        trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=rate, seed=seed)
-        loop.run(
-            trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=backend.scalar_writer(str(run / "logs"))
-        )
-    return trained
+    done = run / DENOISER
+    rate = REFINER_RATES[weights.read(model).config.generator.refiner > 0]
+    trainer = RefinerTrainer(model, latents, steps=STEPS, learning_rate=rate, seed=seed)
+    if done.exists():
+        checkpoint.check(run, trainer.settings)
+    else:
+        log = backend.scalar_writer(str(run / "logs"))
+        loop.run(trainer, run, STEPS, minutes=minutes, enough=lambda: True, log=log)
+        shutil.copyfile(run / "model.h5", done)  # one that was stopped before has no such file
+    return done

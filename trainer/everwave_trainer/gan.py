@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 from everwave import conditioning, weights
-from everwave.config import PRESETS, Condition, Config
+from everwave.config import Config
 from everwave.errors import UsageError
 from keras import ops
 
@@ -27,10 +27,11 @@ from .atlas import Atlas
 from .average import Average
 from .critics import latent_critic, sound_critic
 from .ear import LENGTH, Ear
-from .export import config_key, save_domain
+from .export import config_key, save_domain, save_trained_on
 from .judge import R1_INTERVAL, Judge
-from .latents import TIMES, Latents, model_of
+from .latents import Latents
 from .layers import build, set_parameters
+from .start import choose_conditions
 
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
@@ -59,10 +60,11 @@ class Falling(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def falling(rate: float, steps: int, rise: int = 0) -> keras.optimizers.schedules.CosineDecay:
-    """Half a cosine from `rate` to a fiftieth of it over `steps`, after `rise` steps up to it."""
+    """Up to `rate` over `rise` steps, then along half a cosine to a fiftieth of it, `steps` in all."""
     if not rise:
         return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=0.02)
-    return keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=0.02, warmup_target=rate, warmup_steps=rise)
+    fall = max(steps - rise, 1)
+    return keras.optimizers.schedules.CosineDecay(0.0, fall, alpha=0.02, warmup_target=rate, warmup_steps=rise)
 
 
 class GanTrainer:
@@ -73,17 +75,17 @@ class GanTrainer:
         latents = latents.labelled(conditions, config.generator.conditions)
         chosen = choose_conditions(config, latents, conditions)
         generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
-        # whose refiner stands behind the generator and stays as it is: it learns by itself, see `refiner`
-        self.refined: weights.ModelFile | None = None
+        self.file: weights.ModelFile | None = None  # what it starts from
+        # stands behind the generator and stays as it is: it learns by itself, see `refiner`
         self.refiner: keras.Model | None = None
         self.config = dataclasses.replace(config, generator=generator)
         self.latents, self.batch_size, self.seed, self.alone = latents, batch_size, seed, alone
         self.mean, self.deviation = latents.statistics()
         self.real_moments = self._real_moments(latents)
         self.recent_moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
-            "alone": alone, "config": config_key(self.config),
+            "alone": alone, "init": None, "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
@@ -156,13 +158,14 @@ class GanTrainer:
         theirs, ours = ([c.name for c in x.generator.conditions] for x in (file.config, self.config))
         if theirs != ours:
             raise UsageError(f"--init {source}: its conditions are {theirs}, not {ours}; give those as --conditions")
+        self.settings["init"] = weights.digest(source)
         values = dict(file.parameters["generator"])
         values["out/bias"] = (values["out/bias"] - self.mean) / self.deviation
         values["out/kernel"] = values["out/kernel"] / self.deviation
         set_parameters(self.generator, values)
         self.average.begin()
+        self.file = file
         if file.config.generator.refiner:
-            self.refined = file
             self.refiner = build("refiner", file.config, any_length=True)
             set_parameters(self.refiner, file.parameters["refiner"])
 
@@ -287,55 +290,17 @@ class GanTrainer:
         """The weights beside their autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
-        path = folder / "model.h5"
-        shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
         provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
-        networks, generator = {"generator": self.average_parameters()}, self.config.generator
-        if self.refined is not None:
-            generator = dataclasses.replace(generator, refiner=self.refined.config.generator.refiner)
-            networks["refiner"] = self.refined.parameters["refiner"]
-            provenance["refiner"] = self.refined.provenance.get("refiner", {})
-        config = dataclasses.replace(self.config, generator=generator)
-        save_domain(path, config, networks, self.latents.autoencoder, provenance)
-        save_generated(path, folder / "samples", step)
-
-
-def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
-    """Generator sizes of `init` if there is one, else of the preset; the rest is that of the latents' autoencoder."""
-    if init is not None:
-        return model_of(init, latents).config
-    made_by = weights.read(latents.autoencoder_path).config
-    return dataclasses.replace(PRESETS[preset], signal=made_by.signal, autoencoder=made_by.autoencoder)
-
-
-def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Condition, ...]:
-    """Those of `config` if they are called `names`, for a generator that is trained on; else as the labels have them.
-
-    What is no choice in these latents is none any more.
-    """
-    known = config.generator.conditions
-    if [c.name for c in known] == list(names):
-        chosen = tuple(_left(c, {piece.labels[c.name] for piece in latents.pieces}) if c.choices else c for c in known)
-    else:
-        chosen = latents.conditions(names)
-    for needed in {TIMES[c.name] for c in chosen if c.clocks}:
-        if not all(needed in piece.labels for piece in latents.pieces):
-            raise UsageError(
-                f"{latents.folder}: no piece says when its {needed} are, as the model's clocks need; label the corpus and"
-                " encode it again"
-            )
-    return chosen
-
-
-def _left(condition: Condition, values: Set[Any]) -> Condition:
-    """The condition with only those of its choices that are among `values`; UsageError if it lacks one of those."""
-    if lacking := sorted(values - set(condition.choices)):
-        raise UsageError(
-            f"--init: its {condition.name} can be {', '.join(f'{c:g}' for c in condition.choices)}, but in this music it is also"
-            f" {lacking[0]:g}; choose other music, or a model that was trained on such"
-        )
-    left = tuple(value for value in condition.choices if value in values)
-    return dataclasses.replace(condition, choices=left, low=min(left), high=max(left))
+        networks = {"generator": self.average_parameters()}
+        if self.file is None:
+            shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
+            save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
+        else:
+            refiner = self.file.config.generator.refiner
+            generator = dataclasses.replace(self.config.generator, refiner=refiner)
+            config = dataclasses.replace(self.config, generator=generator)
+            save_trained_on(folder, self.file, config, networks, self.latents, provenance)
+        save_generated(folder / "model.h5", folder / "samples", step)
 
 
 def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:

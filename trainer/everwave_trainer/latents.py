@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -24,7 +25,7 @@ from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
-from .corpora.store import Track, select, sources, together
+from .corpora.store import Track, check_rate, select, sources, together, write_text
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -46,6 +47,7 @@ class Piece:
     steps: int
     labels: dict[str, Label]
     style: str = ""
+    sha256: str = ""  # of the audio file that the track was decoded from
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,9 @@ class Latents:
 
     @classmethod
     def open(cls, folder: Path) -> Latents:
-        try:
-            data = json.loads((folder / "latents.json").read_text())
-        except FileNotFoundError:
-            raise EverwaveError(
-                f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`"
-            ) from None
-        if data["version"] != VERSION:
-            raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
+        data = _read(folder)
+        if data is None:
+            raise EverwaveError(f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`")
         pieces = tuple(Piece(**p) for p in data["pieces"])
         arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
         return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
@@ -111,6 +108,8 @@ class Latents:
         kept = [i for i, piece in enumerate(pieces) if needed <= set(piece.labels)]
         if not kept:
             raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
+        if left_out := len(pieces) - len(kept):
+            print(f"{left_out} of {len(pieces)} pieces lack a label and are left out", file=sys.stderr)
         return replace(self, pieces=tuple(pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
@@ -140,6 +139,16 @@ class Latents:
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
         return np.tile(mean, 2).astype(np.float32), np.tile(deviation, 2).astype(np.float32)
 
+    def places(self, length: int) -> np.ndarray:
+        """How many crops of `length` latents each piece has (len(pieces),). EverwaveError if none has one."""
+        places = np.array([max(p.steps - length + 1, 0) for p in self.pieces])
+        if not places.any():
+            raise EverwaveError(
+                f"{self.folder}: no piece has the {length} latents ({length / self.latent_rate:.0f} s) that one crop needs;"
+                " add longer ones"
+            )
+        return places
+
     def crops(
         self, length: int, batch: int, seed: int, step: int, conditions: Sequence[Condition] = ()
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -150,11 +159,7 @@ class Latents:
         len(pieces) further on.
         """
         rng = np.random.default_rng([seed, step])
-        usable = np.array([max(p.steps - length + 1, 0) for p in self.pieces])
-        if not usable.any():
-            raise EverwaveError(
-                f"no piece has the {length} latents ({length / self.latent_rate:.0f} s) that one crop needs"
-            )
+        usable = self.places(length)
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
         latents = np.empty((batch, length, self.arrays[0].shape[2]), np.float32)
         signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)
@@ -180,18 +185,15 @@ class Latents:
         return channels(condition, values, beats)
 
 
-def model_of(init: Path, latents: Latents) -> weights.ModelFile:
-    """The model in the weights file `init`; UsageError unless it has a generator of latents of these sizes."""
-    file = weights.read(init)
-    if "generator" not in file.parameters:
-        raise UsageError(f"--init {init}: kind {file.kind!r} has no generator; give a model that has one")
-    made_by = weights.read(latents.autoencoder_path).config
-    if (file.config.signal, file.config.autoencoder) != (made_by.signal, made_by.autoencoder):
-        raise UsageError(
-            f"--init {init}: its autoencoder has other sizes than {latents.autoencoder['file']}, which made the latents;"
-            " encode the corpus with the autoencoder of the model"
-        )
-    return file
+def _read(folder: Path) -> dict[str, Any] | None:
+    """What `latents.json` says, or None where there is none yet. EverwaveError if it is of another version."""
+    try:
+        data = json.loads((folder / "latents.json").read_text())
+    except FileNotFoundError:
+        return None
+    if data["version"] != VERSION:
+        raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
+    return data
 
 
 def beats_at(times: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -246,18 +248,19 @@ def track_labels(track: Track, speed: float, steps: int, latent_rate: float) -> 
     return found
 
 
+def same_encoders(a: Mapping[str, weights.Parameters], b: Mapping[str, weights.Parameters]) -> bool:
+    """Whether the networks in `a` and `b`, by name, make the same latents; other decoders leave those as they are."""
+    return all(
+        a[name].keys() == b[name].keys() and all(np.array_equal(a[name][key], b[name][key]) for key in a[name])
+        for name in ("frame_encoder", "chunk_encoder")
+    )
+
+
 def _check_encoders(folder: Path, path: Path) -> None:
-    """UsageError if an autoencoder that the folder keeps has other encoders; other decoders leave latents as they are."""
+    """UsageError if an autoencoder that the folder keeps has other encoders."""
     new = weights.read(path).parameters
-    for kept in folder.glob("*.h5"):
-        old = weights.read(kept).parameters
-        for name in ("frame_encoder", "chunk_encoder"):
-            if not all(
-                key in new[name] and np.array_equal(values, new[name][key]) for key, values in old[name].items()
-            ):
-                raise UsageError(
-                    f"{folder}: its latents are from other encoders than those of {path}; choose another folder"
-                )
+    if not all(same_encoders(weights.read(kept).parameters, new) for kept in folder.glob("*.h5")):
+        raise UsageError(f"{folder}: its latents are from other encoders than those of {path}; choose another folder")
 
 
 def _at_speed(track: Track, speed: float) -> np.ndarray:
@@ -270,7 +273,7 @@ def encode_corpus(
     corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
     split: str = "train", speeds: Sequence[float] = (1.0,),
 ) -> None:  # fmt: skip
-    """Encode the tracks of corpora with the runtime into `folder`, with their labels; tracks already there are kept.
+    """Encode the tracks of corpora with the runtime into `folder`, with their labels; those there already are kept, unless their music has changed.
 
     Tracks of one second or less are left out. Each track is played at each of the `speeds`, faster and so much higher.
     UsageError if what is already there is from other encoders.
@@ -278,24 +281,24 @@ def encode_corpus(
     import everwave
 
     path = weights.find(autoencoder)
+    path = weights.autoencoder_path(weights.read(path), path)
     model = everwave.load(path)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [track for track in select(corpora, split, styles) if track.seconds > 1]
     if not chosen:
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
-    for track in chosen:
-        if track.sample_rate != model.sample_rate:
-            raise UsageError(
-                f"{track.corpus}: {track.sample_rate} Hz, but {autoencoder} works at {model.sample_rate} Hz; make the corpus at that rate"
-            )
+    check_rate(chosen, model.sample_rate, autoencoder)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     _check_encoders(folder, path)
-    shutil.copyfile(path, copy)
+    if not (copy.exists() and copy.samefile(path)):
+        shutil.copyfile(path, copy)
+    # latents of before this was written down, or of a run that was cut off, are taken as they are
+    known = {p["file"]: p["sha256"] for p in (_read(folder) or {"pieces": []})["pieces"] if p.get("sha256")}
     pieces = []
     for track, speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
-        if not file.exists():
+        if not file.exists() or known.get(file.name, track.source_sha256) != track.source_sha256:
             samples = track.samples if speed == 1 else _at_speed(track, speed)
             temporary = file.with_suffix(".part")
             with open(temporary, "wb") as out:
@@ -303,7 +306,7 @@ def encode_corpus(
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
-        pieces.append(Piece(file.name, track.title, track.package, steps, labels, track.style))
+        pieces.append(Piece(file.name, track.title, track.package, steps, labels, track.style, track.source_sha256))
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),
@@ -311,4 +314,4 @@ def encode_corpus(
         "latent_rate": model.config.signal.latent_rate,
         "pieces": [asdict(p) for p in pieces],
     }
-    (folder / "latents.json").write_text(json.dumps(data, indent=1))
+    write_text(folder / "latents.json", json.dumps(data, indent=1))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from everwave.errors import EverwaveError
+from everwave.stopping import Stopped
 from keras import ops
 from tqdm import tqdm
 
@@ -45,15 +46,11 @@ def run(
 ) -> int:  # fmt: skip
     """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
 
-    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C; after each, `enough()` may end the run.
+    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C, which then raises Stopped; after each, `enough()` may end the run.
     Losses that are not finite stop the run before anything is written, so the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0
-    if start > steps:
-        raise EverwaveError(
-            f"{folder}: its checkpoint has {start} steps already; ask for more --steps, or use another folder"
-        )
     stop: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
 
@@ -94,7 +91,9 @@ def run(
                     save(kept := step + 1)
                     saved = time.monotonic()
                     tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
-                    if stop or enough():
+                    if stop:
+                        raise Stopped(stop[0])
+                    if enough():
                         return step + 1
         if kept < steps:
             save(steps)

@@ -27,10 +27,11 @@ from . import backend, losses, moments
 from .average import Average
 from .critics import DenoiserFeatures, heads
 from .export import config_key, save_trained_on
-from .gan import choose_conditions, falling, in_windows, training_coordinates
-from .latents import Latents, model_of
+from .gan import falling, in_windows, training_coordinates
+from .latents import Latents
 from .layers import build, set_parameters
 from .refiner import LARGER
+from .start import choose_conditions, model_of
 
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
 RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
@@ -51,7 +52,7 @@ class PostTrainer:
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 8, learning_rate: float = 2e-4,
                  seed: int = 0, share: float = SHARE, denoiser: Path | None = None) -> None:  # fmt: skip
         file = model_of(init, latents)
-        judge = model_of(denoiser, latents) if denoiser else file
+        judge = model_of(denoiser, latents, "--denoiser") if denoiser else file
         if "refiner" not in file.parameters:
             raise UsageError(f"--init {init}: it has no refiner; train one with `everwave-train refiner`")
         if not denoiser and "posttrained" in file.provenance:
@@ -85,7 +86,9 @@ class PostTrainer:
         self.averages = {name: Average(network, EMA_DECAY) for name, network in self.networks.items()}
         self.features = self._features(judge)
         self.heads = heads(self.features.shapes)
-        self.optimizers = {name: _adam(falling(learning_rate * rate, steps, RISE)) for name, rate in RATES.items()}
+        self.optimizers = {
+            name: _adam(falling(learning_rate * rate, steps - HEADS_ALONE, RISE)) for name, rate in RATES.items()
+        }
         # does not fall, so in the end the heads follow every change
         self.optimizers["heads"] = _adam(learning_rate * HEADS_RATE)
         for name, optimizer in self.optimizers.items():

@@ -17,8 +17,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from everwave import weights
 from everwave.config import REFINERS
-from everwave.errors import UsageError
 from everwave.networks import input_shape
 from keras import ops
 
@@ -26,8 +26,9 @@ from . import backend
 from .autoencoder import adam
 from .average import Average
 from .export import config_key, save_trained_on
-from .latents import Latents, model_of
+from .latents import Latents
 from .layers import build, set_parameters
+from .start import choose_conditions, model_of
 
 NOISE = 1.2  # its deviation; real latents have 1
 LARGER = 1.25  # how many times, when it is played, latents go in
@@ -41,24 +42,23 @@ class RefinerTrainer:
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 16, learning_rate: float = 1e-3,
                  seed: int = 0, width: int | None = None, noise: float | None = None, gain: float | None = None) -> None:  # fmt: skip
         file = model_of(init, latents)
-        if file.autoencoder and file.autoencoder["sha256"] != latents.autoencoder["sha256"]:
-            raise UsageError(
-                f"--init {init}: its autoencoder is not the {latents.autoencoder['file']} that made the latents in"
-                f" {latents.folder}; encode the corpus with the autoencoder of the model"
-            )
         g = file.config.generator
         width = width or g.refiner or min(g.width, REFINERS[1])
-        self.config = dataclasses.replace(file.config, generator=dataclasses.replace(g, refiner=width))
+        names = [c.name for c in g.conditions]
+        self.latents = latents.labelled(names, g.conditions)
+        conditions = choose_conditions(file.config, self.latents, names)
+        self.config = dataclasses.replace(
+            file.config, generator=dataclasses.replace(g, refiner=width, conditions=conditions)
+        )
         goes_on = g.refiner == width
         known = file.provenance.get("refiner", {}) if goes_on else {}
         before = {"noise": known.get("noise", NOISE), "gain": known.get("gain", GAIN)}
         self.noise, self.gain = noise or before["noise"], gain or before["gain"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
-        self.latents = latents.labelled([c.name for c in g.conditions], g.conditions)
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
-            "config": config_key(self.config),
+            "init": weights.digest(init), "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)

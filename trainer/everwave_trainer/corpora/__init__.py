@@ -173,14 +173,15 @@ def _audio_files(given: Path) -> list[Path]:
 
 
 def chosen(file_names: Sequence[str], fraction: float) -> set[str]:
-    """Those of `file_names` that are kept from training: one at least of FEW and more, unless `fraction` is 0.
+    """Those of `file_names` that are kept from training: none of fewer than FEW, else one at least and never all.
 
-    Which that one is may change as others come; what `held_out` chooses does not.
+    Of FEW and more what `held_out` chooses does not change as others come; a single one that it did not choose may.
     """
-    kept = {name for name in file_names if held_out(name, fraction)}
-    if not kept and fraction and len(file_names) >= FEW:
-        kept = {min(file_names, key=_lot)}
-    return kept
+    names = set(file_names)
+    if len(names) < FEW or not fraction:
+        return names if fraction == 1 else set()
+    kept = {name for name in names if held_out(name, fraction)}
+    return kept if 0 < len(kept) < len(names) or fraction == 1 else {min(names, key=_lot)}
 
 
 def held_out(file_name: str, fraction: float) -> bool:

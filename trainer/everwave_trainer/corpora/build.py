@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,7 +107,15 @@ class Builder:
 
     def add(self, sources: Iterable[Source]) -> None:
         """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
-        missing = [source for source in sources if not self.refresh(source)]
+        sources = list(sources)
+        _check_names(sources)
+        missing = []
+        for source in sources:
+            try:
+                if not self.refresh(source):
+                    missing.append(source)
+            except AudioError as error:
+                self.problems.append(str(error))
         self.make(partial(store, source, self.folder, self.sample_rate) for source in missing)
 
     def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
@@ -146,12 +154,20 @@ class Builder:
             self.problems.append(str(error))
             return
         if track is not None:
+            before = self.tracks.get(track.id)
+            if before and before.source_sha256 != track.source_sha256:  # its labels are of other music
+                self._labels(track).unlink(missing_ok=True)
             self.tracks[track.id] = track
+
+    def _labels(self, track: Track) -> Path:
+        return self.folder / "labels" / f"{track.id}.json"
 
     def refresh(self, source: Source) -> bool:
         """Whether the track is there already; its description follows the source's, as tables may have changed."""
         track = self.tracks.get(source.id)
-        if track is None or not track.path.exists() or track.source_size != source.path.stat().st_size:
+        if track is None or not track.path.exists():
+            return False
+        if (track.source_size, track.source_sha256) != _contents(source.path):
             return False
         self.tracks[source.id] = source.describe(
             track.frames, track.gain, track.source_size, track.source_sha256, track.sample_rate, track.path
@@ -163,7 +179,7 @@ class Builder:
         for track in [track for track in self.tracks.values() if track.package == package and track.id not in keep]:
             del self.tracks[track.id]
             track.path.unlink(missing_ok=True)
-            (self.folder / "labels" / f"{track.id}.json").unlink(missing_ok=True)
+            self._labels(track).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the manifest and the attribution list."""
@@ -172,10 +188,30 @@ class Builder:
         self._saved = time.monotonic()
 
 
+def _check_names(sources: Sequence[Source]) -> None:
+    """UsageError if two files would be one track, as their folders are called alike."""
+    paths: dict[str, Path] = {}
+    for source in sources:
+        other = paths.setdefault(source.id, source.path)
+        if other.resolve() != source.path.resolve():
+            raise UsageError(
+                f"{source.path} and {other}: both are {source.name!r} of a folder {source.package!r}; name the folder that"
+                " holds both, or call one of them otherwise"
+            )
+
+
+def _contents(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file; AudioError if it cannot be read."""
+    try:
+        return path.stat().st_size, digest(path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
+
+
 def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     """Decode one file into `folder`/tracks. None if it is too short to be music; AudioError if it cannot be used."""
     path = folder / "tracks" / f"{source.id}.npy"
-    size, sha256 = source.path.stat().st_size, digest(source.path)
+    size, sha256 = _contents(source.path)
     # decoded to a spool first: offset and gain depend on the whole track
     with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
         frames, offset = _spool(spool, source, sample_rate)
@@ -289,7 +325,8 @@ def attribution(tracks: Iterable[Track]) -> str:
     for track in tracks:
         packages.setdefault(track.package, []).append(track)
     for package, members in sorted(packages.items()):
-        lines += ["", f"## {package} ({hours(members) * 60:.0f} minutes, {members[0].split})", ""]
+        splits = " and ".join(sorted({track.split for track in members}, reverse=True))
+        lines += ["", f"## {package} ({hours(members) * 60:.0f} minutes, {splits})", ""]
         lines += ["| file | title | author | licence | style |", "|---|---|---|---|---|"]
         lines += [
             "| "

@@ -163,6 +163,15 @@ def select(folders: Sequence[Path], split: str, styles: Sequence[str] | None = N
     return chosen
 
 
+def check_rate(tracks: Sequence[Track], sample_rate: int, model: object) -> None:
+    """UsageError if a track's corpus is not at the rate of `model`."""
+    for track in tracks:
+        if track.sample_rate != sample_rate:
+            raise UsageError(
+                f"{track.corpus}: {track.sample_rate} Hz, but {model} works at {sample_rate} Hz; make the corpus at that rate"
+            )
+
+
 def write_manifest(folder: Path, sample_rate: int, tracks: Iterable[Track]) -> None:
     """Replace the folder's manifest in one step, so that a reader never sees half of it."""
     entries = [{name: value for name, value in asdict(track).items() if name in _KEPT} for track in tracks]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import everwave
+from everwave import weights
 from everwave.errors import UsageError
 
-from ..corpora.store import Track, hours, select
+from ..corpora.store import Corpus, Track, check_rate, hours, select
 
 SECONDS = 10.0
 MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distribution")
@@ -58,6 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("clips", "seeds", "pieces"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    rate = weights.read(weights.find(arguments.model)).config.signal.sample_rate
+    for folder in [*arguments.corpora, *filter(None, [arguments.labelled])]:
+        check_rate(Corpus.open(folder).tracks, rate, arguments.model)
     if arguments.retrieval:
         from . import retrieval
 

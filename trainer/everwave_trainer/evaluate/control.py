@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from everwave.config import Condition
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -26,8 +27,9 @@ REAL_CLIPS = 24
 
 
 def tempo(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator], seeds: int) -> dict[str, Any]:
-    """Clips at TEMPI for each seed: the share within 4 %, that up to an octave, and the median error in bpm."""
-    asked = [float(bpm) for bpm in TEMPI for _ in range(seeds)]
+    """Clips at `tempi` for each seed: the share within 4 %, that up to an octave, and the median error in bpm."""
+    (condition,) = (c for c in model.conditions if c.name == "bpm")
+    asked = [bpm for bpm in tempi(condition) for _ in range(seeds)]
     clips = [model.generate(SECONDS, seed=i % seeds, bpm=bpm) for i, bpm in enumerate(_bar("tempo", asked))]
     sounds = {"generated": (asked, clips), **_labelled(model, tracks, lambda labels: labels.bpm)}
     result: dict[str, Any] = {"clips": len(clips), "seconds": SECONDS, "asked": asked}
@@ -42,6 +44,14 @@ def tempo(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator],
                 result[name]["estimates"] = [round(bpm, 2) for bpm in found]
                 result[name]["chance"] = chance(truth, found)
     return result
+
+
+def tempi(condition: Condition) -> list[float]:
+    """TEMPI, or as many that lie evenly over what the model takes of them; if that is nothing, over all that it takes."""
+    low, high = max(TEMPI[0], condition.low), min(TEMPI[-1], condition.high)
+    if low >= high:
+        low, high = condition.low, condition.high
+    return [float(bpm) for bpm in np.linspace(low, high, len(TEMPI))]
 
 
 def tempo_agreement(asked: Sequence[float], found: Sequence[float]) -> dict[str, float]:

@@ -14,11 +14,11 @@ from everwave.spectrogram import WIDTH
 from tqdm import tqdm
 
 from ..corpora.store import Track
+from .control import tempi
 from .samples import held_out_crop
 
 SECONDS, LONG_SECONDS = 23.0, 240.0
 REAL = 3  # held-out tracks
-TEMPI = range(120, 161, 5)
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;background:#0b0b12;color:#ddd}
 h1,h2{font-weight:600}h2{margin-top:2.5rem}figure{margin:0 0 1.5rem}figcaption{margin-bottom:.3rem}
 .pair,.row{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr))}.pair{grid-template-columns:1fr 1fr}
@@ -110,9 +110,8 @@ def _free(page: Page, model: Any) -> str:
 
 def _tempi(page: Page, model: Any, condition: Any) -> str:
     def figures() -> Iterator[str]:
-        for bpm in TEMPI:
-            if condition.low <= bpm <= condition.high:
-                yield page.figure(f"bpm-{bpm}", f"{bpm} bpm", model.generate(SECONDS, seed=1, bpm=bpm))
+        for bpm in tempi(condition):
+            yield page.figure(f"bpm-{bpm:g}", f"{bpm:g} bpm", model.generate(SECONDS, seed=1, bpm=bpm))
 
     return _section("Tempo", figures(), "row")
 

@@ -29,7 +29,8 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
 
     s = trainer.config.signal
     folder.mkdir(parents=True, exist_ok=True)
-    for i, track in enumerate(trainer.held_out[:CLIPS]):
+    long_enough = [track for track in trainer.held_out if track.seconds >= SECONDS]
+    for i, track in enumerate(long_enough[:CLIPS]):
         real = held_out_crop(track, SECONDS)
         spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)
         latents = trainer.encode(signal.log_magnitude(spectrum))

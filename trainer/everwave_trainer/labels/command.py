@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..corpora.store import Corpus, Track
 from . import external, files
 from .estimate import with_librosa
-from .store import read, write
+from .store import authority, read, write
 
 
 def label(
@@ -38,12 +38,11 @@ def label(
 
 
 def _missing(corpus: Path, tracks: Sequence[Track], tool: str, names: Sequence[str]) -> Sequence[Track]:
-    """The tracks that the tool has not labelled yet, behind a progress bar; what is exact counts as done."""
-    from .store import EXACT
+    """The tracks that the tool has not labelled yet, behind a progress bar; what it could not replace counts as done."""
 
     def done(track: Track) -> bool:
         sources = read(corpus, track.id).sources
-        return all(sources.get(name, "").startswith((tool, *EXACT)) for name in names)
+        return all(sources.get(name, "").startswith(tool) or authority(sources.get(name)) > 1 for name in names)
 
     return tqdm([track for track in tracks if not done(track)], unit="track", disable=None, leave=False)
 

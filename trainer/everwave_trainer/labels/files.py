@@ -43,6 +43,8 @@ def _csv(path: Path) -> dict[str, dict]:
         if "file" not in columns or not columns & {"bpm", "onset"}:
             raise ValueError(f"columns {', '.join(reader.fieldnames or ())}: needs `file` and `bpm` or `onset`")
         for row in reader:
+            if not row["file"]:
+                raise ValueError(f"line {reader.line_num}: names no file")
             entry = entries.setdefault(row["file"], {})
             try:
                 if row.get("bpm"):

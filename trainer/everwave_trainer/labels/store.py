@@ -8,7 +8,7 @@ Only `sources` must be there. Times are in seconds from the start of the stored 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from everwave.errors import EverwaveError
 
 from ..corpora.store import write_text
 
-EXACT = ("composed", "MIDI")  # sources that no estimate replaces
+EXACT = ("composed", "MIDI")  # sources that nothing replaces
+ESTIMATED = (
+    "librosa",
+    "tempocnn",
+    "madmom",
+)  # beginnings of sources that a labels file replaces, and not the other way
+SAME_TEMPO = 0.03  # beats go with a tempo that differs by less
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,29 @@ class TrackLabels:
     sources: dict[str, str] = field(default_factory=dict)
 
     def updated(self, other: TrackLabels) -> TrackLabels:
-        """These labels with what `other` knows; what is exact stays."""
+        """These labels with what `other` knows; what is exact stays, and what a file says beside estimates.
+
+        Beats do not stay beside another tempo than theirs.
+        """
         names = ("bpm", "onsets", "beats")
         new = {
             name: getattr(other, name)
             for name in names
-            if getattr(other, name) is not None and self.sources.get(name) not in EXACT
+            if getattr(other, name) is not None and authority(other.sources[name]) >= authority(self.sources.get(name))
         }
         old = {name: getattr(self, name) for name in names}
-        return TrackLabels(**{**old, **new}, sources=self.sources | {name: other.sources[name] for name in new})
+        both = TrackLabels(**{**old, **new}, sources=self.sources | {name: other.sources[name] for name in new})
+        if "beats" in new or not (self.bpm and both.bpm) or abs(both.bpm / self.bpm - 1) < SAME_TEMPO:
+            return both
+        sources = {name: source for name, source in both.sources.items() if name != "beats"}
+        return replace(both, beats=None, sources=sources)
+
+
+def authority(source: str | None) -> int:
+    """Which of two sources of a label is believed: 3 exact, 2 a labels file, 1 an estimate, 0 none."""
+    if source is None:
+        return 0
+    return 3 if source in EXACT else 1 if source.startswith(ESTIMATED) else 2
 
 
 def read(corpus: Path, track: str) -> TrackLabels:
