@@ -17,15 +17,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("-o", "--output", type=Path, default=Path("pieces"))
     options = parser.parse_args()
-    options.output.mkdir(exist_ok=True)
     model = everwave.load(options.model)
+    options.output.mkdir(parents=True, exist_ok=True)
     rows, made = [], 0
     for seed in range(options.count):
-        path = options.output / f"{seed:0{len(str(options.count - 1))}}.flac"
+        path = options.output / f"{seed:07}.flac"  # the same name whatever the count
         style = seed // 10  # ten pieces of each style
-        if not path.exists():  # a file appears under its name only when it is complete
-            piece = model.stream(seed, seconds=options.seconds, style=style)
-            with Writer(path, model.sample_rate, tags={"title": f"{seed}, style {style}"}) as writer:
+        if not path.exists():
+            tags = {"title": f"{seed}, style {style}"}
+            with (
+                model.stream(seed, seconds=options.seconds, style=style) as piece,
+                Writer(path, model.sample_rate, tags=tags, keep_partial=False) as writer,  # what is there is complete
+            ):
                 for block in piece:
                     writer.write(block)
             made += 1
@@ -36,4 +39,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; run it again and it goes on") from None
+    except (everwave.EverwaveError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -21,7 +21,7 @@ def main() -> None:
     model = everwave.load(options.model)
     paths = sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in ENDINGS)
     if not paths:
-        raise SystemExit(f"{options.folder}: holds no audio; give a folder that does")
+        raise SystemExit(f"error: {options.folder}: holds no audio; give a folder that does")
     index = np.stack([model.embed(path) for path in paths])
     mean, spread = index.mean(axis=0), index.std(axis=0) + 1e-6
     index, query = (index - mean) / spread, (model.embed(options.query) - mean) / spread
@@ -31,4 +31,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except everwave.EverwaveError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -39,12 +39,13 @@ Array = np.ndarray
 Source = str | os.PathLike[str] | BinaryIO
 
 READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
+UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that are played together
 OGG_TAIL_SECONDS = 0.2  # more than there is, as the last page of some whole files has it; `_ogg_ends` sees cut ones
 
 
 class Info(NamedTuple):
-    """What the header says; of an MP3 that does not say its length, how many frames there are."""
+    """What the header says; of an MP3 or a FLAC that does not say its length, how many frames there are."""
 
     sample_rate: int
     channels: int
@@ -54,7 +55,9 @@ class Info(NamedTuple):
 def info(source: Source) -> Info:
     """Header of an audio file. AudioError if it is missing, no audio, cut off or empty."""
     with _opened(source) as file:
-        return Info(file.samplerate, file.channels, file.frames)
+        known = file.frames < UNKNOWN_FRAMES
+        frames = file.frames if known else sum(map(len, _checked_blocks(file, _name(source))))
+        return Info(file.samplerate, file.channels, frames)
 
 
 def tags(source: Source) -> dict[str, str]:
@@ -85,7 +88,8 @@ def blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[Array]]:
         with _opened(path) as file:
             yield from _checked_blocks(file, _name(path))
 
-    return info(path).sample_rate, stream()
+    with _opened(path) as file:
+        return file.samplerate, stream()
 
 
 @contextlib.contextmanager
@@ -99,6 +103,8 @@ def _opened(source: Source) -> Iterator[Any]:
             there = Path(source)
             what = "is a folder" if there.is_dir() else "is a pipe or a device" if there.exists() else "no such file"
             raise AudioError(f"{name}: {what}; give an audio file")
+        if isinstance(source, str | os.PathLike):
+            open(source, "rb").close()  # the system's reason, where libsndfile knows none
         with contextlib.ExitStack() as stack:
             # bytes: soundfile encodes text strictly, and names may be anything
             path = os.fsencode(source) if isinstance(source, str | os.PathLike) and os.name == "posix" else source
@@ -108,8 +114,12 @@ def _opened(source: Source) -> Iterator[Any]:
             _refuse_truncated(file, source, name)
             if file.frames <= 0:
                 raise AudioError(f"{name}: holds no samples; give a file that does")
+            if file.frames == UNKNOWN_FRAMES:
+                file.seekable = lambda: False  # or soundfile would seek after every read, which fails
             yield file
-    except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:  # LibsndfileError is a RuntimeError
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error}); give one that can") from None
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # LibsndfileError is a RuntimeError
         why = reason(error)
         if why.startswith("File does not exist"):  # it does: what libsndfile says of an MP3 in which nothing is one
             why = "no known format"
@@ -126,7 +136,7 @@ def _checked_blocks(file: Any, name: str) -> Iterator[Array]:
         done += len(block)
         yield block
     tolerated = OGG_TAIL_SECONDS * file.samplerate if file.format == "OGG" else 0
-    if done + tolerated < file.frames:
+    if done + tolerated < file.frames < UNKNOWN_FRAMES:
         raise AudioError(f"{name}: cut off after {done} of {file.frames} frames; get a complete copy")
 
 

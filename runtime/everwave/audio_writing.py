@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import shutil
 import sys
@@ -21,8 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import AudioError, Cancelled, UsageError
+from . import files
+from .errors import AudioError, Cancelled, OutputError, UsageError, printable
 from .resampling import Resampler
+from .stopping import signals_held
 from .wav import BYTES, UNKNOWN, Layout, RawSink, WavSink, quantise
 
 Array = np.ndarray
@@ -48,18 +49,12 @@ HEADER_ROOM = 4096  # AIFF counts to 4 GiB, header included
 CONTAINERS = {"opus": "OGG", "aif": "AIFF"}  # where libsndfile's name is another one
 
 
-class OutputError(AudioError, UsageError):
-    """A file that cannot be made there: bad use, known before any work."""
-
-    exit_code = 2
-
-
 class FormatError(OutputError):
     """A format that cannot be written, or not with these settings."""
 
 
-class DiskFull(AudioError):
-    """No room for more; what was written is kept where that is a valid file."""
+class Full(AudioError):
+    """No room for more, on the disk or in the format; what was written is kept where that is a valid file."""
 
 
 class Writer:
@@ -73,24 +68,28 @@ class Writer:
     subtype     how samples are stored; default: the first of SUBTYPES[format]
     frames      how many will come, if known: the disk is checked for space, and a piped WAV states its length
     tags        title, comment, software, copyright: kept by every format but raw; MP3 has the last two in its comment
+    keep_partial    False: a file that is not complete leaves nothing, whatever ended it
 
     Everything that can be checked is checked before the first block: OutputError, FormatError for unknown formats.
-    Ctrl-C, Cancelled and a full disk keep what was written so far as a valid file; any other exception leaves nothing,
-    and so does a disk that fills without warning (a quota) in formats other than wav and raw. A WAV that passes 4 GiB
-    becomes RF64 and says so in the log. The same samples give the same bytes, except in Ogg, whose streams carry random
-    serial numbers. A reader that leaves stdout raises BrokenPipeError.
+    Ctrl-C, Cancelled, a full disk and AIFF's 4 GiB keep what was written so far as a valid file; any other exception
+    leaves nothing, and so does a disk that fills without warning (a quota) in formats other than wav and raw. A WAV
+    that passes 4 GiB becomes RF64 and says so in the log. The same samples give the same bytes, except in Ogg, whose
+    streams carry random serial numbers. A reader that leaves stdout raises BrokenPipeError.
     """
 
     def __init__(self, path: str | os.PathLike[str], sample_rate: int, channels: int = 2, format: str | None = None,
                  subtype: str | None = None, *, frames: int | None = None, tags: Mapping[str, str] | None = None,
-                 riff_limit: int = UNKNOWN) -> None:  # fmt: skip
+                 keep_partial: bool = True, riff_limit: int = UNKNOWN) -> None:  # fmt: skip
         self.name = os.fspath(path)
         self.sample_rate, self.channels = sample_rate, channels
         self.format, self.subtype = _format(self.name, format, subtype)
         self.frames = 0  # written so far
-        self._expected, self._riff_limit, self._tags = frames, riff_limit, dict(tags or {})
-        self._target: Path | None = None
+        self._expected, self._riff_limit, self._keep_partial = frames, riff_limit, keep_partial
+        self._tags = {name: printable(text) for name, text in (tags or {}).items()}
+        self._folder: Path | None = None
         self._part: Path | None = None
+        self._kept = False
+        self._stack = contextlib.ExitStack()
         self._sink: Sink | None = None
         self._resampler: Resampler | None = None
         self._begun = False  # the file could be made
@@ -98,12 +97,12 @@ class Writer:
         if self.name == "-":
             _check_stdout()
         else:
-            with self._explained():
-                self._target = _target(self.name)
-            self._part = self._target.with_name(f".{self._target.name}.{os.getpid()}.part")
-            self._check_size(self._target.parent, frames or 0)
+            self._folder = files.checked(self.name).parent
+            self._check_size(self._folder, frames or 0)
 
     def __enter__(self) -> Writer:
+        if self._folder:
+            self._part = self._stack.enter_context(files.whole(self.name, lambda: self._kept))
         try:
             with self._explained():
                 self._sink = self._open()
@@ -114,32 +113,44 @@ class Writer:
         return self
 
     def write(self, block: Array) -> None:
-        """Append float32 samples (n, channels), clipped to +-1; AudioError for NaN or if the disk is full."""
+        """Append float32 samples (n, channels), clipped to +-1; AudioError for NaN, and where there is no more room."""
         block = np.asarray(block, np.float32)
         if block.ndim != 2 or block.shape[1] != self.channels:
             raise UsageError(f"{self.name}: a block of shape {block.shape}; expected (frames, {self.channels})")
         low, high = block.min(initial=0), block.max(initial=0)
         if not np.isfinite(low + high):
             raise AudioError(f"{self.name}: NaN or infinity after frame {self.frames}; the model's weights are damaged")
-        if self._target and shutil.disk_usage(self._target.parent).free < RESERVE + block.nbytes:
+        if self._folder and shutil.disk_usage(self._folder).free < RESERVE + block.nbytes:
             self._closable = True
-            raise DiskFull(self._full())
+            raise Full(self._full())
+        fits = block[: self._most_frames - self.frames]
         if self._resampler:
-            self._put(self._resampler.push(block))
+            self._put(self._resampler.push(fits))
         else:
-            self._put(block, clip=low < -1 or high > 1)
-        self.frames += len(block)
+            self._put(fits, clip=low < -1 or high > 1)
+        self.frames += len(fits)
+        if len(fits) < len(block):
+            self._closable = True
+            seconds = self.frames / self.sample_rate
+            raise Full(
+                f"{self.name}: AIFF holds at most 4 GiB, {seconds:.1f} s; go on with --start, or use wav or flac"
+            )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        keep = kind is None or (issubclass(kind, KeyboardInterrupt | Cancelled) and self.frames > 0)
-        if kind and issubclass(kind, DiskFull) and self.frames > 0:
-            keep = self._closable or self.format in ("wav", "raw")
-        try:
-            if keep and self._resampler:
-                self._put(self._resampler.flush())
-        finally:
-            sink, self._sink = self._sink, None
-            self._finish(sink, keep)
+        with signals_held():  # a file that is finished is not lost
+            keep = kind is None
+            if kind and self._keep_partial and self.frames:
+                closable = self._closable or self.format in ("wav", "raw")
+                keep = issubclass(kind, KeyboardInterrupt | Cancelled) or (issubclass(kind, Full) and closable)
+            try:
+                if keep and self._resampler:
+                    self._put(self._resampler.flush())
+            except BaseException:
+                keep = self._keep_partial
+                raise
+            finally:
+                sink, self._sink = self._sink, None
+                self._finish(sink, keep)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -152,15 +163,11 @@ class Writer:
                 self._sink.write(np.clip(part, -1, 1) if clip else part)
 
     def _finish(self, sink: Sink | None, keep: bool) -> None:
-        try:
-            with self._explained() if keep else contextlib.suppress(Exception):
+        with self._explained(), self._stack:
+            with contextlib.nullcontext() if keep else contextlib.suppress(Exception):
                 if sink:
                     sink.close()
-                if keep and self._part and self._target:
-                    os.replace(self._part, self._target)
-        finally:
-            if self._part and os.path.lexists(self._part):  # unlink minds a name that is too long
-                self._part.unlink(missing_ok=True)
+            self._kept = keep
 
     def _open(self) -> Sink:
         if self.format not in ("wav", "raw"):
@@ -178,8 +185,8 @@ class Writer:
             rate = 48000
             self._resampler = Resampler(self.sample_rate, rate, self.channels)
         container = CONTAINERS.get(self.format, self.format.upper())
-        limit, tags = self._riff_limit, self._tags
-        return LibsndfileSink(str(self._part), rate, self.channels, container, self.subtype, limit, tags)
+        path = os.fsencode(self._part or "") if os.name == "posix" else str(self._part)  # it encodes text strictly
+        return LibsndfileSink(path, rate, self.channels, container, self.subtype, self._tags)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -190,12 +197,12 @@ class Writer:
             raise
         except OSError as error:
             if error.errno in FULL:
-                raise DiskFull(self._full()) from None
+                raise Full(self._full()) from None
             kind = AudioError if self._begun else OutputError
             raise kind(f"{self.name}: cannot be written ({error.strerror or error})") from None
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             if self._sink and "System error" in str(error):  # all that libsndfile says of a write that failed
-                raise DiskFull(self._full()) from None
+                raise Full(self._full()) from None
             settings = f"{self.sample_rate} Hz, {self.channels} channels, {self.subtype}"
             raise FormatError(f"{self.name}: cannot be written as {settings} ({reason(error)})") from None
 
@@ -213,8 +220,14 @@ class Writer:
             raise AudioError(
                 f"{self.name}: needs up to {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; choose another disk"
             )
-        if self.format in ("aiff", "aif") and needed > self._riff_limit - HEADER_ROOM:
+        if frames > self._most_frames:
             raise FormatError(f"{self.name}: AIFF holds at most 4 GiB, this is {needed / 2**30:.1f}; use wav or flac")
+
+    @property
+    def _most_frames(self) -> int:
+        if self.format not in ("aiff", "aif"):
+            return sys.maxsize
+        return (self._riff_limit - HEADER_ROOM) // (self.channels * BYTES[self.subtype])
 
 
 def _format(name: str, format: str | None, subtype: str | None) -> tuple[str, str]:
@@ -230,20 +243,6 @@ def _format(name: str, format: str | None, subtype: str | None) -> tuple[str, st
     if kind not in SUBTYPES[chosen]:
         raise FormatError(f"{name}: subtype {kind!r}; {chosen} has {', '.join(SUBTYPES[chosen])}")
     return chosen, kind
-
-
-def _target(name: str) -> Path:
-    """The file to replace at the end, links followed; OutputError unless one can be made there."""
-    path = Path(name).resolve()
-    if path.is_dir():
-        raise OutputError(f"{name}: is a folder; give the name of a file")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{name}: is a device or a pipe; use - and send stdout there")
-    if not path.parent.is_dir():
-        raise OutputError(f"{name}: there is no folder {path.parent}; create it first")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise OutputError(f"{name}: no permission to write there; choose another place")
-    return path
 
 
 def _check_stdout() -> None:
@@ -267,12 +266,11 @@ class Sink(Protocol):
 class LibsndfileSink:
     """Everything but WAV. Integers are rounded here, as libsndfile cuts them off."""
 
-    def __init__(self, path: str, rate: int, channels: int, container: str, subtype: str, limit: int,
+    def __init__(self, path: str | bytes, rate: int, channels: int, container: str, subtype: str,
                  tags: Mapping[str, str]) -> None:  # fmt: skip
         import soundfile
 
         self._subtype = subtype
-        self._room = limit - HEADER_ROOM if container == "AIFF" else math.inf
         self._file = soundfile.SoundFile(path, "w", rate, channels, subtype, format=container)
         more = "; ".join(tags[name] for name in ("software", "copyright") if tags.get(name))
         if container == "MP3" and more:  # libsndfile keeps neither of them there
@@ -281,9 +279,6 @@ class LibsndfileSink:
             setattr(self._file, name, text)
 
     def write(self, samples: Array) -> None:
-        self._room -= samples.size * BYTES.get(self._subtype, 0)
-        if self._room < 0:
-            raise AudioError(f"{self._file.name}: AIFF holds at most 4 GiB; use wav or flac for a piece of this length")
         if self._subtype == "PCM_16":
             samples = quantise(samples, 16, "i2")
         elif self._subtype == "PCM_24":

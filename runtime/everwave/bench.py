@@ -73,6 +73,7 @@ def survey(load: Callable[[int], Model], seconds: float, threads: int, precision
 
     `load(threads)` gives the model. `precision` "auto" means all. Only the first run on all threads makes all `seconds`.
     """
+    load(threads).stream(seconds=seconds).close()  # what is wrong is said before the table begins
     say(f"{cpu_name()}, {cores()} cores ({', '.join(extensions()) or 'extensions unknown'})\n")
     say("| path | precision | threads | times real time | first audio, s | GFLOP/s per thread | share of peak | MB |")
     say("|---|---|---|---|---|---|---|---|")

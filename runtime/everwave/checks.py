@@ -14,6 +14,7 @@ from .philox import check_seed
 MAX_START = 1e9  # seconds; 30 years into a piece
 MAX_TRUNCATION = 8.0
 MAX_THREADS = 1024
+MAX_VALUE = 1e6  # of latents and coordinates, which are a few units: from far larger ones networks make NaN
 seed = check_seed  # in 0 .. 2^64 - 1
 
 
@@ -45,7 +46,7 @@ def threads(wanted: int | None) -> int:
 
 
 def matrix(name: str, value: Any, columns: int) -> np.ndarray:
-    """Finite float32 (T, columns) with T > 0."""
+    """Float32 (T, columns) of at most MAX_VALUE with T > 0."""
     try:
         array = np.asarray(value, np.float32)
     except (TypeError, ValueError, OverflowError):
@@ -54,6 +55,10 @@ def matrix(name: str, value: Any, columns: int) -> np.ndarray:
         raise UsageError(f"{name} have shape {array.shape}; this model needs (T, {columns}) with T > 0")
     if not np.isfinite(array).all():
         raise UsageError(f"{name} hold NaN or infinity; every value must be finite")
+    if (level := float(np.abs(array).max())) > MAX_VALUE:
+        raise UsageError(
+            f"{name} reach {level:g}; a model's are a few units, at most {MAX_VALUE:g}, so scale them back"
+        )
     return array
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -36,6 +37,8 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     if sys.stderr is None:  # closed, as it is under some service managers
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is spelled
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = options.run(options) or 0
         if sys.stdout is not None:
@@ -73,11 +76,12 @@ def _leave_stdout() -> None:
 
 def generate(options: argparse.Namespace) -> None:
     from . import checks, pieces
+    from .audio import Writer
     from .model import load
 
     outputs = pieces.outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
     if options.spectrogram:
-        from .latent_files import check_writable
+        from .files import checked
 
         if options.count > 1:
             raise UsageError(f"--spectrogram with --count {options.count}; ask for one piece")
@@ -85,11 +89,13 @@ def generate(options: argparse.Namespace) -> None:
             raise UsageError(f"--spectrogram {options.spectrogram}: is where the audio goes; choose another name")
         if Path(options.spectrogram).suffix.lower() != ".png":
             raise UsageError(f"--spectrogram {options.spectrogram}: it is a PNG; let its name end in .png")
-        check_writable(Path(options.spectrogram))
+        checked(options.spectrogram)
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     checks.seed(seed + options.count - 1)
-    pieces.open_piece(model, options, seed).close()  # checks the options before kernels are compiled
+    with pieces.open_piece(model, options, seed) as piece:  # checks the options before kernels are compiled
+        for output in outputs:
+            Writer(output, model.sample_rate, frames=piece.frames)  # checks where it is to be
     if (seconds := model.prepare()) > 3 and sys.stderr.isatty():
         _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
     for i, output in enumerate(outputs):
@@ -136,11 +142,12 @@ def encode(options: argparse.Namespace) -> int:
     model, digest = _model_and_hash(options)
     about = encoding.about_all(model, digest, options.pool)
     with store:
-        todo = [recording for recording in found if not encoding.finished(recording, store, about)]
-        with contextlib.nullcontext() if options.debug else _only_our_lines(), _encoding_bar(todo) as progress:
+        reported = len(problems)
+        todo = list(encoding.unfinished(found, store, about, failed))
+        kept = len(found) - len(todo) - (len(problems) - reported)
+        with _only_our_lines(options), _encoding_bar(todo) as progress:
             encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
-    if len(found) > 1 and (problems or len(todo) < len(found)):
-        kept = len(found) - len(todo)
+    if len(found) > 1 and (problems or kept):
         _say(f"{len(found)} recordings, {kept} of them were done already; problems: {len(problems)}")
     return FAILURE if problems else 0
 
@@ -206,7 +213,8 @@ def info(options: argparse.Namespace) -> None:
         return
     ending = Path(options.model).suffix.lower()
     is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES
-    facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
+    with _only_our_lines(options):
+        facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
         return
@@ -224,19 +232,19 @@ def _about_audio(path: str) -> dict[str, Any]:
 
 def bundle(options: argparse.Namespace) -> None:
     from . import weights
-    from .latent_files import check_writable
+    from .files import checked
 
-    check_writable(Path(options.output))
+    checked(options.output)
     path = weights.find(options.model)
     weights.write(options.output, weights.bundle(weights.read(path), path))
 
 
 def import_musika(options: argparse.Namespace) -> None:
     from . import weights
-    from .latent_files import check_writable
+    from .files import checked
     from .musika import import_checkpoint
 
-    check_writable(Path(options.output))
+    checked(options.output)
     found = import_checkpoint(options.checkpoint, options.autoencoder, options.sample_rate)
     weights.write(options.output, found, "float32")
     if not options.sample_rate:
@@ -306,12 +314,14 @@ def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
 
 
 @contextlib.contextmanager
-def _only_our_lines() -> Iterator[None]:
-    """What is written to standard error, less what libmpg123 has to say of MP3 files and no option silences."""
+def _only_our_lines(options: argparse.Namespace) -> Iterator[None]:
+    """What is written to standard error, less what libmpg123 has to say of MP3 files; all of it with --debug."""
     stream = sys.stderr
     try:
-        copy = os.dup(stream.fileno())
+        copy = None if options.debug else os.dup(stream.fileno())
     except (AttributeError, OSError, ValueError):  # no file: closed, or a test's
+        copy = None
+    if copy is None:
         yield
         return
     with (

@@ -24,6 +24,7 @@ from .philox import normals, uniforms
 Array = np.ndarray
 
 MAX_CSV_BYTES = 64 * 2**20
+MAX_TIME = 1e10  # seconds, either way; no piece goes on for as long
 
 
 class Curve(Protocol):
@@ -249,6 +250,9 @@ def _checked(condition: Condition, values: Array) -> Array:
 def _checked_times(name: str, times: Array) -> Array:
     if not np.isfinite(times).all():
         raise UsageError(f"{name}: a time is not a finite number of seconds")
+    if np.abs(times).max(initial=0) > MAX_TIME:
+        far = times[np.abs(times).argmax()]
+        raise UsageError(f"{name}: time {far:g} s; times must be between {-MAX_TIME:g} and {MAX_TIME:g} s")
     back = np.flatnonzero(np.diff(times) <= 0)
     if back.size:
         raise UsageError(
@@ -258,7 +262,7 @@ def _checked_times(name: str, times: Array) -> Array:
 
 
 def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
-    """(seconds, value) of every line of a CSV file; one header line and empty lines are skipped."""
+    """(seconds, value) of every line of a CSV file; empty lines, and a first one that begins with no number, are skipped."""
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{name}={short(str(path))}: neither a number nor a file of lines `seconds,value`")
@@ -275,7 +279,7 @@ def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
         numbers = [_number(cell) for cell in row]
         if len(row) == 2 and None not in numbers:
             pairs.append((numbers[0], numbers[1]))  # type: ignore[arg-type]
-        elif pairs or line > 1:
+        elif line > 1 or numbers[0] is not None:
             raise UsageError(f"{name}: {path}, line {line}: {short(','.join(row))} is not `seconds,value`")
     if not pairs:
         raise UsageError(f"{name}: {path} has no line `seconds,value`")

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import audio
 from .config import OVERLAP
-from .errors import Cancelled, EverwaveError, UsageError, one_line
+from .errors import Cancelled, EverwaveError, OutputError, UsageError, one_line
 from .latent_files import About, Store
 from .model import Model
 from .pooling import STATISTIC, pool
@@ -50,9 +50,9 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
     taken: dict[str, str] = {}
     for given in inputs:
         try:
-            found = [*_expanded(given)]
+            found = [*_expanded(given, failed)]
         except OSError as error:
-            failed(f"{given}: cannot be looked for ({error.strerror or error})")
+            failed(f"{given}: cannot be looked for ({error.strerror or error}); give what can be read")
             continue
         if not found:
             failed(f"{given}: no audio file there; known endings are {' '.join(ENDINGS)}")
@@ -64,27 +64,37 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
             yield Recording(name, path, "stdin" if given == "-" else str(path))
 
 
-def _expanded(given: str) -> Iterator[tuple[Path, str]]:
+def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:
     """(file, name of its latents)"""
     path = Path(given)
     if given == "-":
         yield path, "stdin"
     elif path.is_dir():
-        for file in _audio_files(path):
-            yield file, file.relative_to(path).with_suffix("").as_posix()
-    elif path.exists() or not glob.has_magic(given):
-        # one that is missing is reported when its turn comes; a name that begins with a dot is nobody's recording
-        yield path, path.stem.lstrip(".") or path.name.lstrip(".")
+        for file in _audio_files(path, failed):
+            yield file, _called(file.relative_to(path))
+    elif path.exists() or not glob.has_magic(given):  # one that is missing is reported when its turn comes
+        yield path, _called(Path(path.name))
     else:
         fixed = Path(*_until_magic(path.parts))
         for file in map(Path, sorted(glob.glob(given, recursive=True))):
             if file.is_file():
-                yield file, file.relative_to(fixed).with_suffix("").as_posix()
+                yield file, _called(file.relative_to(fixed))
 
 
-def _audio_files(folder: Path) -> Iterator[Path]:
+def _called(file: Path) -> str:
+    """The name of its latents. One that begins with a dot would be nobody's recording."""
+    return "/".join(part for name in file.with_suffix("").parts if (part := name.lstrip(".")))
+
+
+def _audio_files(folder: Path, failed: Failed) -> Iterator[Path]:
     """All of them below `folder`, sorted, by their endings; hidden ones are left alone."""
-    for root, folders, files in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == str(folder):
+            raise error
+        failed(f"{error.filename}: cannot be looked into ({error.strerror}); make it readable, or leave it out")
+
+    for root, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
@@ -164,7 +174,7 @@ def _encode(model: Model, recording: Recording, path: Path, store: Store, about:
             **({} if when is None else {"source_modified": when}),
             "frames": -(-frames * model.sample_rate // rate),
             "channels": min(header.channels, 2),
-            "source": recording.source,
+            "source": _origin(recording),
             "source_sample_rate": rate,
             "source_channels": header.channels,
             "source_frames": frames,
@@ -183,11 +193,20 @@ def about_all(model: Model, autoencoder: str, pooled: bool) -> About:
     }
 
 
-def finished(recording: Recording, store: Store, about: About) -> bool:
-    """Whether its latents are there and were made from the file as it is now, by the same model, with the same statistic."""
-    when = modified(recording)
-    known = {**about, "source": recording.source, "source_modified": when}
-    return when is not None and store.finished(recording.name, known)
+def unfinished(found: Sequence[Recording], store: Store, about: About, failed: Failed) -> Iterator[Recording]:
+    """Those whose latents are not there, made from the file as it is now; what must not be replaced is reported."""
+    for recording in found:
+        try:
+            known = {**about, "source": _origin(recording), "source_modified": modified(recording)}
+            if not store.finished(recording.name, known):
+                yield recording
+        except OutputError as error:
+            failed(f"{recording.source}: {error}")
+
+
+def _origin(recording: Recording) -> str:
+    """What is said of its latents: the same by whichever path it was given."""
+    return recording.source if str(recording.path) == "-" else os.path.abspath(recording.path)
 
 
 def modified(recording: Recording) -> int | None:

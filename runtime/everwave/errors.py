@@ -25,6 +25,12 @@ class AudioError(EverwaveError):
     """An audio file cannot be read or written."""
 
 
+class OutputError(AudioError, UsageError):
+    """A file that cannot be made there: bad use, known before any work."""
+
+    exit_code = 2
+
+
 class Cancelled(EverwaveError):
     """The caller's `cancel` function said so."""
 
@@ -37,6 +43,11 @@ def short(value: Any) -> str:
         return "a huge number"  # of more digits than Python spells
     text = " ".join(text[:200].split())
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def printable(text: str) -> str:
+    """`text` as UTF-8 can hold it: bytes of a file's name that are no characters are spelled, as \\udcff."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -7,7 +7,9 @@ What is known about a recording goes with its latents, as attributes of its data
     pooled                           the statistic, "" for latents over time
     source, source_sample_rate, source_channels, source_frames, source_modified
 
-A file appears under its name when it is complete. Latents of any length are written in constant memory.
+A file appears under its name when it is complete. Latents of any length are written in constant memory. What is there
+is only replaced, unless that is asked for, by latents of the same source, which is an absolute path ("stdin", or a
+relative one, in older files), of the same statistic and the same autoencoder.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import EverwaveError, UsageError
+from .errors import EverwaveError, OutputError, UsageError, printable
+from .files import checked, whole
+from .stopping import signals_held
 
 Array = np.ndarray
 About = dict[str, Any]
@@ -37,7 +41,6 @@ FORMAT = "everwave latents"
 NUMBERS = ("sample_rate", "frames", "channels", "latents_per_second",
            "source_sample_rate", "source_channels", "source_frames", "source_modified")  # fmt: skip
 TEXTS = ("autoencoder", "pooled", "source")
-SAME = ("autoencoder", "pooled", "source", "source_modified")  # what must not have changed for latents to be kept
 CHUNK_ROWS = 256
 MAX_RECORDINGS, MAX_DEPTH = 1_000_000, 64
 MAX_ABOUT = 1 << 16  # bytes
@@ -48,7 +51,7 @@ class Store(Protocol):
     """Where `encode` puts what it makes; a context manager, whose methods several threads may call."""
 
     def finished(self, name: str, about: Mapping[str, Any]) -> bool:
-        """Whether the latents of `name` are there, whole, and made from what `about` says in SAME."""
+        """Whether the latents of `name` are there, whole, and made from what `about` says; OutputError if others are."""
         ...
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
@@ -73,7 +76,7 @@ class NpyStore:
         self._output, self._overwrite = output, overwrite
         self.single = output.suffix.lower() == ".npy"
         if self.single:
-            check_writable(output)
+            checked(output)
         else:
             _check_folder(output)
 
@@ -87,23 +90,29 @@ class NpyStore:
         return self._output if self.single else self._output / f"{name}.npy"
 
     def finished(self, name: str, about: Mapping[str, Any]) -> bool:
-        if self._overwrite:
+        path = self.path(name)
+        if self._overwrite or not (os.path.exists(path) or os.path.exists(_json_path(path))):
             return False
+        stored: About = {}
+        with suppress(OSError, ValueError):
+            stored = _beside(path)
+        same = _unchanged(str(path), stored, about)
         try:
-            _load_npy(self.path(name))  # raises if it is cut off
-            return _same(_beside(self.path(name)), about)
+            _load_npy(path)  # raises if it is cut off
         except (OSError, ValueError):
             return False
+        return same
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
         path = self.path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _whole(path) as part:
+            checked(_json_path(path))  # its name is the longer one
+            with whole(path) as part:
                 with part.open("wb") as file:
                     _write_npy(file, latents)
                 _json_path(path).unlink(missing_ok=True)  # at no time do latents lie beside what is said of others
-            with _whole(_json_path(path)) as part:
+            with whole(_json_path(path)) as part:
                 part.write_text(json.dumps(about(), indent=1) + "\n")
         except OSError as error:  # what goes wrong with the audio is an AudioError
             raise EverwaveError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -177,7 +186,7 @@ class Hdf5Store:
     single = False
 
     def __init__(self, output: Path, overwrite: bool = False) -> None:
-        check_writable(output)
+        checked(output)
         self._output, self._overwrite = output, overwrite
         self._lock = threading.Lock()  # h5py has one too, but not around a whole recording
         self._kept: dict[str, About] = {}
@@ -190,7 +199,7 @@ class Hdf5Store:
         import h5py
 
         with ExitStack() as stack:
-            part = stack.enter_context(_whole(self._output, lambda: self._used))
+            part = stack.enter_context(whole(self._output, lambda: self._used))
             self._file = stack.enter_context(h5py.File(part, "w", libver="v110"))  # it checks what it reads
             _set(self._file, {"format": FORMAT})
             self._copy_existing()
@@ -218,7 +227,7 @@ class Hdf5Store:
                 raise
 
     def __exit__(self, *error: object) -> None:
-        with self._stack, self._lock:
+        with signals_held(), self._stack, self._lock:
             self._used = self._used and len(self._file) > 0
             if self._used:
                 self._copy_existing()  # another run may have added to it meanwhile
@@ -233,10 +242,14 @@ class Hdf5Store:
                 _set(self._file, {key: values.pop()})
 
     def finished(self, name: str, about: Mapping[str, Any]) -> bool:
-        return not self._overwrite and name in self._kept and _same(self._kept[name], about)
+        name = printable(name)
+        if self._overwrite or name not in self._kept:
+            return False
+        return _unchanged(f"{name} in {self._output}", self._kept[name], about)
 
     def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
-        part = f".{os.fsencode(name).hex()}"  # no recording is called so: hidden files are not looked for
+        name = printable(name)
+        part = f".{name.encode().hex()}"  # no recording is called so: hidden files are not looked for
         try:
             if isinstance(latents, np.ndarray):
                 with self._lock:
@@ -310,7 +323,9 @@ def _explained(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, EverwaveError):
             raise
-        raise EverwaveError(f"{path}: cannot be read as latents ({_first_line(error)}); make it anew") from error
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        step = "give one that can be read" if getattr(error, "errno", None) else "make it anew"
+        raise EverwaveError(f"{path}: cannot be read as latents ({reason}); {step}") from error
 
 
 def _is_ours(file: Any) -> bool:
@@ -364,7 +379,7 @@ def _attribute(holder: Any, key: str) -> Any:
         return None
     value = holder.attrs[key]
     value = value.item() if isinstance(value, np.generic) else value
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _set(holder: Any, about: Mapping[str, Any]) -> None:
@@ -401,8 +416,9 @@ class Stored:
 @contextmanager
 def opened(path: Path, item: str | None = None) -> Iterator[tuple[Stored, About]]:
     """The latents in `path` and what is known about them; `item` names the recording if a file holds several."""
-    if not path.is_file():
-        raise EverwaveError(f"{path}: no such file; `everwave encode` makes one")
+    with _explained(path):
+        if not path.is_file():
+            raise EverwaveError(f"{path}: no such file; `everwave encode` makes one")
     with ExitStack() as stack:
         if path.suffix.lower() in HDF5:
             import h5py
@@ -447,58 +463,32 @@ def _checked(about: Any) -> About:
     return known
 
 
-def _same(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(key in stored and stored[key] == wanted.get(key) for key in SAME)
-
-
-@contextmanager
-def _whole(path: Path, wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when all went well and is `wanted`, and is removed when not."""
-    check_writable(path)
-    path = path.resolve()  # the file that a link names is replaced, not the link
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        if wanted():
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """UsageError unless a file can be made at `path`."""
-    with _refusing(path):
-        if path.is_dir():
-            raise UsageError(f"{path}: is a folder; give the name of a file")
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: is a device or a pipe; give the name of a file")
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first")
-        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise UsageError(f"{path}: cannot be written; choose another place with -o")
+def _unchanged(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether what is there needs no new latents; OutputError if it is not to be replaced by those that are `wanted`."""
+    if not {"source", "pooled", "autoencoder"} <= set(stored):
+        what = "no latents that `encode` made"
+    elif os.path.abspath(stored["source"]) != os.path.abspath(wanted["source"]):
+        what = f"latents of {stored['source']}"
+    elif stored["pooled"] != wanted["pooled"]:
+        what = f"latents {'pooled ' if stored['pooled'] else ''}over time"
+    elif stored["autoencoder"] != wanted["autoencoder"]:
+        what = "latents of another model"
+    else:
+        return wanted["source_modified"] is not None and stored.get("source_modified") == wanted["source_modified"]
+    raise OutputError(f"{where} holds {what}; choose another place, or replace it with --overwrite")
 
 
 def _check_folder(folder: Path) -> None:
-    """UsageError unless `folder` is one that can be written to, or can be made."""
-    with _refusing(folder):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise UsageError(
-                f"{folder}: {'' if there == folder else f'{there} '}is no folder; name OUT.npy, OUT.h5 or a folder"
-            )
-        if not os.access(there, os.W_OK):
-            raise UsageError(f"{folder}: cannot be written; choose another place with -o")
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """A name that the system does not even look for, as it is too long, is no name for a file."""
+    """OutputError unless `folder` is one that can be written to, or can be made."""
     try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place with -o"
-        ) from None
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); choose another name") from None
+    if not there.is_dir():
+        at = "" if there == folder else f"{there} "
+        raise OutputError(f"{folder}: {at}is no folder; name OUT.npy, OUT.h5 or a folder")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"{folder}: no permission to write there; choose another place")
 
 
 def _first_line(error: BaseException) -> str:

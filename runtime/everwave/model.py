@@ -55,9 +55,13 @@ def random_model(preset: str = "full", seed: int = 0, threads: int | None = None
 
 
 def warm_up(threads: int | None = None) -> list[str]:
-    """Compile every kernel for every precision this CPU has, and for weights of float16 and of float32; the precisions."""
+    """Compile every kernel for every precision this CPU has, and for weights of float16 and of float32; the precisions.
+
+    UsageError if there is none, as EVERWAVE_PATH names a path that there is not.
+    """
     threads = checks.threads(threads)
     file, done = weights.random_model(PRESETS["tiny"]), []
+    refused: UsageError | None = None
     # no float16 holds these
     longer = {name: {k: v * np.float32(1.0001) for k, v in part.items()} for name, part in file.parameters.items()}
     for precision in ("float32", "bfloat16"):
@@ -65,9 +69,12 @@ def warm_up(threads: int | None = None) -> list[str]:
             for parameters in (file.parameters, longer):
                 model = Model.from_parts(replace(file, parameters=parameters), threads, precision)
                 model.encode(model.generate(1.0), model.sample_rate)
-        except UsageError:  # this CPU has no such products
+        except UsageError as error:  # this CPU has no such products
+            refused = error
             continue
         done.append(precision)
+    if refused and not done:
+        raise refused
     for preset in PRESETS.values():  # the inverse FFT alone is compiled for its size, and for angles and vectors
         magnitude = np.zeros((1, DECODER_FRAMES, preset.signal.bins), np.float32)
         for phase in (magnitude, np.concatenate([magnitude, magnitude], axis=2)):

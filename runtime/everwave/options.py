@@ -67,7 +67,9 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     made.add_argument("inputs", nargs="+", metavar="IN", help="audio files, folders, globs, - for stdin")
     made.add_argument("--pool", action="store_true",
                       help="one vector per recording: mean and standard deviation over time, left and right averaged")  # fmt: skip
-    made.add_argument("--overwrite", action="store_true", help="also encode what is already there and unchanged")
+    made.add_argument(
+        "--overwrite", action="store_true", help="also replace what is there: unchanged, or of something else"
+    )
     made.add_argument("-o", "--output", required=True, help="OUT.npy, OUT.h5 or a folder")
     _model_options(made, default="autoencoder")
 

@@ -25,6 +25,8 @@ CONTROLS = (
     "style",
 )  # options of their own; which conditions a model has is checked when it is loaded
 
+MAX_COUNT = 10_000  # whose outputs are checked in a moment
+
 
 def write(model: Model, options: argparse.Namespace, output: str, seed: int) -> None:
     picture = Spectrogram(model.sample_rate) if options.spectrogram else None
@@ -60,6 +62,8 @@ def conditions(model: Model, options: argparse.Namespace) -> dict[str, str]:
         if not equals or name not in [condition.name for condition in model.conditions]:
             known = ", ".join(condition.name for condition in model.conditions) or "none"
             raise UsageError(f"--set {short(word)}: give a condition of the model ({known}) and its value, NAME=VALUE")
+        if name in given or (name in CONTROLS and getattr(options, name) is not None):
+            raise UsageError(f"--set {short(word)}: {name} is given already; give it once")
         given[name] = value
     return given
 
@@ -113,8 +117,8 @@ def _without_folders(value: Any) -> str:
 
 def outputs(output: str, count: int) -> list[str]:
     """The file of each piece: out.wav, or out-01.wav ... so that names sort."""
-    if count < 1:
-        raise UsageError(f"--count {count}; ask for at least one piece")
+    if not 1 <= count <= MAX_COUNT:
+        raise UsageError(f"--count {count}; ask for 1 to {MAX_COUNT} pieces, and for more with another --seed")
     if count == 1:
         return [output]
     if output == "-":

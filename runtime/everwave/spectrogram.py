@@ -10,12 +10,12 @@ import os
 import struct
 import zlib
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from .axes import HERTZ, framed
 from .errors import UsageError
+from .files import whole
 
 Array = np.ndarray
 
@@ -72,14 +72,12 @@ class Spectrogram:
         self._add(np.zeros(self._n_fft // 2, np.float32))
         image = framed(self.image(), self._samples / self._rate, self._rows()) if axes else self.image()
         self._tail, self._columns, self._merged, self._sum, self._count = saved
-        path = Path(path).resolve()  # the file that a link names is replaced, not the link
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            temporary.write_bytes(png(image, colour_map()))
-            temporary.replace(path)
+            with whole(path) as part:
+                part.write_bytes(png(image, colour_map()))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UsageError(f"{path}: the spectrogram cannot be written ({error.strerror or error})") from None
+            reason = error.strerror or error
+            raise UsageError(f"{path}: the spectrogram cannot be written ({reason}); choose another place") from None
 
     def _rows(self) -> dict[int, float]:
         """Where frequencies are in the image: the middle of band b lies at the (b + 1)th of the bands + 1 steps of mel."""

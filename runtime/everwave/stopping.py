@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -23,18 +23,38 @@ def stopped_by_signals() -> Iterator[None]:
     """Within, the first of SIGNALS raises Stopped in the main thread, and later ones do not disturb the end."""
 
     def stop(number: int, _: Any) -> None:
-        for ignored in before:  # the second one does not disturb the end
-            signal.signal(ignored, signal.SIG_IGN)
+        for other in SIGNALS:  # the second one does not disturb the end
+            if signal.getsignal(other) is stop:
+                signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
+    with _handled_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Within, SIGNALS wait, so that what is being finished is finished; the first that came is raised at the end."""
+    came: list[int] = []
+    try:
+        with _handled_by(lambda number, _: came.append(number)):
+            yield
+    finally:
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    """Within, `handler` gets those of SIGNALS that are not ignored, as `nohup` has it; threads but the main one get none."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}  # nohup ignores
+        before = {n: given for n, given in before.items() if given not in (signal.SIG_IGN, None)}
         for number in before:
-            signal.signal(number, stop)
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, given in before.items():
+            signal.signal(number, given)

@@ -42,13 +42,18 @@ SHIPPED = "EVERWAVE_WEIGHTS"  # a folder that is searched first
 
 
 def folders() -> list[Path]:
-    """Where shipped models are looked for, in order: EVERWAVE_WEIGHTS, the installed package, the clone around it."""
+    """Where shipped models are looked for, in order: EVERWAVE_WEIGHTS, the installed package, the clone around it.
+
+    ModelError if EVERWAVE_WEIGHTS is no folder.
+    """
     package = Path(__file__).resolve().parent
     candidates = [package / "shipped"]
     if package.parent.name == "runtime":  # a clone or an editable install, not site-packages
         candidates.append(package.parents[1] / "weights")
-    if os.environ.get(SHIPPED):
-        candidates.insert(0, Path(os.environ[SHIPPED]))
+    if own := os.environ.get(SHIPPED):
+        if not Path(own).is_dir():
+            raise ModelError(f"{SHIPPED}={own}: no such folder; set it to one of .h5 files, or unset it")
+        candidates.insert(0, Path(own))
     return [folder for folder in candidates if folder.is_dir()]
 
 

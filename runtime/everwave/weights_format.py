@@ -25,6 +25,7 @@ import numpy as np
 
 from .config import Condition, Config
 from .errors import ModelError
+from .files import checked, whole
 from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 
@@ -282,29 +283,20 @@ def named(path: str | os.PathLike[str], action: str) -> Iterator[None]:
 def write(path: str | os.PathLike[str], model_file: ModelFile, dtype: str = "float16") -> None:
     """Write the file in one step: it is whole, or as it was before. The same content gives the same bytes.
 
-    ModelError if a parameter is missing, misshapen, not finite or too large for `dtype`, or the place is not writable.
+    ModelError if a parameter is missing, misshapen, not finite or too large for `dtype`; OutputError if the place is not writable.
     """
     import h5py
 
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    target = checked(path)
     with named(path, "written"):
         stored = _stored(model_file, dtype)
         attributes = _attributes(model_file)
-        if not target.parent.is_dir():
-            raise ModelError(f"there is no folder {target.parent}; create it first")
-        if target.is_dir():
-            raise ModelError("is a folder; give the name of a file")
-        try:
-            with h5py.File(part, "w") as file:
-                for name, text in attributes.items():
-                    data = text.encode()
-                    file.attrs.create(name, data, dtype=h5py.string_dtype("utf-8", len(data)))
-                file.attrs["format_version"] = VERSION
-                file.attrs["crc32"] = _write_datasets(file, stored)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(target) as part, h5py.File(part, "w") as file:
+            for name, text in attributes.items():
+                data = text.encode()
+                file.attrs.create(name, data, dtype=h5py.string_dtype("utf-8", len(data)))
+            file.attrs["format_version"] = VERSION
+            file.attrs["crc32"] = _write_datasets(file, stored)
 
 
 def _write_datasets(file: Any, stored: dict[str, Parameters]) -> np.uint32:

@@ -175,7 +175,8 @@ def add(folder: Path, rng: Rng) -> Case:
     """More recordings for an HDF5 file of latents, or a folder of them, that is damaged."""
     file = str(rng.choice(["latents.h5", "latents.npy", "latents.npy.json"]))
     output = file if file.endswith(".h5") else "latents.npy"
-    return ["encode", "song.wav", "--model", "model.h5", "-o", output], folder / file
+    song = folder.with_name("good") / "song.wav"  # the one that they are of
+    return ["encode", str(song), "--model", "model.h5", "-o", output], folder / file
 
 
 def model(folder: Path, rng: Rng) -> Case:

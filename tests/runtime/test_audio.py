@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import time
 import tracemalloc
 import wave
@@ -144,12 +145,15 @@ def test_rf64_header_counts_past_4_gib() -> None:
     assert layout.header(2**29 - 100)[:4] == b"RIFF"
 
 
-def test_aiff_past_its_limit_is_refused(noise: np.ndarray) -> None:
-    with pytest.raises(AudioError, match="4 GiB"):
+def test_aiff_holds_what_fits_below_its_limit(noise: np.ndarray) -> None:
+    frames = (20_000 - audio_writing.HEADER_ROOM) // 4
+    with pytest.raises(AudioError, match=r"^a\.aiff: AIFF holds at most 4 GiB") as caught:
         write("a.aiff", noise, riff_limit=20_000)
-    assert os.listdir() == []
+    assert "part" not in str(caught.value)
+    assert os.listdir() == ["a.aiff"]
+    assert len(audio.read("a.aiff")[0]) == frames > 3000  # to the last frame, not to the last block
     with pytest.raises(FormatError, match="4 GiB"):
-        Writer("a.aiff", RATE, frames=10_000, riff_limit=20_000)
+        Writer("b.aiff", RATE, frames=10_000, riff_limit=20_000)
 
 
 # -- stdout -----------------------------------------------------------------------------------------------------------
@@ -212,7 +216,6 @@ def _file(name: str, content: bytes) -> str:
         ("folder.wav", {}, "is a folder", 2),
         ("", {}, "unknown format", 2),
         ("x" * 300 + ".wav", {}, "cannot be written", 2),
-        ("x" * 245 + ".wav", {}, "cannot be written", 2),  # the name that it has until it is complete is longer
         ("a.wav", {"frames": 10**15}, "choose another disk", 1),
         ("a.mp3", {"frames": 10**15}, "choose another disk", 1),
     ],
@@ -251,6 +254,28 @@ def test_no_permission(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".wav", "x" * 250 + ".flac", "é" * 125 + ".mp3"])
+def test_the_longest_names(noise: np.ndarray, name: str) -> None:
+    """The name that a file has until it is complete is no longer."""
+    write(name, noise)
+    assert os.listdir() == [name]
+
+
+def test_names_that_are_no_text(noise: np.ndarray) -> None:
+    if os.name == "nt":
+        pytest.skip("names are text here")
+    for ending in ("wav", "flac", "aiff"):
+        write(f"a\udcff.{ending}", noise, tags={"title": "a\udcff", "comment": "everwave"})
+        assert audio.tags(f"a\udcff.{ending}")["title"] == "a\\udcff"
+
+
+def test_links_that_go_round() -> None:
+    os.symlink("a.wav", "b.wav")
+    os.symlink("b.wav", "a.wav")
+    with pytest.raises(OutputError, match=r"^a\.wav: cannot be written \(.*choose another name"):
+        Writer("a.wav", RATE)
+
+
 def test_a_link_is_followed(noise: np.ndarray) -> None:
     os.mkdir("elsewhere")
     os.symlink("elsewhere/real.wav", "a.wav")
@@ -262,9 +287,9 @@ def test_a_link_is_followed(noise: np.ndarray) -> None:
 # -- failures and interrupts ------------------------------------------------------------------------------------------
 
 
-def write_until(error: type[BaseException], path: str, samples: np.ndarray) -> None:
+def write_until(error: type[BaseException], path: str, samples: np.ndarray, **options) -> None:
     """One block, then the error."""
-    with Writer(path, RATE) as writer:
+    with Writer(path, RATE, **options) as writer:
         writer.write(samples)
         raise error
 
@@ -277,6 +302,35 @@ def test_an_interrupt_keeps_what_was_written(music: np.ndarray, ending: str, int
     samples, rate = audio.read(f"a.{ending}")
     assert len(samples) / rate == pytest.approx(30_000 / RATE, abs=1e-4)
     assert os.listdir() == [f"a.{ending}"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled, audio_writing.Full])
+@pytest.mark.parametrize("ending", ["wav", "flac", "opus"])
+def test_only_whole_files_if_wanted(music: np.ndarray, ending: str, stop: type) -> None:
+    with pytest.raises(stop):
+        write_until(stop, f"a.{ending}", music, keep_partial=False)
+    assert os.listdir() == []
+    write(f"a.{ending}", music, keep_partial=False)
+    assert os.listdir() == [f"a.{ending}"]
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "aiff"])
+def test_a_signal_while_the_file_is_closed_waits(
+    music: np.ndarray, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = wav.WavSink if ending == "wav" else audio_writing.LibsndfileSink
+    close = sink.close
+
+    def interrupted(self: audio_writing.Sink) -> None:
+        signal.raise_signal(signal.SIGINT)
+        close(self)
+
+    monkeypatch.setattr(sink, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(f"a.{ending}", music)
+    assert os.listdir() == [f"a.{ending}"]
+    assert len(audio.read(f"a.{ending}")[0]) == len(music)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_in_the_middle_of_a_block(music: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,6 +524,20 @@ def test_wav_of_unknown_length_is_read_to_its_end(noise: np.ndarray) -> None:
         whole[4:8] = whole[76:80] = length
         assert whole[72:76] == b"data"
         assert len(audio.read(_file("stream.wav", bytes(whole)))[0]) == len(noise)
+
+
+def test_flac_of_unknown_length_is_read_to_its_end(noise: np.ndarray) -> None:
+    """As programs write it to a pipe: the number of samples is 0."""
+    write("a.flac", noise)
+    data = bytearray(Path("a.flac").read_bytes())
+    assert int.from_bytes(data[21:26], "big") & (1 << 36) - 1 == len(noise)
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    Path("b.flac").write_bytes(data)
+    assert audio.info("b.flac") == audio.info("a.flac")
+    np.testing.assert_array_equal(audio.read("b.flac")[0], audio.read("a.flac")[0])
+    rate, blocks = audio.blocks("b.flac")
+    assert (rate, sum(map(len, blocks))) == (RATE, len(noise))
 
 
 def test_damaged_files_raise_audio_error_or_give_finite_samples(music: np.ndarray) -> None:

@@ -20,6 +20,7 @@ import soundfile
 from everwave import cli, load, pieces, playing, weights
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
+from everwave.model import Model
 from everwave.networks import AUTOENCODER
 
 TINY = PRESETS["tiny"]
@@ -116,6 +117,27 @@ def test_stdout_gets_audio_and_nothing_else(tiny: str) -> None:
 def test_spectrogram(tiny: str) -> None:
     assert main(["generate", "--model", tiny, "--seconds", "0.5", "--spectrogram", "out.png", "-o", "out.wav"]) == 0
     assert Path("out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_that_a_terminal_cannot_show(tiny: str) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = everwave("generate", "--model", tiny, "--seconds", "0.1", "-o", "音楽.flac")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\u97f3\\u697d.flac: 0.1 s of audio")
+
+
+def test_models_and_curves_whose_names_are_no_text(steered: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.name == "nt":
+        pytest.skip("names are text here")
+    Path("t\udcff.h5").write_bytes(Path(steered).read_bytes())
+    Path("c\udcff.csv").write_text("0,125\n")
+    words = ["--model", "t\udcff.h5", "--bpm", "c\udcff.csv", "--seconds", "0.1"]
+    for ending in ("wav", "flac"):
+        assert main(["generate", *words, "-o", f"a.{ending}"]) == 0
+        capsys.readouterr()
+        assert main(["info", f"a.{ending}", "--json"]) == 0
+        assert r"--bpm 'c\udcff.csv'" in json.loads(capsys.readouterr().out)["comment"]
 
 
 def test_conditions(steered: str) -> None:
@@ -369,6 +391,16 @@ def test_warmup(capsys: pytest.CaptureFixture[str]) -> None:
     assert "float32" in capsys.readouterr().out
 
 
+def test_warmup_of_a_path_that_there_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERWAVE_PATH", "nonsense")
+    assert main(["warmup"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "nonsense" in output.err
+
+
 WARM = """
 import numpy as np
 from dataclasses import replace
@@ -483,6 +515,10 @@ BAD_USE = {
     "a picture that is no PNG": "generate --model TINY --seconds 1 --spectrogram out.jpg -o out.wav",
     "a format by another name": "stream --model TINY --format wav -o out.flac",
     "bare samples by another name": "stream --model TINY --format raw -o out.flac",
+    "a condition that is given twice": "generate --model STEERED --seconds 1 --bpm 130 --set bpm=140 -o out.wav",
+    "a condition that is set twice": "generate --model STEERED --seconds 1 --set bpm=130 --set bpm=140 -o out.wav",
+    "too many pieces": "generate --model TINY --seconds 1 --count 100000000 -o out.wav",
+    "bench of no seconds": "bench --preset tiny --random-weights --seconds 0",
     "seeds beyond the last": "generate --model TINY --seconds 1 --seed 18446744073709551615 --count 2 -o out.wav",
 }
 
@@ -501,6 +537,7 @@ FAILURES = {
     "more than the disk holds": "generate --model TINY --seconds 2592000 -o out.wav",
     "missing checkpoint": "import-musika missing --autoencoder missing -o out.h5",
     "bundle of a missing model": "bundle missing.h5 -o out.h5",
+    "bench of a missing model": "bench --model missing.h5",
 }
 
 OUTPUTS = {
@@ -561,6 +598,17 @@ def test_outputs_that_cannot_be_written_are_bad_use(
     for ending in ("npy", "h5", "png", "flac"):
         Path(f"folder.{ending}").mkdir()
     assert run_bad(OUTPUTS[case].replace("OUT", out), tiny, steered, capsys, monkeypatch) == 2
+
+
+def test_every_output_is_checked_before_the_first_piece(
+    tiny: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a-2.wav").mkdir()
+    monkeypatch.setattr(Model, "prepare", lambda _: pytest.fail("kernels were compiled"))
+    for command, said in (("--count 2 -o a.wav", "a-2.wav: is a folder"), ("-o b.xyz", "unknown format 'xyz'")):
+        assert main(["generate", "--model", tiny, "--seconds", "0.1", *command.split()]) == 2
+        assert said in capsys.readouterr().err
+    assert os.listdir() == ["a-2.wav"]
 
 
 @pytest.mark.parametrize("case", FAILURES)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from signal import SIGINT, raise_signal
 from types import SimpleNamespace
 
 import everwave
@@ -104,7 +105,7 @@ def test_what_is_known_goes_with_the_latents(model: str) -> None:
         "frames": 8820,
         "channels": 1,
         "latents_per_second": 44100 / 256,
-        "source": "in.flac",
+        "source": os.path.abspath("in.flac"),
         "source_sample_rate": 48000,
         "source_channels": 1,
         "source_frames": frames,
@@ -115,7 +116,7 @@ def test_what_is_known_goes_with_the_latents(model: str) -> None:
     assert about("in.npy") == expected
     with h5py.File("in.h5") as file:
         assert latent_files._attributes(file["in"]) == expected
-        assert file["in"].attrs["source"].decode() == "in.flac"
+        assert file["in"].attrs["source"].decode() == os.path.abspath("in.flac")
         assert file["in"].dtype == np.float32
         np.testing.assert_array_equal(file["in"][()], np.load("in.npy"))
         assert {"format", "sample_rate", "latents_per_second"} <= set(file.attrs)
@@ -168,11 +169,15 @@ def test_notes_of_libraries_are_not_ours(model: str) -> None:
     soundfile.write("in.mp3", noise(1.0), 44100, format="MP3")
     data = Path("in.mp3").read_bytes()
     Path("in.mp3").write_bytes(data[: len(data) // 2] + b"\0" * 900 + data[len(data) // 2 + 500 :])
-    words = [sys.executable, "-m", "everwave", "encode", "in.mp3", "--model", model, "-o", "out.npy"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("everwave: error: in.mp3: cut off")
+    Path("text.mp3").write_text("no music")
+    for words, said in (
+        (["encode", "in.mp3", "--model", model, "-o", "out.npy"], "in.mp3: cut off"),
+        (["info", "text.mp3"], "text.mp3: cannot be read as audio"),
+    ):
+        done = subprocess.run([sys.executable, "-m", "everwave", *words], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"everwave: error: {said}")
 
 
 # -- which files ---------------------------------------------------------------------------------------------------
@@ -257,14 +262,68 @@ def test_two_of_one_name(model: str, capsys: pytest.CaptureFixture[str]) -> None
     write("x/a.wav", seed=2)
     assert main(["encode", "a.wav", "x/a.wav", "--model", model, "-o", "out"]) == 1
     assert "would be called a like a.wav" in lines(capsys)[0]
-    assert about("out/a.npy")["source"] == "a.wav"
+    assert about("out/a.npy")["source"] == os.path.abspath("a.wav")
+
+
+def test_hidden_recordings_that_are_asked_for_are_stored(model: str) -> None:
+    for name in (".a.wav", ".b/.c.wav"):
+        write(name)
+    for _ in range(2):  # what is there is found again
+        assert main(["encode", ".*.wav", ".b/.*.wav", "--model", model, "-o", "out.h5"]) == 0
+    with h5py.File("out.h5") as file:
+        assert latent_files._names(file) == ["a", "c"]
+
+
+def test_folders_that_cannot_be_read_are_named(
+    model: str, album: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert main(["encode", "album", "--model", model, "-o", "out"]) == 1
+    assert lines(capsys)[0].startswith("everwave: error: album/side/deep: cannot be looked into (Permission denied)")
+    assert sorted(str(p) for p in Path("out").rglob("*.npy")) == [f"out/{name}.npy" for name in album[:-1]]
+    assert main(["encode", "album/side/deep", "--model", model, "-o", "out"]) == 1
+    assert len(lines(capsys)) == 1
+
+
+def test_names_that_are_no_text(model: str) -> None:
+    if os.name == "nt":
+        pytest.skip("names are text here")
+    write("s.wav")
+    os.rename("s.wav", "s\udcff.wav")
+    for output in ("out", "out.h5"):
+        for options in ([], ["--overwrite"]):
+            assert main(["encode", "s\udcff.wav", "--model", model, "-o", output, *options]) == 0
+    with h5py.File("out.h5") as file:
+        assert latent_files._names(file) == ["s\\udcff"]
+        assert latent_files._attributes(file["s\\udcff"])["source"] == os.path.abspath("s\udcff.wav")
+    np.testing.assert_array_equal(latent_files.read(Path("out.h5"))[0], np.load("out/s\udcff.npy"))
+
+
+def test_long_names(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 246
+    write(f"{name}.wav")
+    assert main(["encode", f"{name}.wav", "--model", model, "-o", "out"]) == 0
+    assert sorted(os.listdir("out")) == [f"{name}.npy", f"{name}.npy.json"]
+    write(f"{name}y.wav")
+    assert main(["encode", f"{name}y.wav", "--model", model, "-o", "out"]) == 1  # its JSON's would be too long
+    assert "choose another name" in lines(capsys)[0]
+    assert len(os.listdir("out")) == 2
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", ["out.npy", "out", "out.h5"])
-def test_finished_files_are_not_done_again(model: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_files_are_not_done_again(
+    model: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     write("a.wav")
     done: list[str] = []
     from everwave import encoding
@@ -281,8 +340,12 @@ def test_finished_files_are_not_done_again(model: str, output: str, monkeypatch:
     first = latent_files.read(Path("out/a.npy" if output == "out" else output))[0].copy()
     assert run() == []
     assert run("--overwrite") == ["a"]
-    assert run("--pool") == ["a"]  # another statistic
-    assert run() == ["a"]
+    monkeypatch.chdir("..")
+    done.clear()
+    here = [str(tmp_path / "a.wav"), "--model", model, "-o", str(tmp_path / output)]
+    assert main(["encode", *here]) == 0  # the same file by another path
+    assert done == []
+    monkeypatch.chdir(tmp_path)
     write("a.wav", seed=5)
     os.utime("a.wav", (10**9, 10**9))  # changed, even if to something that looks older
     assert run() == ["a"]
@@ -291,9 +354,68 @@ def test_finished_files_are_not_done_again(model: str, output: str, monkeypatch:
         path = Path("out/a.npy" if output == "out" else output)
         path.write_bytes(path.read_bytes()[:-4])  # cut off
         assert run() == ["a"]
-        Path(f"{path}.json").write_text("{")
-        assert run() == ["a"]
     assert run() == []
+
+
+@pytest.mark.parametrize("output", ["a.npy", "out", "out.h5"])
+def test_what_is_there_is_not_replaced_by_something_else(
+    model: str, smallest_model: weights.ModelFile, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(("x/a.wav", "y/a.wav")):
+        write(name, seed=i)
+        os.utime(name, (10**9, 10**9))
+    weights.write("other.h5", weights.random_model(smallest_model.config, seed=2))
+    path = Path("out/a.npy" if output == "out" else output)
+    store = ["--model", model, "-o", output]
+    assert main(["encode", "x/a.wav", *store]) == 0
+    first = path.read_bytes()
+    for words, said in (
+        (["y/a.wav", *store], f"holds latents of {os.path.abspath('x/a.wav')}; "),
+        (["x/a.wav", *store, "--pool"], "holds latents over time; "),
+        (["x/a.wav", "--model", "other.h5", "-o", output], "holds latents of another model; "),
+    ):
+        assert main(["encode", *words]) == 1
+        (line,) = lines(capsys)
+        assert said in line
+        assert "--overwrite" in line
+        assert path.read_bytes() == first
+        assert main(["encode", *words, "--overwrite"]) == 0
+        assert main(["encode", "x/a.wav", *store, "--overwrite"]) == 0
+        assert lines(capsys) == []
+        first = path.read_bytes()
+    assert main(["encode", "x/a.wav", *store, "--pool", "--overwrite"]) == 0
+    assert main(["encode", "x/a.wav", *store]) == 1
+    assert "holds latents pooled over time; " in lines(capsys)[0]
+
+
+def test_arrays_that_encode_did_not_make_stay(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.wav")
+    np.save("mine.npy", np.zeros(3))
+    Path("noted.npy.json").write_text('{"mine": 1}')
+    assert main(["encode", "a.wav", "--model", model, "-o", "broken.npy"]) == 0
+    Path("broken.npy.json").write_text("{")
+    for name in ("mine.npy", "noted.npy", "broken.npy"):
+        before = {path: path.read_bytes() for path in Path().glob(f"{name}*")}
+        assert main(["encode", "a.wav", "--model", model, "-o", name]) == 1
+        assert f"{name} holds no latents that `encode` made" in lines(capsys)[0]
+        assert {path: path.read_bytes() for path in Path().glob(f"{name}*")} == before
+        assert main(["encode", "a.wav", "--model", model, "-o", name, "--overwrite"]) == 0
+        assert about(name)["source"] == os.path.abspath("a.wav")
+
+
+@pytest.mark.parametrize("output", ["a.npy", "out.h5"])
+def test_relative_sources_of_older_files_are_known(model: str, output: str) -> None:
+    write("a.wav")
+    encode = ["encode", "a.wav", "--model", model, "-o", output]
+    assert main(encode) == 0
+    if output == "a.npy":
+        Path("a.npy.json").write_text(json.dumps(about("a.npy") | {"source": "a.wav"}))
+    else:
+        with h5py.File("out.h5", "a") as file:
+            latent_files._set(file["a"], {"source": "a.wav"})
+    before = Path(output).stat().st_mtime_ns
+    assert main(encode) == 0
+    assert Path(output).stat().st_mtime_ns == before
 
 
 def test_an_hdf5_file_is_added_to(model: str) -> None:
@@ -305,14 +427,6 @@ def test_an_hdf5_file_is_added_to(model: str) -> None:
     assert main(["encode", "b.wav", "--model", model, "--overwrite", "-o", "out.h5"]) == 0
     with h5py.File("out.h5") as file:
         assert sorted(file) == ["a", "b"]  # what this run had nothing to do with stays
-
-
-def test_another_recording_of_the_same_name_and_time_is_another(model: str) -> None:
-    for i, name in enumerate(("x/a.wav", "y/a.wav")):
-        write(name, seed=i)
-        os.utime(name, (10**9, 10**9))
-        assert main(["encode", name, "--model", model, "-o", "out.npy"]) == 0
-        assert about("out.npy")["source"] == name
 
 
 def test_a_closed_stdin_leaves_the_other_recordings(model: str) -> None:
@@ -387,6 +501,19 @@ def test_ctrl_c_keeps_what_is_finished(model: str, output: str, monkeypatch: pyt
         with h5py.File(output) as file:
             assert list(file) == ["a"]
     assert not [name for name in os.listdir() if name.endswith(".part")]
+
+
+def test_a_signal_while_the_hdf5_file_is_closed_waits(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.wav")
+    describe = latent_files.Hdf5Store._describe
+
+    def interrupted(self: latent_files.Hdf5Store) -> None:
+        raise_signal(SIGINT)
+        describe(self)
+
+    monkeypatch.setattr(latent_files.Hdf5Store, "_describe", interrupted)
+    assert main(["encode", "a.wav", "--model", model, "-o", "out.h5"]) == 130
+    assert latent_files.read(Path("out.h5"))[1]["source"] == os.path.abspath("a.wav")
 
 
 # -- pooling -------------------------------------------------------------------------------------------------------
@@ -610,6 +737,20 @@ def test_outputs_that_cannot_be(output: str, model: str, capsys: pytest.CaptureF
     Path("file").write_text("")
     assert main(["encode", "a.wav", "--model", model, "-o", output]) == 2
     assert output in lines(capsys)[0]
+
+
+@pytest.mark.parametrize("output", ["loop.h5", "loop.npy", "loop"])
+def test_links_that_go_round(output: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.wav")
+    os.symlink(output, "other")
+    os.symlink("other", output)
+    assert main(["encode", "a.wav", "--model", model, "-o", output]) == 2
+    assert output in lines(capsys)[0]
+
+
+def test_a_name_that_is_too_long_is_said_to_be(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decode", "x" * 300 + ".npy", "--model", model, "-o", "out.wav"]) == 1
+    assert "cannot be read as latents (File name too long); give one that can be read" in lines(capsys)[0]
 
 
 @pytest.mark.parametrize("output", ["out", "out.npy", "out.h5"])

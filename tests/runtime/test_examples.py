@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import everwave
@@ -42,10 +44,12 @@ def test_every_example_is_run_here() -> None:
 
 def test_radio(tiny: str) -> None:
     command = [sys.executable, str(EXAMPLES / "radio.py"), "--model", tiny, "--minute", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
+        assert process.stderr
         heard = process.stdout.read(80 + 4 * 44100 * 4)  # a header and four seconds
         process.stdout.close()
+        assert process.stderr.read() == b""
         process.wait(120)
     samples = np.frombuffer(heard[80:], "<i2").reshape(-1, 2) / 32768
     plain = everwave.load(tiny).generate(4.0, seed=7)
@@ -66,13 +70,49 @@ def test_game_music(tiny: str) -> None:
 def test_batch(tiny: str) -> None:
     options = ("--model", tiny, "--count", "12", "--seconds", "0.2", "-o", "pieces")
     assert "12 pieces made" in run("batch.py", *options)
-    os.remove("pieces/07.flac")
+    os.remove("pieces/0000007.flac")
     assert "1 pieces made, 11 were there" in run("batch.py", *options)
+    assert "0 pieces made, 3 were there" in run("batch.py", *options, "--count", "3")
+    assert "0 pieces made, 12 were there" in run("batch.py", *options)
     with open("pieces/pieces.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == sorted(p.name for p in Path("pieces").glob("*.flac"))
     expected = everwave.load(tiny).generate(0.2, seed=11, style=1)
-    np.testing.assert_allclose(audio.read("pieces/11.flac")[0], expected, atol=3.1e-5)
+    np.testing.assert_allclose(audio.read("pieces/0000011.flac")[0], expected, atol=3.1e-5)
+
+
+def test_a_batch_that_is_interrupted_leaves_no_fragment(tiny: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "batch.py"), "--model", tiny, "--seconds", "3000", "-o", "deep/pieces"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not sum(p.stat().st_size for p in Path("deep").rglob("*.part")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert "run it again" in process.communicate(timeout=60)[1]
+    assert os.listdir("deep/pieces") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["batch.py", "--model", "missing.h5"],
+        ["batch.py", "--count", "1", "-o", "file/pieces"],
+        ["search.py", "folder", "missing.wav"],
+        ["search.py", "missing", "missing.wav"],
+    ],
+)
+def test_bad_paths_are_one_line(tiny: str, words: list[str]) -> None:
+    Path("file").touch()
+    Path("folder").mkdir()
+    with audio.Writer("folder/a.wav", 44100) as writer:
+        writer.write(np.zeros((4410, 2), np.float32))
+    model = [] if "--model" in words else ["--model", tiny]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / words[0]), *words[1:], *model], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_search(tiny: str) -> None:

@@ -66,6 +66,14 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr
 
 
+def unprivileged() -> list[str]:
+    """The words before a command that lets it read and write only what file modes allow."""
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if drop and (shutil.which("setpriv") is None or run(*drop, "true").returncode):
+        pytest.skip("root's right to read and write everything cannot be dropped here")
+    return drop
+
+
 # -- disks -----------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +108,7 @@ def test_killed_while_it_writes(tiny: str) -> None:
     process.kill()
     assert process.wait(LIMIT) == -signal.SIGKILL
     (left,) = Path().iterdir()
-    assert left.name == f".out.wav.{process.pid}.part"
+    assert left.name == f".out.wav.{process.pid}-0.part"
     samples = audio.read(left)[0]
     np.testing.assert_allclose(samples[:44100], everwave.load(tiny).generate(1.0, seed=7), atol=3.1e-5)
 
@@ -116,9 +124,7 @@ def test_a_reader_that_leaves(tiny: str) -> None:
 def test_nowhere_to_write(tiny: str, tmp_path: Path) -> None:
     """An install, a home and a working folder that are read-only, and no cache: kernels are compiled for this run only."""
     pytest.importorskip("numba")
-    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
-    if drop and (shutil.which("setpriv") is None or run(*drop, "true").returncode):
-        pytest.skip("root's right to write everywhere cannot be dropped here")
+    drop = unprivileged()
     install, temporary = tmp_path / "install", tmp_path / "temporary"
     shutil.copytree(Path(everwave.__file__).parent, install / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
     temporary.mkdir()
@@ -135,6 +141,23 @@ def test_nowhere_to_write(tiny: str, tmp_path: Path) -> None:
     output = run(*drop, *command("generate", "--model", tiny, "-o", str(install / "out.wav")), env=env, cwd=install)
     assert output.returncode == 2
     assert "no permission" in one_line(output)
+
+
+@linux
+def test_files_that_may_not_be_read(tiny: str) -> None:
+    drop = unprivileged()
+    np.save("a.npy", np.zeros((4, 32), np.float32))
+    soundfile.write("a.wav", np.zeros((4410, 2)), 44100)
+    for name in ("a.npy", "a.wav"):
+        Path(name).chmod(0)
+    for words in (
+        ["info", "a.wav"],
+        ["encode", "a.wav", "--model", tiny, "-o", "b.npy"],
+        ["decode", "a.npy", "--model", tiny, "-o", "b.wav"],
+    ):
+        result = run(*drop, *command(*words))
+        assert result.returncode == 1
+        assert "(Permission denied); give one that can" in one_line(result)
 
 
 def test_weights_replaced_while_it_plays(tiny: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import everwave
 import numpy as np
 import pytest
-from everwave import coordinates, weights
+from everwave import checks, coordinates, weights
 from everwave.config import PHASES, PRESETS, REFINER_MARGIN, Condition
 from everwave.model import Model
 from everwave.networks import AUTOENCODER
@@ -225,6 +225,7 @@ def test_unknown_choices(options: dict[str, str]) -> None:
         np.zeros(32),
         np.zeros((0, 32)),
         np.full((4, 32), NAN),
+        np.full((4, 32), 3e38),
         [["a"] * 32],
         None,
         np.zeros((1, 4, 32)),
@@ -235,6 +236,12 @@ def test_decode_and_latents_refuse(model: Model, value: Any) -> None:
     for call in (model.decode, model.latents):
         with pytest.raises(everwave.UsageError):
             call(value)
+
+
+def test_latents_at_the_bound_give_finite_samples(model: Model) -> None:
+    assert np.isfinite(model.decode(np.full((70, 32), checks.MAX_VALUE))).all()
+    with pytest.raises(everwave.UsageError, match=r"latents reach 2e\+06; .*scale them back"):
+        model.decode(np.full((4, 32), -2 * checks.MAX_VALUE))
 
 
 def test_encode_takes_mono_and_stereo_at_any_rate(model: Model) -> None:

@@ -373,11 +373,17 @@ def test_the_command_says_what_is_wrong(weights_file: Path, tmp_path: Path) -> N
                 assert reason in process.stderr.read()
 
 
-def test_the_command_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("missing", ["uvicorn", "websockets"])
+def test_the_command_without_the_extra(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from everwave.cli import main
 
     monkeypatch.setitem(sys.modules, "everwave.web.server", None)
     monkeypatch.delitem(sys.modules, "everwave.web.server")
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr("everwave.weights.available", list)  # else it would serve
     assert main(["serve"]) == 2
-    assert "pip install starlette uvicorn websockets" in capsys.readouterr().err
+    assert (
+        f"serve needs {missing}; install it with: pip install starlette uvicorn websockets" in capsys.readouterr().err
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from everwave import weights, weights_format
 from everwave.config import PRESETS, AutoencoderConfig, Condition, Config
-from everwave.errors import ModelError
+from everwave.errors import ModelError, OutputError
 from everwave.networks import AUTOENCODER, NETWORKS
 from everwave.ops.trace import trace
 from everwave.weights import ModelFile
@@ -169,12 +169,21 @@ def test_what_cannot_be_read_is_not_written(domain: ModelFile, tmp_path: Path, c
 
 
 def test_unwritable_places(domain: ModelFile, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="create it first"):
+    with pytest.raises(OutputError, match="create it first"):
         weights.write(tmp_path / "missing" / "a.h5", domain)
-    with pytest.raises(ModelError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         weights.write(tmp_path, domain)
     with pytest.raises(ModelError, match="float64"):
         weights.write(tmp_path / "a.h5", domain, "float64")
+
+
+def test_a_link_is_followed_and_names_may_be_long(domain: ModelFile, tmp_path: Path) -> None:
+    name = "x" * 252 + ".h5"
+    (tmp_path / "link.h5").symlink_to(name)
+    weights.write(tmp_path / "link.h5", domain)
+    assert (tmp_path / "link.h5").is_symlink()
+    assert weights.read(tmp_path / name).licence == domain.licence
+    assert len(os.listdir(tmp_path)) == 2
 
 
 # -- a refiner, or none ---------------------------------------------------------------------------------------------
@@ -497,6 +506,14 @@ def test_the_environment_comes_first(nowhere: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("EVERWAVE_WEIGHTS", str(own))
     assert weights.find("techno") == own / "techno.h5"
     assert weights.available() == ["mine", "piano", "techno"]
+
+
+def test_an_environment_that_names_no_folder(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(nowhere / "site-packages" / "everwave" / "shipped", "techno.h5")
+    monkeypatch.setenv("EVERWAVE_WEIGHTS", "missing")
+    for call in (weights.available, lambda: weights.find("techno")):
+        with pytest.raises(ModelError, match="EVERWAVE_WEIGHTS=missing: no such folder; set it"):
+            call()
 
 
 def test_paths(nowhere: Path) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+import websockets  # noqa: F401 - uvicorn imports it only when the radio is up
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import checks, weights

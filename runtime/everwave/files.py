@@ -1,0 +1,55 @@
+"""Files that appear under their names when they are complete, and where they can be made."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+NAME_LENGTH = 40  # characters of a name that its temporary one shows: the longest legal name leaves no room for more
+_numbers = itertools.count()  # several threads may write to one folder
+
+
+def checked(path: str | os.PathLike[str]) -> Path:
+    """The file to make or to replace, links followed; OutputError unless that can be done there."""
+    name = os.fspath(path)
+    try:
+        target = Path(os.path.realpath(path))
+        mode = _mode(target)
+    except (OSError, ValueError) as error:  # a name that is too long, links that go round
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{name}: cannot be written ({reason}); choose another name") from None
+    if mode and stat.S_ISDIR(mode):
+        raise OutputError(f"{name}: is a folder; give the name of a file")
+    if mode and not stat.S_ISREG(mode):
+        raise OutputError(f"{name}: is a device or a pipe; give the name of a file")
+    if not target.parent.is_dir():
+        raise OutputError(f"{name}: there is no folder {target.parent}; create it first")
+    if not os.access(target.parent, os.W_OK) or (mode and not os.access(target, os.W_OK)):
+        raise OutputError(f"{name}: no permission to write there; choose another place")
+    return target
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str], wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
+    """A temporary name beside `path`; its file takes that place if all went well and it is `wanted`, else it is removed."""
+    target = checked(path)
+    part = target.with_name(f".{target.name[:NAME_LENGTH]}.{os.getpid()}-{next(_numbers)}.part")
+    try:
+        yield part
+        if wanted():
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
