@@ -15,7 +15,7 @@ Every stage is mono: a crop is one channel of one track.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +33,51 @@ from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
 
-STAGES = ("level1", "level2", "phases", "finish", "chunk")
-NETWORKS = {
-    "level1": ("frame_encoder", "frame_decoder"),
-    "level2": AUTOENCODER,
-    "phases": AUTOENCODER,
-    "finish": AUTOENCODER,
-    "chunk": AUTOENCODER,
-}
-TRAINED = {
-    "level1": ("frame_encoder", "frame_decoder"),
-    "level2": ("chunk_encoder", "chunk_decoder"),
-    "phases": ("frame_decoder",),
-    "finish": ("chunk_decoder", "frame_decoder"),
-    "chunk": ("chunk_decoder",),
-}
-LAYERS = {"phases": ("p1", "p0", "phase")}  # of the trained networks, where not all
-FRAMES = {"level1": 128, "level2": 256, "phases": 128, "finish": 128, "chunk": 256}
-CRITIC_WEIGHT = {
-    stage: 0.03 if stage == "finish" else 0.0 for stage in STAGES
-}  # a critic beats an untrained decoder at once
+RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
 WEIGHTS = {
     "latents": 1.0, "magnitude": 2.0, "onsets": 8.0, "log_spectrum": 2.0, "convergence": 1.0, "frequency": 0.3, "delay": 0.3,
     "mel": 0.0,
 }  # fmt: skip
-WEIGHTS_OF = {  # where they differ
-    # the only loss there; so large that the gradients of every step are clipped to the same norm
-    "level2": {"latents": 100.0},
-    "phases": {"latents": 0.0, "magnitude": 0.0, "onsets": 0.0},
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage trains, on what, and by which losses."""
+
+    trained: tuple[str, ...]
+    networks: tuple[str, ...] = AUTOENCODER
+    layers: tuple[str, ...] = ()  # of those trained, where not all
+    frames: int = 128  # of a crop
+    weights: Mapping[str, float] = field(default_factory=dict)  # of losses, where they are not WEIGHTS
+    resolutions: tuple[int, ...] = RESOLUTIONS
+    lags: tuple[int, ...] = (1,)  # frames over which phases are compared
+    critic_weight: float = 0.0  # a critic beats an untrained decoder at once
+    half: bool = False  # half of every batch goes through level 2 and is judged, the other through level 1 alone
+
+
+LEVEL1 = ("frame_encoder", "frame_decoder")
+STAGES = {
+    "level1": Stage(LEVEL1, networks=LEVEL1),
+    # latents are the only loss there; it weighs so much that the gradients of every step are clipped to the same norm
+    "level2": Stage(("chunk_encoder", "chunk_decoder"), frames=256, weights={"latents": 100.0}),
+    "phases": Stage(
+        ("frame_decoder",),
+        layers=("p1", "p0", "phase"),
+        weights={"latents": 0.0, "magnitude": 0.0, "onsets": 0.0},
+        resolutions=(*RESOLUTIONS, 16384),  # the last hears pitch to 3 Hz, if crops are as long
+        lags=(1, 4, 16),  # a partial a little off is soon out of phase
+        half=True,
+    ),
     # critics ask for textures that cannot be the true ones bin by bin: mel bands hold them to the right level instead;
     # and what is heard are samples, so magnitudes need not be the true ones where the phases beside them are not
-    "finish": {"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
+    "finish": Stage(
+        ("chunk_decoder", "frame_decoder"),
+        weights={"magnitude": 0.0, "log_spectrum": 1.0, "convergence": 0.8, "mel": 8.0},
+        critic_weight=0.03,
+        half=True,  # what it leaves to level 1 alone is known so well that critics could only spoil it
+    ),
+    "chunk": Stage(("chunk_decoder",), frames=256),
 }
-RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
-RESOLUTIONS_OF = {"phases": (*RESOLUTIONS, 16384)}  # the last hears pitch to 3 Hz, if crops are as long
-LAGS_OF = {"phases": (1, 4, 16)}  # frames over which phases are compared: a partial a little off is soon out of phase
 CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures and attacks, one for pitches and beating
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
@@ -100,7 +110,8 @@ class AutoencoderTrainer:
                  learning_rate: float = 3e-4, critic_weight: float | None = None, seed: int = 0,
                  held_out: Sequence[Any] = ()) -> None:  # fmt: skip
         self.stage, self.config, self.tracks, self.held_out = stage, config, tracks, held_out
-        critic_weight = CRITIC_WEIGHT[stage] if critic_weight is None else critic_weight
+        self.plan = plan = STAGES[stage]
+        critic_weight = plan.critic_weight if critic_weight is None else critic_weight
         if stage == "level2" and critic_weight:
             raise UsageError(
                 f"--critic-weight {critic_weight:g}: level2 decodes nothing that could be judged; finish does"
@@ -110,18 +121,17 @@ class AutoencoderTrainer:
             "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "critic_weight": critic_weight, "config": config_key(config),
         }  # fmt: skip
-        self.weights = WEIGHTS | WEIGHTS_OF.get(stage, {})
-        # of a batch: what goes through level 2 where there is one, and what critics judge; the half that `finish` leaves to
-        # level 1 alone is known so well that they could only spoil it
-        self.judged = slice(batch_size // 2 if stage in ("finish", "phases") else 0, None)
+        self.weights = WEIGHTS | dict(plan.weights)
+        # of a batch: what goes through level 2 where there is one, and what critics judge
+        self.judged = slice(batch_size // 2 if plan.half else 0, None)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.networks = {
             name: build(name, config, self.random, any_length=name == "frame_encoder")  # it works frame by frame
-            for name in NETWORKS[stage]
+            for name in plan.networks
         }
-        layers = [layer for name in TRAINED[stage] for layer in self.networks[name].layers]
-        self.trained = [v for x in layers if x.name in LAYERS.get(stage, (x.name,)) for v in x.trainable_variables]
+        layers = [layer for name in plan.trained for layer in self.networks[name].layers]
+        self.trained = [v for x in layers if x.name in (plan.layers or (x.name,)) for v in x.trainable_variables]
         self.optimizer = adam(learning_rate, steps)
         self.optimizer.build(self.trained)
         sizes = [scale * config.signal.n_fft for scale in CRITIC_SCALES] if critic_weight else []
@@ -160,7 +170,7 @@ class AutoencoderTrainer:
             for name in found:
                 network = self.networks[name]
                 set_parameters(network, _widened(parameters[name], network.outputs[-1].shape[2]))
-        if lacking := [name for name in NETWORKS[self.stage] if name not in (*TRAINED[self.stage], *found)]:
+        if lacking := [name for name in self.networks if name not in (*self.plan.trained, *found)]:
             raise UsageError(
                 f"--init {source}: it has no {' and no '.join(lacking)}, which stage {self.stage} needs as it is;"
                 " give the run of a later stage, or a weights file"
@@ -169,7 +179,7 @@ class AutoencoderTrainer:
     def batch(self, step: int) -> tuple[np.ndarray]:
         """Crops (batch, samples) of random tracks, one channel each, at a random level."""
         s = self.config.signal
-        length = (FRAMES[self.stage] + OVERLAP - 1) * s.hop_length
+        length = (self.plan.frames + OVERLAP - 1) * s.hop_length
         crops = random_crops(self.tracks, length, self.batch_size, self.seed, step)
         rng = np.random.default_rng([self.seed, step, 1])
         channel = rng.integers(0, 2, self.batch_size)
@@ -218,13 +228,13 @@ class AutoencoderTrainer:
         waveform = signal.istft(signal.spectrum(magnitude, phasors), s)
         edge = (OVERLAP - 1) * s.hop_length  # fewer than four frames cover the edges
         ours, theirs = waveform[:, edge:-edge], samples[:, edge:-edge]
-        sizes = [n for n in RESOLUTIONS_OF.get(self.stage, RESOLUTIONS) if n <= ours.shape[1]]
+        sizes = [n for n in self.plan.resolutions if n <= ours.shape[1]]
         distances = [losses.spectral_distance(theirs, ours, n, s.sample_rate) for n in sizes]
         scalars["magnitude"] = losses.log_distance(magnitude, target, s.sample_rate)
         scalars["onsets"] = losses.onset_distance(magnitude, target, s.sample_rate)
         scalars["log_spectrum"] = sum(d[0] for d in distances) / len(distances)
         scalars["convergence"] = sum(d[1] for d in distances) / len(distances)
-        scalars["frequency"], scalars["delay"] = losses.phase_distance(phasors, spectrum, LAGS_OF.get(self.stage, (1,)))
+        scalars["frequency"], scalars["delay"] = losses.phase_distance(phasors, spectrum, self.plan.lags)
         if self.weights["mel"]:
             scalars["mel"] = losses.mel_distance(ours, theirs, s.sample_rate)
         return ours, theirs, scalars

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-from everwave.errors import EverwaveError, UsageError
+from everwave.errors import EverwaveError
 from tqdm import tqdm
 
 from ..labels import external
@@ -43,25 +39,13 @@ def _librosa(what: str, clips: Sequence[Samples], sample_rate: int) -> list[Any]
 
 
 def _external(tool: str, what: str, python: Path, clips: Sequence[Samples], sample_rate: int) -> list[Any]:
-    program = Path(external.__file__).parent / external.TOOLS[tool].script
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{i}.wav" for i in range(len(clips))]
-        for file, clip in zip(files, clips, strict=True):
-            soundfile.write(file, np.clip(clip, -1, 1), sample_rate, subtype="PCM_16")
-        try:
-            words = "".join(f"{file}\n" for file in files)
-            done = subprocess.run([python, program], input=words, stdout=subprocess.PIPE, text=True, check=False)
-        except OSError as error:
-            raise UsageError(f"--{tool} {python}: cannot be run ({error.strerror})") from None
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    for answer in answers:
+    found = []
+    sounds = ((np.clip(clip, -1, 1), sample_rate) for clip in tqdm(clips, desc=tool, disable=None, leave=False))
+    for answer in external.answers(external.TOOLS[tool], python, sounds):
         if "error" in answer:
             raise EverwaveError(f"{tool}: {answer['error']}")
-    if len(answers) < len(clips):
-        raise EverwaveError(
-            f"{tool}: answered {len(answers)} of {len(clips)} clips, see above; is it installed for {python}?"
-        )
-    return [answer[what] for answer in answers]
+        found.append(answer[what])
+    return found
 
 
 def _int16(samples: Samples) -> np.ndarray:

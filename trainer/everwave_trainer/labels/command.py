@@ -21,7 +21,9 @@ def label(
     """Label both splits of a corpus; returns the exit code: 0, or 1 if some tracks or entries were left over."""
     tracks = Corpus.open(corpus).select(None, styles=styles)
     if tool == "librosa":
-        for track in _missing(corpus, tracks, "librosa", ("bpm", "onsets")):
+        for track in tqdm(
+            _missing(corpus, tracks, "librosa", ("bpm", "onsets")), unit="track", disable=None, leave=False
+        ):
             found = with_librosa(track.samples, track.sample_rate, bpm_range)
             write(corpus, track.id, read(corpus, track.id).updated(found))
         return 0
@@ -37,14 +39,14 @@ def label(
     return 1 if problems else 0
 
 
-def _missing(corpus: Path, tracks: Sequence[Track], tool: str, names: Sequence[str]) -> Sequence[Track]:
-    """The tracks that the tool has not labelled yet, behind a progress bar; what it could not replace counts as done."""
+def _missing(corpus: Path, tracks: Sequence[Track], tool: str, names: Sequence[str]) -> list[Track]:
+    """The tracks that the tool has not labelled yet; what it could not replace counts as done."""
 
     def done(track: Track) -> bool:
         sources = read(corpus, track.id).sources
         return all(sources.get(name, "").startswith(tool) or authority(sources.get(name)) > 1 for name in names)
 
-    return tqdm([track for track in tracks if not done(track)], unit="track", disable=None, leave=False)
+    return [track for track in tracks if not done(track)]
 
 
 def _from_file(path: Path, corpus: Path, tracks: Sequence[Track]) -> list[str]:

@@ -6,15 +6,18 @@ The program reads the paths of WAV files, one a line, and answers each with one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
+import numpy as np
 from everwave.errors import EverwaveError, UsageError
+from tqdm import tqdm
 
 from ..corpora.store import Track
 from .estimate import folded
@@ -37,30 +40,46 @@ TOOLS = {
 
 
 def run(
-    tool: Tool, python: Path, tracks: Iterable[Track], corpus: Path, bpm_range: tuple[float, float]
+    tool: Tool, python: Path, tracks: Sequence[Track], corpus: Path, bpm_range: tuple[float, float]
 ) -> list[str]:  # fmt: skip
     """Label tracks with the tool in `python`'s environment; returns a line for each that it could not label."""
+    problems = []
+    sounds = ((track.samples, track.sample_rate) for track in tracks)
+    bar = tqdm(tracks, unit="track", disable=None, leave=False)
+    for track, answer in zip(bar, answers(tool, python, sounds), strict=True):
+        if "error" in answer:
+            problems.append(f"{track.id}: {tool.name}: {answer['error']}")
+            continue
+        bpm, onsets = answer.get("bpm"), answer.get("onsets")
+        found = TrackLabels(
+            None if bpm is None else folded(float(bpm), bpm_range),
+            None if onsets is None else tuple(map(float, onsets)),
+            sources=dict.fromkeys(tool.names, tool.name),
+        )
+        write(corpus, track.id, read(corpus, track.id).updated(found))
+    return problems
+
+
+def answers(tool: Tool, python: Path, sounds: Iterable[tuple[np.ndarray, int]]) -> Iterator[dict[str, Any]]:
+    """What the tool in `python`'s environment says of each sound, samples (n, 2) and their rate, one after the other.
+
+    UsageError if `python` cannot be run, EverwaveError if the program ends before it has answered.
+    """
     import soundfile
 
-    problems = []
     with tempfile.TemporaryDirectory() as folder, _started(tool, python) as process:
         assert process.stdin
         assert process.stdout
-        for track in tracks:
-            wav = Path(folder) / "track.wav"
-            soundfile.write(wav, track.samples, track.sample_rate, subtype="PCM_16")
-            answer = _ask(tool, process.stdin, process.stdout, wav)
-            if "error" in answer:
-                problems.append(f"{track.id}: {tool.name}: {answer['error']}")
-                continue
-            bpm, onsets = answer.get("bpm"), answer.get("onsets")
-            found = TrackLabels(
-                None if bpm is None else folded(float(bpm), bpm_range),
-                None if onsets is None else tuple(map(float, onsets)),
-                sources=dict.fromkeys(tool.names, tool.name),
-            )
-            write(corpus, track.id, read(corpus, track.id).updated(found))
-    return problems
+        for samples, sample_rate in sounds:
+            wav = Path(folder) / "sound.wav"
+            soundfile.write(wav, samples, sample_rate, subtype="PCM_16")
+            with contextlib.suppress(BrokenPipeError):  # it has ended; it has no answer either
+                process.stdin.write(f"{wav}\n")
+                process.stdin.flush()
+            line = next((line for line in process.stdout if line.startswith("{")), None)
+            if line is None:
+                raise EverwaveError(f"{tool.name}: its program ended, see above; is it installed for {python}?")
+            yield json.loads(line)
 
 
 def _started(tool: Tool, python: Path) -> subprocess.Popen:
@@ -68,16 +87,6 @@ def _started(tool: Tool, python: Path) -> subprocess.Popen:
     try:
         return subprocess.Popen([python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
-        raise UsageError(f"--python {python}: cannot be run ({error.strerror})") from None
-
-
-def _ask(tool: Tool, stdin: IO[str], stdout: IO[str], wav: Path) -> dict:
-    try:
-        stdin.write(f"{wav}\n")
-        stdin.flush()
-    except BrokenPipeError:
-        pass  # it has ended; it has no answer either
-    line = stdout.readline()
-    if not line:
-        raise EverwaveError(f"{tool.name}: its program ended, see above; is it installed where --python points?")
-    return json.loads(line)
+        raise UsageError(
+            f"{python}: cannot be run ({error.strerror}); name the interpreter that has {tool.name}"
+        ) from None
