@@ -13,7 +13,8 @@ from everwave.config import PRESETS, Condition, GeneratorConfig
 from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
 from everwave.ops import numpy_network
-from everwave_trainer import cli, finetune
+from everwave.stopping import Stopped
+from everwave_trainer import cli, finetune, loop
 from everwave_trainer.corpora.store import Corpus
 from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import Latents
@@ -180,6 +181,29 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     split = [t.split for t in Corpus.open(tmp_path / "out" / "corpus").tracks]
     assert len(Latents.open(tmp_path / "out" / "latents").pieces) == 3 * split.count("train")
     assert len(Latents.open(tmp_path / "out" / "held-out").pieces) == split.count("held-out") > 0
+    other = {"imported": "refined", "refined": "imported"}[init]
+    words[words.index("--init") + 1] = request.getfixturevalue(other)
+    assert cli.main([str(w) for w in words]) == 1  # another model goes into another folder
+    assert "was trained with init=" in capsys.readouterr().err
+    assert weights.read(tmp_path / "out" / "model.h5").provenance == trained.provenance
+
+
+def test_a_refiner_that_was_stopped_is_not_done(imported, latents, tmp_path, monkeypatch):
+    def stopped(trainer, folder, steps, **_):
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.sample(folder, 3)
+        raise Stopped(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", stopped)
+        with pytest.raises(Stopped):
+            finetune._refine(imported, Latents.open(latents), tmp_path / "refiner", 1.0, 0)
+    assert (tmp_path / "refiner" / "model.h5").exists()
+    done = finetune._refine(imported, Latents.open(latents), tmp_path / "refiner", 1e-9, 0)
+    assert weights.read(done).provenance["refiner"]["steps"] == 1
+    before = weights.digest(done)
+    assert finetune._refine(imported, Latents.open(latents), tmp_path / "refiner", 1e-9, 0) == done
+    assert weights.digest(done) == before
 
 
 def test_what_cannot_be_fine_tuned_is_said_before_any_work(imported, tmp_path, capsys, monkeypatch):

@@ -84,8 +84,8 @@ class GanTrainer:
         self.real_moments = self._real_moments(latents)
         self.recent_moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
         self.settings: dict[str, Any] = {
-            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
-            "alone": alone, "init": None, "config": config_key(self.config),
+            "init": None, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
+            "alone": alone, "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)

@@ -72,9 +72,9 @@ class PostTrainer:
         )
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
-            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             # what is exported lies between `init` and the checkpoint, so it must be the same one
             "init": weights.digest(init), "denoiser": weights.digest(denoiser or init),
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)

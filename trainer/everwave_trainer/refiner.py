@@ -57,8 +57,8 @@ class RefinerTrainer:
         self.file, self.batch_size, self.seed = file, batch_size, seed
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
-            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
-            "init": weights.digest(init), "config": config_key(self.config),
+            "init": weights.digest(init), "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
+            "config": config_key(self.config),
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
