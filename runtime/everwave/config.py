@@ -5,7 +5,7 @@ Sizes follow Musika (Pasini & Schlueter, ISMIR 2022); `PRESETS` names the ones w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -20,6 +20,11 @@ REFINER_MARGIN = 8  # latents on either side of a window that its refiner sees t
 OVERLAP = 4  # n_fft / hop_length; every sample is covered by this many frames
 TUNED = 8  # of so many bins the lowest one has a tuning, where phases are "tuned": up to 2.8 kHz
 PHASES = ("angle", "vector", "tuned")
+SIZES = {  # of each section, lowest and highest
+    "signal": {"sample_rate": SAMPLE_RATES, "hop_length": (16, 1024)},
+    "autoencoder": {"width": (2, 1024), "frame_latents": (1, 1024), "latents": (1, 1024)},
+    "generator": {"width": (2, 1024), "window": (64, 128), "anchor": (1, 1024), "style": (1, 1024), "refiner": REFINERS},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,46 +159,29 @@ class Config:
     @classmethod
     def from_dict(cls, data: Any) -> Config:
         """The config of a weights file; ModelError unless every field is present, typed and in range."""
-        signal = SignalConfig(**_fields(data, "signal", sample_rate=SAMPLE_RATES, hop_length=(16, 1024)))
-        sizes = dict(_section(data, "autoencoder"))
-        phase = sizes.pop("phase", AutoencoderConfig.phase)
-        if phase not in PHASES:
-            raise ModelError(f"config: autoencoder.phase={phase!r}; it must be {' or '.join(PHASES)}")
-        autoencoder = AutoencoderConfig(
-            **_fields(
-                {"autoencoder": sizes}, "autoencoder", width=(2, 1024), frame_latents=(1, 1024), latents=(1, 1024)
-            ),
-            phase=phase,
-        )
-        generator = dict(_section(data, "generator"))
-        conditions = generator.pop("conditions", ())
-        if not isinstance(conditions, list | tuple) or len(conditions) > 16:
+        signal = SignalConfig(**_fields(data, "signal"))
+        autoencoder = AutoencoderConfig(**_fields(data, "autoencoder", phase=AutoencoderConfig.phase))
+        if autoencoder.phase not in PHASES:
+            raise ModelError(f"config: autoencoder.phase={autoencoder.phase!r}; it must be {' or '.join(PHASES)}")
+        generator = GeneratorConfig(**_fields(data, "generator", refiner=GeneratorConfig.refiner, conditions=()))
+        if not isinstance(generator.conditions, list | tuple) or len(generator.conditions) > 16:
             raise ModelError("config: generator.conditions must be a list of at most 16 conditions")
-        generator.setdefault("refiner", GeneratorConfig.refiner)
-        sizes = _fields(
-            {"generator": generator}, "generator", width=(2, 1024), window=(64, 128), anchor=(1, 1024), style=(1, 1024),
-            refiner=REFINERS,
-        )  # fmt: skip
-        if sizes["window"] not in (64, 128):
-            raise ModelError(f"config: generator.window={sizes['window']}; it must be 64 or 128")
-        if sizes["width"] % 2:
-            raise ModelError(
-                f"config: generator.width={sizes['width']}; it must be even, as channels are shuffled in pairs"
-            )
-        return cls(signal, autoencoder, GeneratorConfig(**sizes, conditions=tuple(map(_condition, conditions))))
+        if generator.window not in (64, 128):
+            raise ModelError(f"config: generator.window={generator.window}; it must be 64 or 128")
+        if (width := generator.width) % 2:
+            raise ModelError(f"config: generator.width={width}; it must be even, as channels are shuffled in pairs")
+        return cls(signal, autoencoder, replace(generator, conditions=tuple(map(_condition, generator.conditions))))
 
 
-def _section(data: Any, section: str) -> dict[str, Any]:
-    values = data.get(section) if isinstance(data, dict) else None
-    if not isinstance(values, dict):
+def _fields(data: Any, section: str, **defaults: Any) -> dict[str, Any]:
+    """A section of a config, with what it may leave out; of that, what is no size is for the caller to check."""
+    given = data.get(section) if isinstance(data, dict) else None
+    if not isinstance(given, dict):
         raise ModelError(f"config: section {section!r} is missing")
-    return values
-
-
-def _fields(data: Any, section: str, **bounds: tuple[int, int]) -> dict[str, int]:
-    values = _section(data, section)
-    if set(values) != set(bounds):
-        raise ModelError(f"config: {section} has fields {sorted(values)}; expected {sorted(bounds)}")
+    values, bounds = defaults | given, SIZES[section]
+    found = {key for key in values if key in bounds or key not in defaults}
+    if found != set(bounds):
+        raise ModelError(f"config: {section} has fields {sorted(found)}; expected {sorted(bounds)}")
     for key, (low, high) in bounds.items():
         value = values[key]
         if type(value) is not int or not low <= value <= high:
@@ -211,20 +199,13 @@ def _condition(data: Any) -> Condition:
         raise ModelError(
             f"config: {data!r} is no condition (name, unit, mean, scale, low, high, clocks, choices)"
         ) from None
+    this = f"config: condition {condition.name!r}"
     if len(condition.clocks) > 8 or not all(type(beats) is int and 1 <= beats <= 1024 for beats in condition.clocks):
-        raise ModelError(
-            f"config: condition {condition.name!r} has clocks {data['clocks']!r}; at most 8, 1 to 1024 beats"
-        )
-    if not (
-        all(map(isfinite, (condition.mean, condition.scale, condition.low, condition.high)))
-        and condition.scale > 0
-        and condition.low <= condition.high
-    ):
-        raise ModelError(f"config: condition {condition.name!r} needs finite numbers, scale > 0 and low <= high")
+        raise ModelError(f"{this} has clocks {data['clocks']!r}; at most 8, 1 to 1024 beats")
+    if not all(map(isfinite, numbers.values())) or condition.scale <= 0 or condition.low > condition.high:
+        raise ModelError(f"{this} needs finite numbers, scale > 0 and low <= high")
     if len(condition.choices) > 64 or not all(condition.low <= c <= condition.high for c in condition.choices):
-        raise ModelError(
-            f"config: condition {condition.name!r} has choices {data['choices']!r}; at most 64, each of them in its range"
-        )
+        raise ModelError(f"{this} has choices {data['choices']!r}; at most 64, each of them in its range")
     return condition
 
 

@@ -50,6 +50,11 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's `error` says before it goes into details."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def one_line(error: BaseException) -> str:
     """What `error` says, in one line; with its type, unless it was written for users."""
     text = " ".join(str(error).split())

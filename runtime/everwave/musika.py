@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from . import hdf5
 from .config import PRESETS, SAMPLE_RATES, Config
-from .errors import ModelError, UsageError
+from .errors import ModelError, UsageError, first_line
 from .networks import AUTOENCODER
 from .ops.trace import trace
 from .weights import ModelFile, digest
@@ -164,8 +165,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: damaged, or no Keras 2 weight file ({reason})") from None
+        raise ModelError(f"{path}: damaged, or no Keras 2 weight file ({first_line(error)})") from None
 
 
 def _values(name: str, dataset: Any) -> Array:
@@ -200,6 +200,8 @@ def _layers(file: Any) -> Layers:
 
 def _name_list(group: Any, attribute: str) -> list[str]:
     """A list of names, which Keras splits into `attribute`0, `attribute`1, ... where it is long."""
+    import h5py
+
     parts = [attribute] if attribute in group.attrs else [f"{attribute}{i}" for i in range(MAX_NAMES)]
     names: list[str] = []
     for part in parts:
@@ -208,7 +210,7 @@ def _name_list(group: Any, attribute: str) -> list[str]:
         kind, shape = group.attrs.get_id(part).get_type(), group.attrs.get_id(part).shape
         if shape == (0,):
             return names
-        if len(shape) != 1 or kind.get_class() != _string_class():
+        if len(shape) != 1 or kind.get_class() != h5py.h5t.STRING:
             raise ModelError(f"{part} of {group.name!r} is no list of names")
         if kind.get_size() * prod(shape) > MAX_ATTRIBUTE or len(names) + shape[0] > MAX_NAMES:
             raise ModelError(f"{part} of {group.name!r} is too long")
@@ -218,26 +220,19 @@ def _name_list(group: Any, attribute: str) -> list[str]:
     return names
 
 
-def _string_class() -> int:
-    import h5py
-
-    return h5py.h5t.STRING
-
-
 def _member(group: Any, path: str, kind: type) -> Any:
     """What `path` names inside `group`, by hard links only; a dataset of plain numbers kept in the file itself."""
     import h5py
 
     for step in path.split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(step, getlink=True), h5py.HardLink):
+        if not isinstance(group, h5py.Group) or not hdf5.hard_link(group, step):
             raise ModelError(f"{path!r} is not in the file itself")
         group = group[step]
     if not isinstance(group, kind):
         raise ModelError(f"{path!r} is no {kind.__name__.lower()}")
     if isinstance(group, h5py.Dataset):
-        layout = group.id.get_create_plist()
-        plain = layout.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
-        if not plain or layout.get_external_count() or group.dtype.kind != "f" or group.dtype.itemsize > 8:
+        plain = hdf5.layout(group) in ("contiguous", "compact")
+        if not plain or group.dtype.kind != "f" or group.dtype.itemsize > 8:
             raise ModelError(f"{path!r} is not stored as plain numbers in the file itself")
         if group.id.get_storage_size() != group.dtype.itemsize * prod(group.shape):
             raise ModelError(f"{path!r} is not stored in full")
@@ -252,8 +247,7 @@ def _renamed(network: str, layers: Layers) -> dict[str, Any]:
     if (holds := _recognised(layers)) != network:
         what = f"holds the {_spoken(holds)}, {FILES[holds]}" if holds else "is none of Musika's networks"
         raise ModelError(f"{what}; expected the {_spoken(network)}, {FILES[network]}")
-    pairs = _generator_names(layers) if network == "generator" else _names_by_order(network, layers)
-    return {f"{ours}/{what}": dataset for ours, what, dataset in pairs}
+    return dict(_generator_names(layers) if network == "generator" else _names_by_order(network, layers))
 
 
 def _recognised(layers: Layers) -> str | None:
@@ -268,7 +262,7 @@ def _recognised(layers: Layers) -> str | None:
     return None
 
 
-def _names_by_order(network: str, layers: Layers) -> Iterator[tuple[str, str, Any]]:
+def _names_by_order(network: str, layers: Layers) -> Iterator[tuple[str, Any]]:
     kernels = [group for group in layers.values() if "kernel" in group]
     noises = [group["noise_weight"] for group in layers.values() if "noise_weight" in group]
     noisy = [name for name in _order(network) if f"{name}/noise" in _reference(network)]
@@ -276,12 +270,12 @@ def _names_by_order(network: str, layers: Layers) -> Iterator[tuple[str, str, An
         raise ModelError(f"{len(noises)} noise layers; the {_spoken(network)} has {len(noisy)}")
     for name, group in zip(_order(network), kernels, strict=True):
         for what, dataset in group.items():
-            yield name, what, dataset
+            yield f"{name}/{what}", dataset
     for name, dataset in zip(noisy, noises, strict=True):
-        yield name, "noise", dataset
+        yield f"{name}/noise", dataset
 
 
-def _generator_names(layers: Layers) -> Iterator[tuple[str, str, Any]]:
+def _generator_names(layers: Layers) -> Iterator[tuple[str, Any]]:
     """`00d 00n 00ai` is the stem; `<i>c <i>r <i>ai` are up (even i) and convolution (odd i); `res<i>c` the skips."""
     for layer, group in layers.items():
         plain = layer.replace("_small", "")
@@ -296,10 +290,8 @@ def _generator_names(layers: Layers) -> Iterator[tuple[str, str, Any]]:
         if not ours:
             raise ModelError(f"unexpected layer {layer!r} in a generator")
         for what, dataset in group.items():
-            if what == "noise_weight":
-                yield ours, "noise", dataset
-            else:
-                yield ours, f"style_{what}" if plain.endswith("ai") else what, dataset
+            name = "noise" if what == "noise_weight" else f"style_{what}" if plain.endswith("ai") else what
+            yield f"{ours}/{name}", dataset
 
 
 def _reference(network: str) -> Mapping[str, tuple[int, ...]]:
@@ -320,7 +312,6 @@ def _config(found: Mapping[str, Parameters], sample_rate: int) -> Config:
     """The sizes that the shapes tell; whether everything fits them is checked afterwards."""
     _, bins, quadruple = _shape(found, "frame_encoder", "c0/kernel")
     generator = PRESETS["full"].to_dict()["generator"]
-    del generator["conditions"]
     if "generator" in found:
         inputs, outputs = _shape(found, "generator", "stem/kernel")
         taps, _, _ = _shape(found, "generator", "up0/kernel")

@@ -125,8 +125,7 @@ def autoencoder_path(model_file: ModelFile, path: str | os.PathLike[str]) -> Pat
     if model_file.kind != "domain":
         return Path(path)
     with named(path, "read"):
-        check_reference(model_file.autoencoder)
-        wanted = model_file.autoencoder or {}
+        wanted = check_reference(model_file.autoencoder)
         places = [folder / wanted["file"] for folder in (Path(path).parent, *folders())]
         found = [place for place in places if place.is_file()]
         if not found:

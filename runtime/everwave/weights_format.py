@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from . import hdf5
 from .config import Condition, Config
 from .errors import ModelError
 from .files import checked, whole
@@ -76,7 +77,8 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
             header = _header(file)
             datasets = _datasets(file, header)
             _check_storage(datasets, Path(path).stat().st_size)
-            return replace(header, parameters=_numbers(datasets, _checksum(file)))
+            checksum = _integer(file, "crc32") if "crc32" in file.attrs else None
+            return replace(header, parameters=_numbers(datasets, checksum))
 
 
 def _header(file: Any) -> ModelFile:
@@ -94,13 +96,11 @@ def _header(file: Any) -> ModelFile:
     provenance = _json(file, "provenance")
     if not isinstance(provenance, dict):
         raise ModelError("its attribute 'provenance' must be a JSON object")
-    reference = _json(file, "autoencoder") if kind == "domain" else None
-    if kind == "domain":
-        check_reference(reference)
+    reference = check_reference(_json(file, "autoencoder")) if kind == "domain" else None
     return ModelFile(config, kind, {}, licence, provenance, reference)
 
 
-def check_reference(value: Any) -> None:
+def check_reference(value: Any) -> dict[str, str]:
     if (
         not isinstance(value, dict)
         or set(value) != {"file", "sha256"}
@@ -112,6 +112,7 @@ def check_reference(value: Any) -> None:
         raise ModelError(f"autoencoder file {name!r}; it must be the name of a file, without a folder")
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise ModelError(f"autoencoder sha256 {digest!r}; it must be 64 hexadecimal digits")
+    return value
 
 
 def _mirror(config: Config) -> list[dict[str, Any]]:
@@ -128,8 +129,8 @@ def _condition(c: Condition) -> dict[str, Any]:
 def _attribute(file: Any, name: str) -> Any:
     if name not in file.attrs:
         raise ModelError(f"its attribute {name!r} is missing; export it again")
-    attribute = file.attrs.get_id(name)
-    if attribute.shape != () or attribute.get_storage_size() > MAX_ATTRIBUTE:
+    attribute = hdf5.scalar(file, name, MAX_ATTRIBUTE)
+    if attribute is None:
         raise ModelError(f"its attribute {name!r} is over-long; the limit is {MAX_ATTRIBUTE} bytes")
     return attribute
 
@@ -162,14 +163,10 @@ def _json(file: Any, name: str) -> Any:
         raise ModelError(f"its attribute {name!r} is no JSON") from None
 
 
-def _checksum(file: Any) -> int | None:
-    return _integer(file, "crc32") if "crc32" in file.attrs else None
-
-
 def _datasets(file: Any, header: ModelFile) -> dict[str, dict[str, Any]]:
     """The dataset of every parameter in the order of the trace; ModelError for any that is missing, other or extra."""
     required, optional = KINDS[header.kind](header.config)
-    names = (*required, *(name for name in optional if file.id.links.exists(name.encode())))
+    names = (*required, *(name for name in optional if name in file))
     _check_members(file, names)
     return {name: _network(file, name, trace(name, header.config).parameters) for name in names}
 
@@ -183,23 +180,17 @@ def _network(file: Any, network: str, shapes: dict[str, tuple[int, ...]]) -> dic
     _check_members(group, tuple(layers))
     for layer, whats in layers.items():
         _check_members(_group(group, layer), tuple(whats))
-    datasets = {parameter: group[parameter] for parameter in shapes}
-    for parameter, shape in shapes.items():
-        _check_dataset(datasets[parameter], f"/{network}/{parameter}", shape)
-    return datasets
+    return {name: _checked(group[name], f"/{network}/{name}", shape) for name, shape in shapes.items()}
 
 
 def _check_members(group: Any, names: tuple[str, ...]) -> None:
     """ModelError unless the group has exactly these members, all of them by hard links."""
-    from h5py import h5l
-
     for name in names:
-        if not group.id.links.exists(name.encode()):  # unlike `name in group`, this opens no other file
-            raise ModelError(
-                f"{group.name.rstrip('/')}/{name} is missing; the file is no model of the config it states"
-            )
-        if group.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
-            raise ModelError(f"{group.name.rstrip('/')}/{name} is a soft or external link; only plain ones are read")
+        member, hard = f"{group.name.rstrip('/')}/{name}", hdf5.hard_link(group, name)
+        if hard is None:
+            raise ModelError(f"{member} is missing; the file is no model of the config it states")
+        if not hard:
+            raise ModelError(f"{member} is a soft or external link; only plain ones are read")
     if len(group) != len(names):
         raise ModelError(f"{group.name} holds {len(group)} entries; expected {len(names)}: {', '.join(names)}")
 
@@ -213,9 +204,9 @@ def _group(parent: Any, name: str) -> Any:
     return group
 
 
-def _check_dataset(dataset: Any, name: str, shape: tuple[int, ...]) -> None:
+def _checked(dataset: Any, name: str, shape: tuple[int, ...]) -> Any:
     import h5py
-    from h5py import h5d, h5t
+    from h5py import h5t
 
     if not isinstance(dataset, h5py.Dataset):
         raise ModelError(f"{name} must be a dataset")
@@ -224,9 +215,9 @@ def _check_dataset(dataset: Any, name: str, shape: tuple[int, ...]) -> None:
         raise ModelError(f"{name} has type {dataset.dtype}; it must be little-endian {' or '.join(DTYPES)}")
     if dataset.shape != shape:
         raise ModelError(f"{name} has shape {dataset.shape}; the config makes it {shape}")
-    layout = dataset.id.get_create_plist()
-    if layout.get_layout() != h5d.CONTIGUOUS or layout.get_external_count() or layout.get_nfilters():
+    if hdf5.layout(dataset) != "contiguous":
         raise ModelError(f"{name} is stored in chunks, compressed, or outside; it must be contiguous in the file")
+    return dataset
 
 
 def _check_storage(datasets: dict[str, dict[str, Any]], file_size: int) -> None:
@@ -245,9 +236,8 @@ def _check_storage(datasets: dict[str, dict[str, Any]], file_size: int) -> None:
 
 def _numbers(datasets: dict[str, dict[str, Any]], checksum: int | None) -> dict[str, Parameters]:
     found = 0
-    parameters: dict[str, Parameters] = {}
+    parameters: dict[str, Parameters] = {network: {} for network in datasets}
     for network, members in datasets.items():
-        parameters[network] = {}
         for name, dataset in members.items():
             stored = np.empty(dataset.shape, dataset.dtype)
             dataset.read_direct(stored)
@@ -292,10 +282,7 @@ def write(path: str | os.PathLike[str], model_file: ModelFile, dtype: str = "flo
         stored = _stored(model_file, dtype)
         attributes = _attributes(model_file)
         with whole(target) as part, h5py.File(part, "w") as file:
-            for name, text in attributes.items():
-                data = text.encode()
-                file.attrs.create(name, data, dtype=h5py.string_dtype("utf-8", len(data)))
-            file.attrs["format_version"] = VERSION
+            hdf5.set_attributes(file, attributes | {"format_version": VERSION})
             file.attrs["crc32"] = _write_datasets(file, stored)
 
 
@@ -314,8 +301,7 @@ def _attributes(model_file: ModelFile) -> dict[str, str]:
     header = {"config": model_file.config.to_dict(), "conditions": _mirror(model_file.config)}
     values: dict[str, Any] = header | {"provenance": model_file.provenance}
     if model_file.kind == "domain":
-        check_reference(model_file.autoencoder)
-        values["autoencoder"] = model_file.autoencoder
+        values["autoencoder"] = check_reference(model_file.autoencoder)
     texts = {name: json.dumps(value, allow_nan=False) for name, value in values.items()}
     Config.from_dict(json.loads(texts["config"]))  # raises if `read` would
     texts |= {"format": FORMAT, "kind": model_file.kind, "licence": model_file.licence}

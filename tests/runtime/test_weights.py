@@ -642,20 +642,14 @@ def test_random_parameters(network: str) -> None:
 
 
 def test_the_kind_of_phase_is_read_and_is_an_angle_in_files_from_before_there_was_another() -> None:
-    angles, vectors = (
-        PRESETS["tiny"],
-        replace(PRESETS["tiny"], autoencoder=replace(PRESETS["tiny"].autoencoder, phase="vector")),
-    )
-    tuned = replace(vectors, autoencoder=replace(vectors.autoencoder, phase="tuned"))
+    angles = PRESETS["tiny"]
+    vectors, tuned = (replace(angles, autoencoder=replace(angles.autoencoder, phase=p)) for p in ("vector", "tuned"))
     assert "phase" not in angles.to_dict()["autoencoder"]
     for config in (angles, vectors, tuned):
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     bins = vectors.signal.bins
-    assert [trace("frame_decoder", c).outputs[1].shape[2] for c in (angles, vectors, tuned)] == [
-        bins,
-        2 * bins,
-        2 * bins + bins // 8,
-    ]
+    channels = [trace("frame_decoder", c).outputs[1].shape[2] for c in (angles, vectors, tuned)]
+    assert channels == [bins, 2 * bins, 2 * bins + bins // 8]
     data = vectors.to_dict()
     data["autoencoder"]["phase"] = "real"
     with pytest.raises(ModelError, match="phase='real'; it must be angle or vector or tuned"):
