@@ -247,7 +247,9 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
     both = Latents.join(folders)
     assert both.pieces == slow.pieces + fast.pieces
     assert len(both.arrays) == 9
-    assert both.sources["hours"] == pytest.approx(slow.sources["hours"] + fast.sources["hours"])
+    assert (
+        slow.sources["hours"] == fast.sources["hours"] == pytest.approx(both.sources["hours"], abs=0.002)
+    )  # one music
     assert both.sources["packages"] == slow.sources["packages"]
 
     before = (tmp_path / "fast" / "latents.json").read_text()

@@ -48,6 +48,7 @@ class Piece:
     labels: dict[str, Label]
     style: str = ""
     sha256: str = ""  # of the audio file that the track was decoded from
+    speed: float = 1.0  # at which it was played
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,15 @@ class Latents:
                 raise UsageError(
                     f"{other.folder}: its autoencoder is not that of {first.folder}; encode both with the same one"
                 )
+        pieces = tuple(piece for one in all_of for piece in one.pieces)
+        # a track that is there at several speeds is one
+        steps = {piece.sha256 or piece.file: piece.speed * piece.steps for piece in pieces}
+        hours = sum(steps.values()) / first.latent_rate / 3600
         return replace(
             first,
-            pieces=tuple(piece for one in all_of for piece in one.pieces),
+            pieces=pieces,
             arrays=tuple(array for one in all_of for array in one.arrays),
-            sources=together([one.sources for one in all_of]),
+            sources=together([one.sources for one in all_of], hours),
         )
 
     def labelled(self, names: Sequence[str], known: Sequence[Condition] = ()) -> Latents:
@@ -306,7 +311,9 @@ def encode_corpus(
             temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
-        pieces.append(Piece(file.name, track.title, track.package, steps, labels, track.style, track.source_sha256))
+        pieces.append(
+            Piece(file.name, track.title, track.package, steps, labels, track.style, track.source_sha256, speed)
+        )
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),

@@ -201,10 +201,10 @@ def sources(tracks: Sequence[Track]) -> dict[str, object]:
     }
 
 
-def together(parts: Sequence[dict[str, Any]]) -> dict[str, object]:
-    """`sources` of several sets of tracks as those of one."""
+def together(parts: Sequence[dict[str, Any]], hours: float) -> dict[str, object]:
+    """`sources` of several sets of tracks, of `hours` in all, as those of one."""
     names = {key: sorted({name for part in parts for name in part.get(key, ())}) for key in ("packages", "licences")}
-    return {**names, "hours": round(sum(part.get("hours", 0) for part in parts), 2)}
+    return {**names, "hours": round(hours, 2)}
 
 
 def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, step: int) -> np.ndarray:
