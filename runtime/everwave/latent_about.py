@@ -5,8 +5,9 @@
     pooled                           the statistic, "" for latents over time
     source, source_sample_rate, source_channels, source_frames, source_modified
 
-What is there is only replaced, unless that is asked for, by latents of the same source, which is an absolute path
-("stdin", or a relative one, in older files), of the same statistic and the same autoencoder.
+What is there under a recording's name is only replaced, unless that is asked for, by latents of the same source, which is
+an absolute path ("stdin", or a relative one, in older files), of the same statistic and the same autoencoder. A file that the
+user named takes the latents of any.
 """
 
 from __future__ import annotations
@@ -42,9 +43,13 @@ def known(about: Any) -> About:
     return found
 
 
-def unchanged(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether what is there needs no new latents; OutputError if it is not to be replaced by those that are `wanted`."""
-    if not {"source", "pooled", "autoencoder"} <= set(stored):
+def unchanged(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], named: bool = False) -> bool:
+    """Whether what is there needs no new latents; OutputError if it is not to be replaced by those that are `wanted`.
+
+    `named`: the user named that very file, so latents of another recording, statistic or model take its place.
+    """
+    ours = {"source", "pooled", "autoencoder"} <= set(stored)
+    if not ours:
         what = "no latents that `encode` made"
     elif os.path.abspath(stored["source"]) != os.path.abspath(wanted["source"]):
         what = f"latents of {stored['source']}"
@@ -54,6 +59,8 @@ def unchanged(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) 
         what = "latents of another model"
     else:
         return wanted["source_modified"] is not None and stored.get("source_modified") == wanted["source_modified"]
+    if ours and named:
+        return False
     raise OutputError(f"{where} holds {what}; choose another place, or replace it with --overwrite")
 
 

@@ -52,7 +52,7 @@ class NpyStore:
         stored: About = {}
         with suppress(OSError, ValueError):
             stored = _beside(path)
-        same = unchanged(str(path), stored, about)
+        same = unchanged(str(path), stored, about, named=self.single)
         with suppress(OSError, ValueError):
             _load_npy(path)  # raises if it is cut off
             return same

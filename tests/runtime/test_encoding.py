@@ -357,7 +357,7 @@ def test_finished_files_are_not_done_again(
     assert run() == []
 
 
-@pytest.mark.parametrize("output", ["a.npy", "out", "out.h5"])
+@pytest.mark.parametrize("output", ["out", "out.h5"])
 def test_what_is_there_is_not_replaced_by_something_else(
     model: str, smallest_model: weights.ModelFile, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -386,6 +386,15 @@ def test_what_is_there_is_not_replaced_by_something_else(
     assert main(["encode", "x/a.wav", *store, "--pool", "--overwrite"]) == 0
     assert main(["encode", "x/a.wav", *store]) == 1
     assert "holds latents pooled over time; " in lines(capsys)[0]
+
+
+def test_a_file_that_is_named_takes_the_latents_of_another_recording(model: str) -> None:
+    for name in ("x/a.wav", "y/a.wav"):
+        write(name, seed=ord(name[0]))
+        assert main(["encode", name, "--model", model, "-o", "a.npy"]) == 0
+        assert about("a.npy")["source"] == os.path.abspath(name)
+    assert main(["encode", "y/a.wav", "--model", model, "-o", "a.npy", "--pool"]) == 0
+    assert np.load("a.npy").ndim == 1
 
 
 def test_arrays_that_encode_did_not_make_stay(model: str, capsys: pytest.CaptureFixture[str]) -> None:
