@@ -98,7 +98,6 @@ def test_a_run_goes_on_only_with_the_file_that_it_began_with(command, tmp_path, 
     for name, value in made.parameters["chunk_decoder"].items():  # stays, and so does what is known of the model
         np.testing.assert_array_equal(value, own[name])
     assert "posttrained" in made.provenance
-    assert run(one) == 0
     assert run(other) == 1
     assert "was trained with init=" in capsys.readouterr().err
 
