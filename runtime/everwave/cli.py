@@ -260,7 +260,8 @@ def serve(options: argparse.Namespace) -> None:
             f"serve needs {error.name}; install it with: pip install starlette uvicorn websockets"
         ) from None
     models = options.model or []
-    serve_web(models, options.host, options.port, options.threads, options.precision, options.listeners)
+    names = options.name or []
+    serve_web(models, options.host, options.port, options.threads, options.precision, options.listeners, names)
 
 
 def warmup(options: argparse.Namespace) -> None:

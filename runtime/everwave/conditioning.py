@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -226,14 +227,22 @@ class Blend:
         return (1 - weight) * self.before(n) + weight * self.after(n)
 
     def integral(self, n: Array) -> Array:
-        end = self.first + int(np.ceil(self.length))
-        way = np.arange(self.first, end + 1)
-        steps = self(way)
+        end = self._way[-1]
+        late = self._areas[-1] + self.after.integral(np.maximum(n, end)) - self.after.integral(self._way[-1:])
+        between = self._areas[np.clip(n - self.first, 0, end - self.first)]
+        early = self.before.integral(n) if (n <= self.first).any() else between  # it may be a blend, and so on
+        return np.where(n >= end, late, np.where(n > self.first, between, early))
+
+    @cached_property
+    def _way(self) -> Array:
+        return np.arange(self.first, self.first + int(np.ceil(self.length)) + 1)
+
+    @cached_property
+    def _areas(self) -> Array:
+        """From the start of the piece to each latent of the way; kept, as every blend on top of this one asks for them."""
+        steps = self(self._way)
         sums = np.concatenate([[0.0], np.cumsum((steps[1:] + steps[:-1]) / 2)]) / self.latent_rate
-        areas = self.before.integral(way[:1]) + sums  # from the start of the piece to each latent of the way
-        late = areas[-1] + self.after.integral(np.maximum(n, end)) - self.after.integral(way[-1:])
-        between = areas[np.clip(n - self.first, 0, end - self.first)]
-        return np.where(n >= end, late, np.where(n > self.first, between, self.before.integral(n)))
+        return self.before.integral(self._way[:1]) + sums
 
 
 def _checked(condition: Condition, values: Array) -> Array:

@@ -65,6 +65,10 @@ class Piece:
         window = self.config.generator.window
         self._circle = period // window if period and period % window == 0 else None  # windows of a loop of whole ones
 
+    def check(self, controls: Mapping[str, Any]) -> None:
+        """UsageError for a condition among `controls` that does not fit the model; `plain` has checked the rest."""
+        conditioning.signal(self.config, {name: v for name, v in controls.items() if name not in OWN}, self.seed)
+
     def state(self, controls: Mapping[str, Any], first: int = 0, glide: float = 0.0,
               previous: State | None = None) -> State:  # fmt: skip
         """The state of `controls` (truncation, style, and any condition) as `plain` gives them."""

@@ -112,6 +112,8 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     made.add_argument("--model", action="append", help="a shipped name or a file, several times for several "
                       "(default: every shipped model that generates)")  # fmt: skip
     made.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
+    made.add_argument("--name", action="append", help="another host name to answer to, as a proxy in front passes it on; "
+                      "several times for several (needed with a --host of this machine only)")  # fmt: skip
     made.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes one that is free")
     made.add_argument("--listeners", type=int, default=100, help="at most (default 100; fewer if the machine is busy)")
     _engine_options(made)

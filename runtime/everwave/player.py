@@ -23,7 +23,7 @@ import numpy as np
 
 from . import checks, signal
 from .config import DECODER_LATENTS
-from .controls import RAMP_SECONDS, Envelope, Piece, State, plain
+from .controls import FADE_LATENTS, RAMP_SECONDS, Envelope, Piece, State, plain
 from .errors import EverwaveError, UsageError
 from .pipeline import CHANNELS, SEGMENT_WINDOWS, SEGMENTS_PER_WORKER, Pipeline, clipped, segment_size
 
@@ -35,6 +35,7 @@ KEPT_SECONDS = (
 LIVE_WINDOWS = 2  # decoder windows in a segment of an endless stream: what is finest for a control
 ECHO_HOPS = 8  # 46 ms: how long what was heard last fades out after a jump
 MAX_AHEAD = 3600.0
+MAX_UNDER_WAY = 32  # changes at once: each is computed from the one before, so they cost time and depth
 
 
 class Run(NamedTuple):
@@ -95,11 +96,10 @@ class Player:
         self.ready = self.tail = self.echo = np.empty((0, len(CHANNELS)), np.float32)
         self.settled = 0  # no change may be put before this frame
         self.scripted = bool(log["changes"])
-        values = self.values
-        for change in log["changes"]:
-            values = values | _controls(change)
-            piece.state(values)  # refuses what does not fit the model
+        for change in sorted(log["changes"], key=lambda change: change["at"]):
+            piece.check(_controls(change))
             self._record(dict(change))
+        self._check_turns()
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -107,16 +107,18 @@ class Player:
         wishes = {name: plain(name, value, self.piece.config) for name, value in wishes.items()}
         with self.lock:
             self._refuse_scripted()
-            self.piece.state(self.values | wishes)  # refuses what does not fit the model
-            self.values = self.values | wishes  # states hold the old ones
-            if "gain" in wishes:
-                self._record({"at": self.heard, "gain": wishes.pop("gain"), "glide": glide})
-            if wishes:
+            self.piece.check(wishes)
+            if wishes.keys() - {"gain"}:
                 self._forget(round(KEPT_SECONDS * self.rate))
                 begun = self.cursor.window > self._first_window(self.cursor.run)
                 earliest = self.cursor.window * self.window - self.carry
                 at = max(self.cursor.run.heard + begun, self.cursor.run.heard_at(earliest), self.settled)
+                self._check_under_way(self.cursor.run, len(self.turns) - self._joins(at), at, glide)
                 self.settled = at
+            self.values = self.values | wishes  # states hold the old ones
+            if "gain" in wishes:
+                self._record({"at": self.heard, "gain": wishes.pop("gain"), "glide": glide})
+            if wishes:
                 self._record({"at": at, **wishes, "glide": glide})
 
     def seek(self, seconds: float) -> None:
@@ -151,11 +153,50 @@ class Player:
         i = len(self.turns)
         while i > self.taken.turns and self.turns[i - 1]["at"] > at:
             i -= 1
-        last = self.turns[i - 1] if i > self.taken.turns else {}
-        if last.get("at") == at and "seek" not in last and "seek" not in change:
-            last.update(change)
+        if "seek" not in change and self._joins(at, i):
+            self.turns[i - 1].update(change)
         else:
             self.turns.insert(i, change)
+
+    def _joins(self, at: int, i: int | None = None) -> bool:
+        """Whether a change at frame `at`, as turn `i` (default: the last), becomes part of the one before it."""
+        i = len(self.turns) if i is None else i
+        return i > self.taken.turns and self.turns[i - 1]["at"] == at and "seek" not in self.turns[i - 1]
+
+    def _check_under_way(self, run: Run, i: int, at: int, glide: float) -> None:
+        """UsageError if a change at frame `at` of `run`, as turn `i`, comes on top of MAX_UNDER_WAY that are under way.
+
+        Those are under way without which this one cannot be computed: it glides away from them and they have not
+        settled, or they come in the same decoder window and still fade.
+        """
+        size, window, asked = self.piece.config.generator.window, self._border(run, at), glide
+        for count in range(min(i, MAX_UNDER_WAY)):
+            before = self.turns[i - 1 - count]
+            if "seek" in before or window == self._first_window(run):
+                return
+            earlier = self._border(run, before["at"])
+            begun, length = earlier * DECODER_LATENTS, before["glide"] * self.piece.config.signal.latent_rate
+            settled = window * DECODER_LATENTS // size * size >= begun + max(length, FADE_LATENTS)
+            if settled or (not glide and earlier < window):
+                return
+            window, glide = earlier, before["glide"]
+        if i >= MAX_UNDER_WAY:
+            raise UsageError(
+                f"glide={asked:g}: the {MAX_UNDER_WAY} changes before it are still under way, as many as may be;"
+                " wait, or change without a glide"
+            )
+
+    def _check_turns(self) -> None:
+        """The same for all of a log, but those that a seek makes unheard."""
+        run = self.cursor.run
+        for i, turn in enumerate(self.turns):
+            if "seek" in turn:
+                run = Run(round(turn["seek"] * self.rate), turn["at"])
+            elif i + 1 == len(self.turns) or self.turns[i + 1]["at"] > turn["at"]:
+                try:
+                    self._check_under_way(run, i, turn["at"], turn["glide"])
+                except UsageError as error:
+                    raise UsageError(f"log: at frame {turn['at']}: {error}") from None
 
     def _forget(self, keep: int) -> None:
         """Drop work ahead beyond `keep` frames and what is planned from there on."""

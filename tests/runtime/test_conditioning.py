@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from everwave.conditioning import drawn, signal, with_clocks
+from everwave.conditioning import Blend, Constant, Lines, drawn, signal, with_clocks
 from everwave.config import Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
 
@@ -120,6 +120,42 @@ def test_a_changed_tempo_goes_on_from_the_same_beat():
     assert np.diff(fast.beats(1, np.array([37, 47]))) == pytest.approx([165 / 60])
     again = signal(TICKING, {"bpm": 110}).after(fast, 80)
     assert again.beats(1, np.array([80])) == pytest.approx(fast.beats(1, np.array([80])))
+
+
+def summed(curve, n):
+    """The slow twin of a blend's integral: whatever it needs, it asks for."""
+    if not isinstance(curve, Blend):
+        return curve.integral(n)
+    end = curve.first + int(np.ceil(curve.length))
+    way = np.arange(curve.first, end + 1)
+    steps = curve(way)
+    areas = (
+        summed(curve.before, way[:1])
+        + np.concatenate([[0.0], np.cumsum((steps[1:] + steps[:-1]) / 2)]) / curve.latent_rate
+    )
+    late = areas[-1] + summed(curve.after, np.maximum(n, end)) - summed(curve.after, way[-1:])
+    between = areas[np.clip(n - curve.first, 0, end - curve.first)]
+    return np.where(n >= end, late, np.where(n > curve.first, between, summed(curve.before, n)))
+
+
+def test_blends_of_blends_are_summed_up_once():
+    calls = []
+
+    class Counted(Lines):
+        def integral(self, n):
+            calls.append(n)
+            return super().integral(n)
+
+    curve = Counted(np.array([0.0, 9.0]), np.array([120.0, 160.0]), 10.0)
+    for depth, first in enumerate((8, 20, 33, 33, 60)):
+        curve = Blend(curve, Constant(115.0 + 7 * depth, 10.0), first, 50.5 + depth, 10.0)
+        for n in (np.arange(200), np.arange(3), np.arange(40, 50), np.array([8]), np.array([20, 150])):
+            assert np.array_equal(curve.integral(n), summed(curve, n))
+    for first in range(70, 90):
+        curve = Blend(curve, Constant(150.0, 10.0), first, 60.0, 10.0)
+    calls.clear()
+    curve.integral(np.arange(100, 200))
+    assert len(calls) <= 1  # else 2**20
 
 
 def test_the_clocks_of_a_loop_have_whole_turns():

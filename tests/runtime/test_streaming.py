@@ -19,7 +19,7 @@ from everwave import weights
 from everwave.config import PRESETS, Condition
 from everwave.controls import FADE_LATENTS, Envelope
 from everwave.model import Model
-from everwave.player import ECHO_HOPS, KEPT_SECONDS, LIVE_WINDOWS
+from everwave.player import ECHO_HOPS, KEPT_SECONDS, LIVE_WINDOWS, MAX_UNDER_WAY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +92,41 @@ def test_the_beat_goes_on_across_changes(model: Model) -> None:
     assert tempo[0] == pytest.approx(150)
     assert tempo[-1] == pytest.approx(125)
     assert np.ptp(np.diff(tempo)) > 0
+
+
+def test_so_many_glides_may_be_under_way_at_once(model: Model) -> None:
+    with model.stream(seed=1, ahead=0) as stream:
+        for i in range(MAX_UNDER_WAY):
+            stream.set(bpm=120 + i, style=i, glide=60.0)
+            next(stream)
+        before = stream.log, stream.bpm, stream.gain
+        with pytest.raises(everwave.UsageError, match="glide=50: the 32 changes before it are still under way"):
+            stream.set(bpm=125, gain=0.5, glide=50.0)
+        assert before == (stream.log, stream.bpm, stream.gain)
+        stream.set(bpm=126)  # ends them all
+        with pytest.raises(everwave.UsageError, match="still under way"):
+            stream.set(bpm=125, glide=50.0)  # the same change, which then would end none
+        pull(stream, WINDOW)
+        stream.set(bpm=127, glide=60.0)
+        next(stream)
+        log = stream.log
+    assert sum(len(block) for block in model.replay(log)) == log["frames"]
+
+
+@pytest.mark.parametrize("apart", [1, WINDOW])
+def test_a_log_has_no_more_changes_under_way_than_a_stream(model: Model, apart: int) -> None:
+    changes = [{"at": RATE + i * apart, "bpm": 120 + i % 40, "glide": 60.0} for i in range(480)]
+    with pytest.raises(everwave.UsageError, match=r"log: at frame \d+: glide=60: the 32 changes before it"):
+        model.replay(LOG | {"frames": 60 * RATE, "changes": changes})
+    for change in changes[::2]:
+        change["glide"] = 0.0
+    if apart > 1:  # in different decoder windows, so that each is done when the next one begins
+        stream = model.replay(LOG | {"frames": 12 * RATE, "changes": changes[::-1]})
+        assert sum(map(len, stream)) == 12 * RATE
+    many = [{"at": RATE + i, "style": i, "gain": 1.0} for i in range(480)]
+    with pytest.raises(everwave.UsageError, match="glide=0: the 32 changes before it"):
+        model.replay(LOG | {"changes": many})
+    model.replay(LOG | {"changes": [*many[:32], {"at": RATE + 40, "style": 1}, {"at": RATE + 40, "seek": 3.0}]})
 
 
 def test_controls_can_be_read(model: Model) -> None:

@@ -24,6 +24,7 @@ from everwave.config import PRESETS
 from everwave.model import Model
 from everwave.pipeline import OneBlasThread
 from everwave.web import engine
+from everwave.web import server as web_server
 from everwave.weights import ModelFile
 from radio_client import FRAME, Listener, Served, becomes, message
 from websockets.exceptions import ConnectionClosed
@@ -119,7 +120,9 @@ def test_a_listener_gets_ahead_only_as_far_as_it_says(radio: Served, monkeypatch
 def test_head_of_the_stream_is_no_stream(radio: Served) -> None:
     status, _, content = radio.ask("/api/stream", method="HEAD")
     assert (status, content) == (200, b"")
-    assert not len(radio.radio.seats)
+    for query, refused in (("seed=x", 400), ("model=nothing", 404)):
+        assert radio.ask(f"/api/stream?{query}", method="HEAD")[0] == refused
+    assert radio.is_idle()
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -191,7 +194,8 @@ def test_unknown_models_and_paths(radio: Served) -> None:
         "/page/app.js",
     ):
         assert radio.error(path)[0] == 404
-    assert radio.error("/api/generate")[0] == 405
+    status, headers, _ = radio.ask("/api/generate")
+    assert (status, headers["allow"]) == (405, "POST")
     assert radio.error("/api/generate", {}, content_type="text/plain")[0] == 415
 
 
@@ -232,13 +236,14 @@ def test_a_damaged_file_among_the_shipped_ones_is_not_served(
 
 
 def test_messages_that_are_too_long_or_no_text_end_the_stream(radio: Served) -> None:
-    for data in ("x" * 20_000, b"\0"):
+    for data, code in (("x" * 20_000, 1009), (b"\0", 1003)):
         with radio.listen() as connection:
             message(connection)
             with contextlib.suppress(ConnectionClosed):
                 connection.send(data)
                 while True:
                     connection.recv(timeout=5)
+            assert connection.close_code == code
         assert radio.is_idle()
 
 
@@ -296,6 +301,8 @@ def test_openapi_describes_what_is_there(radio: Served) -> None:
         node: Any = document
         for step in reference.removeprefix("#/").split("/"):
             node = node[step]
+    said = document["paths"]["/api/stream"]["get"]["description"]
+    assert f"{web_server.MESSAGE_BYTES:,} bytes" in said
     parameters = {p["name"]: p["schema"] for p in document["paths"]["/api/stream"]["get"]["parameters"]}
     assert parameters["truncation"] == {"type": "number", "description": "how far from the usual: less is tamer",
                                         "minimum": 0, "maximum": 8, "default": 2.0}  # fmt: skip
@@ -353,6 +360,40 @@ def test_the_command_serves_and_stops_at_once(weights_file: Path, sent: signal.S
             assert time.monotonic() - begin < 4
             assert code in ((130,) if sent == signal.SIGINT else (-signal.SIGTERM, 143))
         assert "Traceback" not in process.stderr.read()
+
+
+def test_the_command_makes_no_fuss_about_those_who_leave_or_are_left(weights_file: Path) -> None:
+    """No traceback for a listener who is gone before it is answered, nor where downloads go on when the server stops."""
+    arguments = ("--model", str(weights_file), "--port", "0", "--threads", "1", "--name", "radio.example")
+    with command(*arguments) as process, contextlib.ExitStack() as stack:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rsplit(":", 1)[1].strip().rstrip("/"))
+        running = Served(None, port)  # type: ignore[arg-type]
+        assert becomes(lambda: _answers(running), 30)
+        proxied = {"host": "radio.example", "origin": "https://radio.example"}
+        assert running.ask("/api/models", **proxied)[0] == 200
+        assert running.ask("/api/models", host="other.example")[0] == 403
+        for _ in range(10):
+            with running.listen("") as connection:
+                message(connection)
+                connection.send('{"set": {"truncation": 1}}')
+        for taken in (1000, 0):  # one is read for a while, the other never
+            download = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            stack.enter_context(contextlib.closing(download))
+            download.request("POST", "/api/generate", '{"seconds": 3000}', {"content-type": "application/json"})
+            download.getresponse().read(taken)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) in (-signal.SIGTERM, 143)
+        said = process.stderr.read()
+        assert "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("name", ["https://radio.example", "radio.example:443", ""])
+def test_a_name_is_a_host_alone(weights_file: Path, name: str) -> None:
+    from everwave.web.server import serve
+
+    with pytest.raises(everwave.UsageError, match="give a host name alone"):
+        serve([str(weights_file)], "127.0.0.1", 0, 1, "float32", 1, [name])
 
 
 def _answers(running: Served) -> bool:

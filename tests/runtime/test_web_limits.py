@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from everwave.model import Model
 from everwave.web import server as web_server
 from everwave.web.engine import CLOSED_SECONDS, GIVE_UP_SECONDS, HALF_LIFE, NEW_SECONDS, Cost, Engine, Seat, Seats
-from everwave.web.limits import Addresses, Bucket, Refused, address_of
+from everwave.web.limits import Addresses, Bucket, Refused, address_of, limits_for
 from everwave.web.voices import MOST_AHEAD, Conversation
 from radio_client import EASY, Listener, Served, becomes, message, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -97,16 +98,61 @@ def test_only_so_many_pieces_are_made_at_once(small: dict[str, Model]) -> None:
         assert becomes(lambda: radio.ask("/api/generate", {"seconds": 0.1})[0] == 200)
 
 
+def test_one_address_leaves_room_for_others(small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, generate_jobs=4)) as radio, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            slow = http.client.HTTPConnection("127.0.0.1", radio.port, timeout=20)
+            stack.enter_context(contextlib.closing(slow))
+            slow.request("POST", "/api/generate", json.dumps({"seconds": 3000}), {"content-type": "application/json"})
+            slow.getresponse()  # and nothing of it is read
+        status, headers, content = radio.ask("/api/generate", {"seconds": 0.1})
+        assert (status, headers["retry-after"]) == (429, "11")
+        assert "2 pieces are being made for your address" in json.loads(content)["error"]
+        assert radio.ask("/api/generate", {"seconds": 0.1}, x_forwarded_for="10.0.0.1")[0] == 200
+        assert becomes(lambda: len(radio.radio._making) == 2)
+    assert [limits_for(n).listeners_per_address for n in (1, 2, 7, 40, 100, 1000)] == [1, 1, 3, 20, 20, 20]
+
+
+def test_a_log_is_read_by_a_worker(small: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    readers, replay = [], Model.replay
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return replay(*arguments, **options)
+
+    monkeypatch.setattr(Model, "replay", noted)
+    log = {"sample_rate": 44100, "seed": 1, "start": 0, "frames": 1, "controls": {}}
+    changes = [{"at": 10_000 * i, "style": i} for i in range(6)]
+    with served(small, replace(EASY, changes=3)) as radio:
+        assert radio.ask("/api/generate", {"log": log | {"changes": changes}})[0] == 200
+        assert radio.error("/api/generate", {"log": log | {"changes": [{"at": 5, "bpm": 500}]}})[0] == 400
+        assert [name.rpartition("-")[0] for name in readers] == ["everwave-web"] * 2
+        status, error = radio.error("/api/generate", {"log": log | {"changes": [*changes, changes[0]]}})
+        assert (status, error) == (400, "log: 7 changes; one stream tells at most 6")
+        status, error = radio.error("/api/generate", {"log": log | {"changes": [{"at": 0, "seek": 5}]}})
+        assert (status, "holds a seek" in error) == (400, True)
+        assert len(readers) == 2
+        assert becomes(lambda: not radio.radio._making)
+
+
 def test_listeners_who_do_not_play_are_let_go(small: dict[str, Model]) -> None:
     with served(small, replace(EASY, stall_seconds=0.5)) as radio:
         with radio.listen() as connection:
             assert "nothing was played for 0.5 s" in message(connection, "end")["message"]
+        with radio.listen() as connection:  # nor who says again and again that it played nothing
+            end, data = time.monotonic() + 5, b""
+            while isinstance(data, bytes) or json.loads(data)["type"] != "end":
+                assert time.monotonic() < end
+                with contextlib.suppress(TimeoutError):
+                    data = connection.recv(timeout=0.05)
+                with contextlib.suppress(ConnectionClosed):
+                    connection.send('{"played": 0}')
         assert radio.is_idle()
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", radio.port, timeout=20)) as deaf:
             deaf.request("POST", "/api/generate", json.dumps({"seconds": 3000}), {"content-type": "application/json"})
             deaf.getresponse()  # and nothing of it is read
-            assert radio.radio._making == 1
-            assert becomes(lambda: radio.radio._making == 0, 20)
+            assert len(radio.radio._making) == 1
+            assert becomes(lambda: not radio.radio._making, 20)
 
 
 def test_listeners_who_vanish_cost_nothing(radio: Served) -> None:
@@ -204,7 +250,7 @@ def test_whoever_runs_dry_first_is_served_first() -> None:
     with pytest.raises(ZeroDivisionError):
         engine.submit(0.0, lambda: 1 / 0).result(5)
     engine.close()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Refused, match="being stopped"):
         engine.submit(0.0, order.clear)
 
 

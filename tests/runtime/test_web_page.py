@@ -18,7 +18,7 @@ import pytest
 from everwave.config import Condition, Config
 from everwave.model import Model, load
 from everwave.weights import random_model
-from radio_client import FRAME, served
+from radio_client import EASY, FRAME, served
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason="no Chromium here; Debian: apt-get install chromium")
 
@@ -216,6 +216,94 @@ def test_keyboard_link_and_seed(page: chromium.Page, address: str) -> None:
         page.press("Tab", 9)
         order.append(page.js("document.activeElement.id"))
     assert order[:10] == ["play", "bpm", "truncation", "style", "glide", "seed", "new-seed", "model", "volume", "share"]
+
+
+def status(page: chromium.Page) -> str:
+    return page.js("document.getElementById('status').textContent")
+
+
+def test_a_key_that_is_held_counts_once(page: chromium.Page, address: str) -> None:
+    page.open(address + "#model=small&seed=5")
+    hold = """(key) => { for (let i = 0; i < 20; i++)
+        document.body.dispatchEvent(new KeyboardEvent('keydown', { key, repeat: true, bubbles: true, cancelable: true })); }"""
+    page.press(" ", 32, " ")
+    page.js("globalThis.first = everwave.session(); globalThis.sent = 0;"
+            " const set = first.set; first.set = function (...change) { sent++; set.apply(this, change); }")  # fmt: skip
+    page.js(f"({hold})(' ')")
+    played(page, 0.3)
+    assert page.js("everwave.session() === first")
+    page.press("s", 83, "s")
+    style = page.js("document.querySelector('output[for=style]').value")
+    page.js(f"({hold})('s')")
+    page.wait("first.delays.length")
+    assert page.js("document.querySelector('output[for=style]').value") == style
+    page.js("for (let i = 0; i < 20; i++) document.getElementById('style').click()")  # glides are held back as well
+    page.wait("first.delays.length === 2")
+    assert page.js("sent") == 2
+    style = page.js("document.querySelector('output[for=style]').value")
+    assert str(log(page)["changes"][-1]["style"]) == style
+
+
+def test_a_slider_that_is_moved_while_the_stream_begins(page: chromium.Page, address: str) -> None:
+    page.open(address + "#model=small&seed=5")
+    page.js("document.getElementById('play').addEventListener('click', () => {"
+            " everwave.session().set({ truncation: 0.5 }); everwave.session().set({ bpm: 150 }, 2); })")  # fmt: skip
+    page.click("#play")
+    page.wait("everwave.session().delays.length")
+    (change,) = log(page)["changes"]
+    assert (change["truncation"], change["bpm"], change["glide"]) == (0.5, 150, 2)
+
+
+def test_seeds_are_exact_to_the_last(page: chromium.Page, address: str, tmp_path: Path) -> None:
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.open(address + f"#model=small&seed={2**64 - 1}&style={2**64 - 3}")
+    assert status(page) == "Press play"
+    play(page, 0.3)
+    page.click("#play")
+    _, samples = page.received()
+    page.click("#download")
+    file = tmp_path / f"everwave-small-{2**64 - 1}.wav"
+    end = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < end, status(page)
+        time.sleep(0.05)
+    wav = file.read_bytes()
+    sound = wav[wav.index(b"data") + 8 :]
+    assert sound == samples[: len(sound)]
+    page.click("#share")
+    page.wait("location.hash.includes('truncation')")
+    assert f"seed={2**64 - 1}" in page.js("location.hash")
+    assert f"style={2**64 - 3}" in page.js("location.hash")
+
+
+def test_what_a_link_asks_for_in_vain_is_said(page: chromium.Page, address: str) -> None:
+    page.open(address + f"#model=small&seed={2**64}&style=blue&truncation=9&bpm=400")
+    said = status(page)
+    seed = page.js("document.getElementById('seed').value")
+    assert f"seed={2**64} is not a whole number from 0 to {2**64 - 1}, {seed} is taken" in said
+    assert "style=blue is not a whole number" in said
+    assert "truncation=9 cannot be set here, 8 is taken" in said
+    assert "bpm=400 cannot be set here, 160 is taken" in said
+    page.open(address + "?more#model=small&seed=5&truncation=6.5&bpm=121")
+    assert status(page) == "Press play"
+    play(page, 0.1)
+    assert log(page)["controls"]["truncation"] == 6.5
+    page.js(
+        "(() => { const e = document.getElementById('seed'); e.value = '5x'; e.dispatchEvent(new Event('change')); })()"
+    )
+    assert status(page).startswith("Seed 5x: give a whole number")
+    assert page.js("everwave.session()") is None
+
+
+def test_why_a_long_piece_is_not_saved(page: chromium.Page, small: dict[str, Model]) -> None:
+    with served(small, replace(EASY, generate_seconds=0.5)) as radio:
+        page.open(radio.address + "#seed=3")
+        play(page, 0.7)
+        page.click("#play")
+        assert page.js("document.getElementById('download').disabled")
+        assert page.js("document.getElementById('keep-why').textContent").startswith(
+            "You heard more than the 0:00 that"
+        )
 
 
 def test_every_control_has_a_name_for_screen_readers(page: chromium.Page, address: str) -> None:

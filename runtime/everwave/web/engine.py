@@ -28,6 +28,7 @@ NEW_COUNTS = 2.0  # as so many
 SLOW, LATE = 0.25, 0.5  # seconds that any block may take before it counts as slow, or late
 CLOSED_SECONDS = 10.0  # how long nobody is let in after a slow block
 GIVE_UP_SECONDS = 2.0  # from one listener who is given up to the next: what that changes has to show first
+STOPPING = "this server is being stopped; try again in a minute"
 
 
 @dataclass(order=True)
@@ -54,10 +55,11 @@ class Engine:
             worker.start()
 
     def submit(self, deadline: float, run: Callable[[], Result]) -> Future[Result]:
+        """`run()` on a worker; Refused once the engine is closed."""
         future: Future[Result] = Future()
         with self._ready:
             if self._closed:
-                raise RuntimeError("the engine is closed")
+                raise Refused(503, STOPPING, 60)
             heapq.heappush(self._jobs, _Job(deadline, next(self._numbers), run, future))
             self._ready.notify()
         return future

@@ -35,6 +35,11 @@ class Limits:
     utilisation: float = 0.7  # of the workers' time that live streams may take; the rest is for what varies
 
 
+def limits_for(listeners: int) -> Limits:
+    """Those of a server for so many: one address may have half of the places, and no more than 20."""
+    return Limits(listeners=listeners, listeners_per_address=min(20, max(1, listeners // 2)))
+
+
 class Bucket:
     """`rate` tokens a second, at most `size` saved up."""
 

@@ -95,9 +95,13 @@ class Description:
             "An endless 16-bit stereo WAV in real time. As a WebSocket with the same parameters: the first message is "
             '{"type": "start", "log"}, then 16-bit little-endian samples come in binary messages. The listener reports '
             '{"played": frames in all}, may ask for {"ahead": seconds}, and changes controls with '
-            '{"set": {"truncation": 1.5}, "glide": 4}, where null is what the seed gives; the answer is {"type": "changed", '
+            '{"set": {"truncation": 1.5}, "glide": 4}, where null for `style` or a condition is what the seed gives '
+            "(`truncation` and `gain` take numbers only); the answer is "
+            '{"type": "changed", '
             '"from", "changes"}: the part of the log from frame `from` on. {"type": "refused", "message"} answers what cannot be done, '
-            '{"type": "end", "message"} comes before the server hangs up.'
+            '{"type": "end", "message"} comes before the server hangs up, with code 1013 (busy), 1008 (against the rules), '
+            "1003 (a binary message) or 1011 (a failure); two closes come without it: 1009 after a message of more than "
+            "16,384 bytes, and 1012 when the server is stopped."
         )
         return _operation("stream", text, WAV, 400, 403, 404, 429, 503) | {"parameters": _in_query(self.stream)}
 

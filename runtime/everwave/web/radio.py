@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..errors import EverwaveError, UsageError
 from ..model import Model, Stream
@@ -32,10 +32,11 @@ from .fields import from_json, from_query, only_numbers, parse_json
 from .guard import Guard
 from .limits import Addresses, Limits, Refused, address_of
 from .station import Station
-from .voices import SUBTYPE, Conversation, Live, Voice, made, paced
+from .voices import PATIENCE, SUBTYPE, Conversation, Live, Voice, made, paced
 
 CHANNELS = 2
-BUSY, NOT_ALLOWED, FAILED = 1013, 1008, 1011  # WebSocket close codes (RFC 6455, section 7.4.1, and IANA)
+# WebSocket close codes (RFC 6455, section 7.4.1, and IANA)
+BUSY, NOT_ALLOWED, FAILED, NOT_TEXT = 1013, 1008, 1011, 1003
 
 
 class Radio:
@@ -48,7 +49,7 @@ class Radio:
         self.addresses = Addresses(limits.requests_per_minute)
         self.description = openapi.Description(self.models, limits)
         self.stations = {name: Station(secrets.randbits(32), partial(self._broadcast, name)) for name in self.models}
-        self._making = 0
+        self._making: list[str] = []  # the address of each piece that is being made
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -81,9 +82,9 @@ class Radio:
     async def generate(self, request: Request) -> Response:
         """A piece, or what a stream played according to its log, as a WAV file that is made as it is sent."""
         content = await self._body(request)
-        self.addresses.check(address_of(request.client))  # type: ignore[arg-type]
-        if self._making >= self.limits.generate_jobs:
-            raise Refused(503, f"{self._making} pieces are being made already; try again in 10 s", 10)
+        address = address_of(request.client)  # type: ignore[arg-type]
+        self.addresses.check(address)
+        self._check_jobs(address)
         log = content.pop("log", None)
         fields = self.description.replay if log is not None else self.description.generate
         values = from_json(content, fields)
@@ -95,7 +96,12 @@ class Radio:
             voice = self._voice(lambda workers: model.stream(seed, seconds=seconds, ahead=0, workers=workers, **values))
         else:
             seed, seconds = self._check_log(log, model)
-            voice = self._voice(lambda workers: model.replay(log, ahead=0, workers=workers))
+            self._making.append(address)  # before others may ask
+            try:  # a log may be long, so a worker reads it
+                make = partial(self._voice, lambda workers: model.replay(log, ahead=0, workers=workers))
+                voice = await self.engine.run(time.monotonic() + PATIENCE, make)
+            finally:
+                self._making.remove(address)
         layout = Layout(model.sample_rate, CHANNELS, SUBTYPE)
         header = layout.header(frames := round(seconds * model.sample_rate))
         headers = {
@@ -103,13 +109,21 @@ class Radio:
             "content-disposition": f'attachment; filename="everwave-{name}-{seed}.wav"',
             "x-everwave-seed": str(seed),
         }
-        self._making += 1
+        self._making.append(address)
 
         def done() -> None:
-            self._making -= 1
+            self._making.remove(address)
             voice.close()
 
         return Audio(made(voice), header, headers, self.limits.stall_seconds, done)
+
+    def _check_jobs(self, address: str) -> None:
+        """Refused where so many pieces are being made that this one has to wait; one address leaves half of them to others."""
+        jobs, own = self.limits.generate_jobs, self._making.count(address)
+        if len(self._making) >= jobs:
+            raise Refused(503, f"{len(self._making)} pieces are being made already; try again in 10 s", 10)
+        if own >= max(1, jobs // 2):
+            raise Refused(429, f"{own} pieces are being made for your address; let one end, or try again in 10 s", 10)
 
     def _check_log(self, log: Any, model: Model) -> tuple[int, float]:
         """(seed, seconds) of a log, which the model checks in depth; no text in it, no more than may be made at once."""
@@ -118,17 +132,24 @@ class Radio:
             raise Refused(400, "log: expected what /api/stream tells: seed, start, frames, controls, changes")
         if not 0 < log["frames"] <= self.limits.generate_seconds * model.sample_rate:
             raise Refused(400, f"log: frames; it must be from 1 to {self.limits.generate_seconds:g} s of them")
+        changes, most = log.get("changes"), 2 * self.limits.changes  # a change of the gain and more is two in the log
+        if isinstance(changes, list) and len(changes) > most:
+            raise Refused(400, f"log: {len(changes)} changes; one stream tells at most {most}")
+        if isinstance(changes, list) and any(isinstance(change, dict) and "seek" in change for change in changes):
+            raise Refused(400, "log: it holds a seek, which streams here do not know; `model.replay` plays such a log")
         return log["seed"], log["frames"] / model.sample_rate
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
     async def stream(self, request: Request) -> Response:
         """An endless WAV in real time, for any player."""
-        if request.method == "HEAD":
-            return Response(headers={"cache-control": "no-store"}, media_type="audio/wav")
         address = address_of(request.client)  # type: ignore[arg-type]
-        self.addresses.check(address)
+        if request.method != "HEAD":
+            self.addresses.check(address)
         name, seed, voice = self._asked(request.query_params.multi_items())
+        if request.method == "HEAD":
+            voice.close()
+            return Response(headers={"cache-control": "no-store"}, media_type="audio/wav")
         model = self.models[name]
         seat = self.seats.take(address, name)
 
@@ -164,11 +185,14 @@ class Radio:
         try:
             await self._listen(websocket)
         except Refused as refusal:
-            code = BUSY if refusal.status == 503 else NOT_ALLOWED
+            code = {503: BUSY, 415: NOT_TEXT}.get(refusal.status, NOT_ALLOWED)
             await _end(websocket, code, refusal.message)
         except TimeoutError:
             stall = self.limits.stall_seconds
-            await _end(websocket, NOT_ALLOWED, f"nothing was played for {stall:g} s; press play to go on")
+            await _end(websocket, NOT_ALLOWED, f"nothing was played for {stall:g} s; press play to begin again")
+        except (WebSocketDisconnect, RuntimeError):  # RuntimeError: more was to be sent to a listener who has left
+            if websocket.application_state is WebSocketState.CONNECTED:
+                raise
         except EverwaveError as error:
             await _end(websocket, FAILED, str(error))
 
@@ -247,7 +271,7 @@ class Audio(StreamingResponse):
 
     def __init__(self, blocks: AsyncIterator[bytes], header: bytes, headers: dict[str, str], stall: float,
                  done: Callable[[], None]) -> None:  # fmt: skip
-        """`done` is called at the end, whatever happens."""
+        """`done` is called at the end, whatever happens. Refused among the blocks ends it before its time."""
         super().__init__(blocks, headers=headers | {"cache-control": "no-store"}, media_type="audio/wav")
         self._blocks, self._header, self._stall, self._done = blocks, header, stall, done
 
@@ -264,7 +288,7 @@ class Audio(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with contextlib.suppress(ClientDisconnect, TimeoutError):
+            with contextlib.suppress(ClientDisconnect, TimeoutError, Refused):
                 await super().__call__(scope, receive, send)
         finally:
             await self._blocks.aclose()  # type: ignore[attr-defined]
@@ -300,8 +324,10 @@ async def _hear(websocket: WebSocket, conversation: Conversation) -> None:
     while True:
         try:
             text = await websocket.receive_text()
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+        except WebSocketDisconnect:
             return
+        except KeyError:
+            raise Refused(415, "a binary message came; send JSON as text") from None
         try:
             answer = await conversation.hear(text)
         except UsageError as error:
@@ -335,17 +361,17 @@ async def _end(websocket: WebSocket, code: int, message: str) -> None:
             await websocket.close(code)
 
 
-def _error(status: int, message: str, retry_after: float | None = None) -> Response:
-    headers = {"retry-after": str(int(retry_after + 1))} if retry_after is not None else None
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse({"error": message}, status, headers)
 
 
 async def _refused(request: Request, refusal: Refused) -> Response:
-    return _error(refusal.status, refusal.message, refusal.retry_after)
+    after = refusal.retry_after
+    return _error(refusal.status, refusal.message, None if after is None else {"retry-after": str(int(after + 1))})
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, error.detail)
+    return _error(error.status_code, error.detail, error.headers)
 
 
 async def _failed(request: Request, error: EverwaveError) -> Response:

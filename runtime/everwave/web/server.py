@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from typing import Any
 
 import uvicorn
 import websockets  # noqa: F401 - uvicorn imports it only when the radio is up
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import checks, weights
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, short
 from ..model import Model
-from .limits import Limits
+from .limits import limits_for
 from .radio import Radio, application
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -54,35 +56,55 @@ class Protocol(H11Protocol):
 NEW = object()  # is no request
 
 
-def serve(names: Sequence[str], host: str, port: int, threads: int | None, precision: str, listeners: int) -> None:
-    """Serve until interrupted. `names`: shipped names or files; none: every shipped model that generates."""
-    limits = Limits(listeners=int(checks.number("listeners", listeners, 1, 10_000)))
+def serve(names: Sequence[str], host: str, port: int, threads: int | None, precision: str, listeners: int,
+          hosts: Sequence[str] = ()) -> None:  # fmt: skip
+    """Serve until interrupted. `names`: shipped names or files; none: every shipped model that generates.
+
+    `hosts`: names besides its own that a server for this machine only answers to, for a proxy that passes them on.
+    """
+    limits = limits_for(int(checks.number("listeners", listeners, 1, 10_000)))
     count = checks.threads(threads)
+    for name in hosts:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UsageError(f"--name {short(name)}; give a host name alone, as radio.example")
     models = load_models(names, count, precision)
     with listening(host, port) as connection:
         radio = Radio(models, limits, count)
         address = connection.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"everwave: {', '.join(models)} at http://{shown}:{address[1]}/", file=sys.stderr, flush=True)
-        Server(radio, host).run([connection])
+        Server(radio, host, hosts).run([connection])
 
 
-def configuration(radio: Radio, host: str) -> uvicorn.Config:
+def configuration(radio: Radio, host: str, hosts: Sequence[str] = ()) -> uvicorn.Config:
     """uvicorn with limits on everything that a stranger sends."""
-    local = _is_local(host)
+    names = LOCAL | {name.lower() for name in (host, *hosts)} if _is_local(host) else None
     return uvicorn.Config(
-        application(radio, LOCAL | {host.lower()} if local else None),
+        _ended_quietly(application(radio, names), radio),
         http=Protocol, ws="websockets-sansio", ws_max_size=MESSAGE_BYTES, ws_per_message_deflate=False,
         h11_max_incomplete_event_size=REQUEST_BYTES, limit_concurrency=radio.limits.listeners + OTHER_CONNECTIONS,
         timeout_graceful_shutdown=2, log_level="warning", access_log=False, server_header=False, lifespan="on",
     )  # fmt: skip
 
 
+def _ended_quietly(app: ASGIApp, radio: Radio) -> ASGIApp:
+    """`app`, whose requests are cancelled without a traceback when the server stops: uvicorn counts that as a failure."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not radio.engine.ending:
+                raise
+
+    return run
+
+
 class Server(uvicorn.Server):
     """Streams have no end of their own, so they are ended when the server is to stop."""
 
-    def __init__(self, radio: Radio, host: str) -> None:
-        super().__init__(configuration(radio, host))
+    def __init__(self, radio: Radio, host: str, hosts: Sequence[str] = ()) -> None:
+        super().__init__(configuration(radio, host, hosts))
         self._radio = radio
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

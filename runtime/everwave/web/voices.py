@@ -15,7 +15,7 @@ from typing import Any
 
 from ..model import Model, Stream
 from ..wav import ENCODINGS
-from .engine import Engine, Seat, Seats
+from .engine import STOPPING, Engine, Seat, Seats
 from .fields import Field, from_json, parse_json, short
 from .limits import Bucket, Limits, Refused
 
@@ -63,7 +63,10 @@ class Voice:
         return self._stream.log
 
     def close(self) -> None:
-        self.engine.submit(0.0, self._close)
+        try:
+            self.engine.submit(0.0, self._close)
+        except Refused:  # no worker is left that might be at it
+            self._close()
 
     def _next(self) -> tuple[bytes, int]:
         with self._one:
@@ -85,9 +88,11 @@ class Voice:
 
 
 async def made(voice: Voice) -> AsyncIterator[bytes]:
-    """All blocks of a piece, as fast as they are taken; live streams go first."""
+    """All blocks of a piece, as fast as they are taken; live streams go first. Refused if the server stops before the end."""
     while (block := await voice.block(time.monotonic() + PATIENCE))[1]:
         yield block[0]
+        if voice.engine.ending:
+            raise Refused(503, STOPPING, 60)
 
 
 class Live:
@@ -150,10 +155,7 @@ class Conversation:
         """Send blocks until something fails; TimeoutError if the listener plays nothing for too long."""
         live, pace = self._live, Bucket(FASTER, 2 * MOST_AHEAD)
         while True:
-            while live.sent - self._played >= max(self._ahead, self._least) * live.rate:
-                self._room.clear()
-                async with asyncio.timeout(self._limits.stall_seconds):
-                    await self._room.wait()
+            await self._has_room()
             before = live.sent
             data = await live.block((live.sent - self._played) / live.rate)
             if live.slow:  # before the listener runs dry
@@ -162,6 +164,17 @@ class Conversation:
                 await self._send(data)
             while seconds := pace.wait((live.sent - before) / live.rate):
                 await asyncio.sleep(seconds)
+
+    async def _has_room(self) -> None:
+        """Until the listener has less ready than it wants; TimeoutError if it says nothing, or only that it played nothing."""
+        stall, played = self._limits.stall_seconds, self._played
+        async with asyncio.timeout(stall) as limit:
+            while self._live.sent - self._played >= max(self._ahead, self._least) * self._live.rate:
+                self._room.clear()
+                await self._room.wait()
+                if self._played > played:
+                    played = self._played
+                    limit.reschedule(asyncio.get_running_loop().time() + stall)
 
     async def hear(self, text: str) -> dict[str, Any] | None:
         """Take one message; the answer, if there is one. Refused where the listener breaks the rules."""

@@ -1,5 +1,5 @@
 // The page: controls on one side, one session at a time on the other.
-import { Session, prepare } from "./player.js";
+import { Session, prepare, toJson } from "./player.js";
 import { Spectrogram, marks } from "./spectrogram.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,7 +19,10 @@ const picture = new Spectrogram($("spectrogram"));
 // -- what the controls say ----------------------------------------------------------------------------------------
 
 const model = () => models.find(({ name }) => name === $("model").value);
-const seed = () => ($("seed").checkValidity() && $("seed").value !== "" ? Number($("seed").value) : 0);
+// a seed is text, as numbers here are exact to 2^53 only
+const isSeed = (text) => /^\d{1,20}$/.test(text) && BigInt(text) < 2n ** 64n;
+const SEEDS = "a whole number from 0 to 18446744073709551615";
+const seed = () => (isSeed($("seed").value) ? String(BigInt($("seed").value)) : null);
 const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 function wishes() {
@@ -38,7 +41,7 @@ function showValues() {
   outputOf("glide").value = `${$("glide").value} s`;
   outputOf("volume").value = `${$("volume").value} %`;
   $("style-back").disabled = style === null;
-  $("title").textContent = `${model().name} ${seed()}`;
+  $("title").textContent = `${model().name} ${seed() ?? ""}`;
 }
 
 /** A card for every condition that the page was not written for. */
@@ -98,13 +101,25 @@ const wanted = (name) => {
   return value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
 };
 
+/** Set what the link says; returns what of it cannot be done, and what is done instead, or null. */
 function readLink() {
-  if (models.some(({ name }) => name === link().get("model"))) $("model").value = link().get("model");
-  $("seed").value = wanted("seed") ?? random();
+  const asked = (name) => link().get(name);
+  if (models.some(({ name }) => name === asked("model"))) $("model").value = asked("model");
+  $("seed").value = isSeed(asked("seed")) ? asked("seed") : random();
+  $("truncation").max = wanted("truncation") > 4 ? 8 : 4;
   $("truncation").value = wanted("truncation") ?? 2;
-  style = wanted("style");
+  style = isSeed(asked("style")) ? String(BigInt(asked("style"))) : null;
   fitToModel();
   showValues();
+  const missed = (name, done) => asked(name) !== null && !done && `${name}=${asked(name).slice(0, 30)}`;
+  const set = (name) => Number($(name).value) === wanted(name) && !$(name).disabled;
+  const notes = [
+    missed("model", $("model").value === asked("model")) && `${missed("model")} is not here, ${model().name} is taken`,
+    missed("seed", isSeed(asked("seed"))) && `${missed("seed")} is not ${SEEDS}, ${seed()} is taken`,
+    missed("style", style !== null) && `${missed("style")} is not ${SEEDS}, the piece's own is taken`,
+    ...["truncation", ...CONDITIONS].map((name) => missed(name, set(name)) && `${missed(name)} cannot be set here, ${$(name).disabled ? "it is left out" : `${$(name).value} is taken`}`),
+  ].filter(Boolean);
+  return notes.length ? `Of this link, ${notes.join("; ")}.` : null;
 }
 
 function writeLink() {
@@ -134,6 +149,8 @@ function say(text) {
 
 function play() {
   stop();
+  forget();
+  if (seed() === null) return say(`Seed ${$("seed").value || "missing"}: give ${SEEDS}`);
   $("seed").value = seed();
   session = last = new Session({ ...wishes(), sample_rate: model().sample_rate }, Number($("volume").value) / 100);
   const mine = session;
@@ -176,30 +193,32 @@ function clock(seconds) {
 
 let due = null;
 let told = -SETTLE; // ms
-const waiting = {};
+let waiting = {};
+let slowest = 0; // s, the longest glide of what is waiting
 
 /** Tell the stream: now, or so that SETTLE ms lie between two changes. */
 function change(controls, glide = 0) {
   if (!session) return;
   Object.assign(waiting, controls);
-  if (glide) {
-    flush(glide);
-  } else if (due === null) {
-    due = setTimeout(flush, told + SETTLE - performance.now());
-  }
+  slowest = Math.max(slowest, glide);
+  due ??= setTimeout(flush, told + SETTLE - performance.now());
 }
 
-function flush(glide = 0) {
-  clearTimeout(due);
-  due = null;
+function flush() {
   told = performance.now();
-  session?.set({ ...waiting }, typeof glide === "number" ? glide : 0);
-  for (const name of Object.keys(waiting)) delete waiting[name];
+  session?.set(waiting, slowest);
+  forget();
+}
+
+/** What is waiting is for the stream that plays, not for the next one. */
+function forget() {
+  clearTimeout(due);
+  [due, waiting, slowest] = [null, {}, 0];
 }
 
 function changeStyle(to) {
   style = to;
-  change({ style: to ?? seed() }, Number($("glide").value) || 0.01);
+  change({ style: to }, Number($("glide").value) || 0.01); // null: the piece's own
   showValues();
 }
 
@@ -207,15 +226,17 @@ function changeStyle(to) {
 
 function offerDownload() {
   const heard = last?.log ? last.played / last.log.sample_rate : 0;
-  $("download").disabled = !heard || heard > limits.generate_seconds;
-  const text = heard ? `What you heard, ${clock(heard)}, sample for sample` : "What you heard, sample for sample";
+  const long = heard > limits.generate_seconds;
+  $("download").disabled = !heard || long;
+  let text = heard ? `What you heard, ${clock(heard)}, sample for sample` : "What you heard, sample for sample";
+  if (long) text = `You heard more than the ${clock(limits.generate_seconds)} that a file may last here`;
   if ($("keep-why").textContent !== text) $("keep-why").textContent = text;
 }
 
 async function download() {
   say("Making your file");
   try {
-    const body = JSON.stringify({ model: last.model, log: last.heard() });
+    const body = toJson({ model: last.model, log: last.heard() });
     const answer = await fetch("api/generate", { method: "POST", headers: { "content-type": "application/json" }, body });
     if (!answer.ok) throw new Error((await answer.json()).error);
     const file = document.createElement("a");
@@ -238,7 +259,7 @@ function paint() {
 function newPiece() {
   style = null;
   showValues();
-  if (session) play();
+  if (session || seed() === null) play(); // which says what is wrong with the seed
 }
 
 async function begin() {
@@ -248,7 +269,8 @@ async function begin() {
   ({ models, limits } = await (await fetch("api/models")).json());
   $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
   addCards();
-  readLink();
+  const note = readLink();
+  if (note) say(note);
 
   $("play").addEventListener("click", () => (session ? stop() : play()));
   $("controls").addEventListener("submit", (event) => event.preventDefault());
@@ -278,15 +300,17 @@ async function begin() {
   $("download").addEventListener("click", download);
   $("link").addEventListener("focus", () => $("link").select());
   addEventListener("hashchange", () => {
-    readLink();
-    if (session) play();
+    const playing = session;
+    const note = readLink();
+    if (playing) play();
+    if (note) say(note);
   });
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("#seed, #link, select")) return;
-    if (event.key.toLowerCase() === "s") $("style").click();
-    else if (event.key === " " && !event.target.closest("input, button, a")) $("play").click();
-    else return;
-    event.preventDefault();
+    const name = event.key.toLowerCase() === "s" ? "style" : event.key === " " && !event.target.closest("input, button, a") ? "play" : null;
+    const held = event.repeat && (name || (event.key === "Enter" && event.target.closest("button")));
+    if (name || held) event.preventDefault();
+    if (name && !held) $(name).click(); // a key that is held counts once
   });
   await prepare(model().sample_rate);
   document.body.dataset.ready = "yes";

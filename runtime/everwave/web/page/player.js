@@ -6,6 +6,10 @@ const MOST_AHEAD = 8;
 const WORKLET = "queue.js";
 const NO_WORKLET = 2048; // frames at a time
 
+// Seeds go to 2^64, numbers here are exact to 2^53: whole numbers of 16 digits or more are kept as text.
+const fromJson = (text) => JSON.parse(text.replace(/([:[,])(\d{16,})(?=[,}\]])/g, '$1"$2"'));
+export const toJson = (value) => JSON.stringify(value).replace(/"(\d{16,})"/g, "$1");
+
 /** Let the browser fetch and compile what play will need. */
 export function prepare(sampleRate) {
   return new OfflineAudioContext(2, 1, sampleRate).audioWorklet?.addModule(WORKLET);
@@ -25,6 +29,7 @@ export class Session extends EventTarget {
     this.firstSound = null; // seconds from play to the first sample
     this.pending = [];
     this.asked = [];
+    this.early = null; // changes that were asked for before the stream began
     this.open = true;
     const url = new URL("api/stream", location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -33,15 +38,15 @@ export class Session extends EventTarget {
     }
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
-    this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.play(data));
-    this.socket.onclose = () => this.end("The connection was lost. Press play to go on.");
+    this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(fromJson(data)) : this.play(data));
+    this.socket.onclose = () => this.end("The connection was lost. Press play to begin again.");
 
     // made at once, while the browser still knows that someone pressed a button
     this.context = new AudioContext({ sampleRate: query.sample_rate, latencyHint: "interactive" });
     this.loudness = new GainNode(this.context, { gain: volume });
     this.analyser = new AnalyserNode(this.context, { fftSize: 4096, smoothingTimeConstant: 0, minDecibels: -105, maxDecibels: -35 });
     this.loudness.connect(this.context.destination);
-    this.early = []; // samples that came before the player was there
+    this.waiting = []; // samples that came before the player was there
     this.push = null; // gives samples to the player
     this.context.resume();
     Promise.resolve(this.context.audioWorklet?.addModule(WORKLET)).then(
@@ -63,20 +68,21 @@ export class Session extends EventTarget {
       this.push = (samples) => queue.push(samples);
     }
     this.node.connect(this.analyser).connect(this.loudness);
-    this.early.forEach(this.push);
-    this.early = [];
+    this.waiting.forEach(this.push);
+    this.waiting = [];
   }
 
   play(data) {
     const samples = new Int16Array(data);
     if (this.push) this.push(samples);
-    else this.early.push(samples);
+    else this.waiting.push(samples);
   }
 
   hear(message) {
     if (message.type === "start") {
       this.log = message.log;
       this.model = message.model;
+      if (this.early) this.set(this.early.controls, this.early.glide);
     } else if (message.type === "changed") {
       this.log.changes = this.log.changes.filter((change) => change.at < message.from).concat(message.changes);
       const asked = this.asked.shift();
@@ -109,7 +115,12 @@ export class Session extends EventTarget {
 
   /** Change controls; a style may glide over some seconds. */
   set(controls, glide = 0) {
-    if (!this.open || this.socket.readyState !== WebSocket.OPEN) return;
+    if (!this.open) return;
+    if (!this.log) {
+      this.early = { controls: { ...this.early?.controls, ...controls }, glide: Math.max(this.early?.glide ?? 0, glide) };
+      return;
+    }
+    if (this.socket.readyState !== WebSocket.OPEN) return;
     this.asked.push(performance.now());
     this.socket.send(JSON.stringify({ set: controls, glide }));
   }
