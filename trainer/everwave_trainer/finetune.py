@@ -20,16 +20,19 @@ from everwave import weights
 from everwave.errors import UsageError
 from everwave.kernels.paths import choose
 
-from . import backend, checkpoint, loop
-from .corpora.store import Corpus
+from . import backend, checkpoint, corpora, loop
+from .corpora.build import Builder
 from .evaluate.mel_distance import mel_distance, windows
+from .export import export_run
+from .labels import BPM_RANGE
+from .labels.command import label
 from .labels.estimate import check_librosa
-from .latents import Latents
+from .latents import Latents, encode_corpus
 from .posttrain import PostTrainer
 from .refiner import RefinerTrainer
 
-SPEEDS = ("0.94", "1", "1.06")  # a semitone down and up
-HOLD_OUT = "0.2"  # of the tracks: a tenth of a game's dozen is one track, which need not be like the others
+SPEEDS = (0.94, 1.0, 1.06)  # a semitone down and up
+HOLD_OUT = 0.2  # of the tracks: a tenth of a game's dozen is one track, which need not be like the others
 CHECKPOINTS = 8  # over the minutes given
 PATIENCE = 5  # checkpoints without a better one; at the first, distances go up and down
 STEPS = 1_000_000  # more than the minutes will hold
@@ -96,17 +99,18 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         check_librosa()  # `label` needs it, after all the work of `corpus`
     autoencoder = weights.autoencoder_path(model, start)
     corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
-    files = list(map(str, audio))
-    # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough
-    _run("corpus", "--audio", *files, "--licence", licence, "--hold-out", HOLD_OUT, "--sample-rate",
-         str(model.config.signal.sample_rate), "-o", str(corpus))  # fmt: skip
+    sources = corpora.own_sources(audio, HOLD_OUT, "other", licence)
+    builder = Builder(corpus, model.config.signal.sample_rate, jobs=2)
+    builder.add(sources)
+    corpora.report(
+        builder
+    )  # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough
     if conditions:
-        _run("label", str(corpus))
-    encode = ("encode", str(corpus), "--autoencoder", str(autoencoder), "-o")
-    _run(*encode, str(latents), "--speeds", *SPEEDS)
-    kept_out = any(track.split == "held-out" for track in Corpus.open(corpus).tracks)
+        label(corpus, "librosa", None, None, BPM_RANGE)
+    encode_corpus([corpus], str(autoencoder), latents, speeds=SPEEDS)
+    kept_out = any(track.split == "held-out" for track in builder.tracks.values())
     if kept_out:
-        _run(*encode, str(held_out), "--split", "held-out")
+        encode_corpus([corpus], str(autoencoder), held_out, split="held-out")
     else:
         print(
             "no track is held out (there are too few): checkpoints are compared with the training music",
@@ -126,15 +130,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     finally:
         keras.mixed_precision.set_global_policy(policy)
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
-    _run("export", str(run), "--licence", licence, "-o", str(folder / "model.h5"))
-
-
-def _run(*words: str) -> None:
-    """One command of `everwave-train`; its errors are ours."""
-    from .cli import parser
-
-    arguments = parser().parse_args(words)
-    arguments.run(arguments)
+    export_run(run, folder / "model.h5", licence=licence)
 
 
 def _train(

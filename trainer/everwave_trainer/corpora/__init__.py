@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--hold-out {args.hold_out}: must be between 0 and 1")
     made = bool(args.audio or args.midi) or args.composed is not None
     packages = [] if args.packages is None and made else find_packages(args.packages or [])
-    own = list(_own_sources(args))
+    own = own_sources(args.audio, args.hold_out, args.style or "other", args.licence)
     builder = Builder(args.output, args.sample_rate, args.jobs)
     cache = args.cache or args.output / "debs"
     builder.add(own)
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
         add_piano(builder, list(_midi_sources(args)), args.soundfont, cache)
     _add_packages(builder, packages, cache)
-    return _report(builder)
+    return report(builder)
 
 
 def _list_packages() -> int:
@@ -123,20 +123,22 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
             builder.problems.append(str(error))
 
 
-def _own_sources(args: argparse.Namespace) -> Iterator[Source]:
-    """The files that --audio names; what lies in folders is found by its suffix."""
+def own_sources(audio: Sequence[Path], hold_out: float, style: str, licence: str) -> list[Source]:
+    """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix."""
     from .build import Source
 
     found = []
-    for given in args.audio:
+    for given in audio:
         if not given.exists():
             raise UsageError(f"{given}: no such file or folder; give your music")
         root = given if given.is_dir() else given.parent
         found += [(path, root) for path in _audio_files(given)]
-    kept = chosen([path.name for path, _ in found], args.hold_out)
+    kept = chosen([path.name for path, _ in found], hold_out)
+    sources = []
     for path, root in found:
         name, split = path.relative_to(root).as_posix(), "held-out" if path.name in kept else "train"
-        yield Source(path, name, root.resolve().name, args.style or "other", args.licence, "not stated", split)
+        sources.append(Source(path, name, root.resolve().name, style, licence, "not stated", split))
+    return sources
 
 
 def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
@@ -194,7 +196,8 @@ def _lot(file_name: str) -> float:
     return int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
 
 
-def _report(builder: Builder) -> int:
+def report(builder: Builder) -> int:
+    """Say what the corpus holds and what was skipped; returns the exit code."""
     print(Corpus.open(builder.folder).summary())
     for problem in builder.problems:
         print(f"skipped: {problem}", file=sys.stderr)

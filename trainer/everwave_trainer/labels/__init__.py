@@ -7,6 +7,8 @@ from pathlib import Path
 
 from everwave.errors import UsageError
 
+BPM_RANGE = (90.0, 180.0)  # where tempi are looked for
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `everwave-train label`."""
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", type=Path, help="interpreter of the environment that holds tempocnn or madmom")
     parser.add_argument("--styles", nargs="+", help="only tracks of these styles")
     parser.add_argument(
-        "--bpm-range", type=float, nargs=2, default=(90.0, 180.0), metavar=("LOW", "HIGH"),
+        "--bpm-range", type=float, nargs=2, default=BPM_RANGE, metavar=("LOW", "HIGH"),
         help="where tempi are looked for; others' are doubled or halved into it (default: 90 180)",
     )  # fmt: skip
 
