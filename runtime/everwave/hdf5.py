@@ -13,7 +13,10 @@ def hard_link(group: Any, name: str) -> bool | None:
     """True if `group` holds `name` itself, False if it is a soft or external link, which is not followed, None if it is not there."""
     from h5py import h5l
 
-    return group.id.links.get_info(name.encode()).type == h5l.TYPE_HARD if name in group else None
+    links = group.id.links
+    if not links.exists(name.encode()):  # unlike `name in group`, this opens no other file
+        return None
+    return links.get_info(name.encode()).type == h5l.TYPE_HARD
 
 
 def layout(dataset: Any) -> str:

@@ -166,7 +166,7 @@ def _json(file: Any, name: str) -> Any:
 def _datasets(file: Any, header: ModelFile) -> dict[str, dict[str, Any]]:
     """The dataset of every parameter in the order of the trace; ModelError for any that is missing, other or extra."""
     required, optional = KINDS[header.kind](header.config)
-    names = (*required, *(name for name in optional if name in file))
+    names = (*required, *(name for name in optional if hdf5.hard_link(file, name) is not None))
     _check_members(file, names)
     return {name: _network(file, name, trace(name, header.config).parameters) for name in names}
 

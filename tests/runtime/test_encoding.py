@@ -391,10 +391,13 @@ def test_what_is_there_is_not_replaced_by_something_else(
 def test_a_file_that_is_named_takes_the_latents_of_another_recording(model: str) -> None:
     for name in ("x/a.wav", "y/a.wav"):
         write(name, seed=ord(name[0]))
+        os.utime(name, (10**9, 10**9))
         assert main(["encode", name, "--model", model, "-o", "a.npy"]) == 0
         assert about("a.npy")["source"] == os.path.abspath(name)
     assert main(["encode", "y/a.wav", "--model", model, "-o", "a.npy", "--pool"]) == 0
     assert np.load("a.npy").ndim == 1
+    assert main(["encode", "y/a.wav", "--model", model, "-o", "a.npy"]) == 0
+    assert np.load("a.npy").ndim == 2
 
 
 def test_arrays_that_encode_did_not_make_stay(model: str, capsys: pytest.CaptureFixture[str]) -> None:

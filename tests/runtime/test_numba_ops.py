@@ -159,6 +159,8 @@ def test_make_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_network("chunk_encoder", TINY, parameters), NumbaNetwork)
     monkeypatch.setenv("EVERWAVE_PATH", "numpy")
     assert not isinstance(make_network("chunk_encoder", TINY, parameters), NumbaNetwork)
+    with pytest.raises(UsageError, match="backend='torch'"):
+        make_network("chunk_encoder", TINY, parameters, backend="torch")
 
 
 def test_without_compilation() -> None:

@@ -508,10 +508,14 @@ class Counts:
 
 
 def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path):
+    from everwave.errors import EverwaveError
+
     counts = Counts()
     assert loop.run(counts, tmp_path, 3, minutes=1e-9) == 3
     assert counts.samples == [1, 2, 3]
     assert loop.run(Counts(), tmp_path, 5) == 5
+    with pytest.raises(EverwaveError, match="has 5 steps already"):
+        loop.run(Counts(), tmp_path, 4)
     again = Counts()
     assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
 

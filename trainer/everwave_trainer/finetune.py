@@ -102,9 +102,8 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
     sources = corpora.own_sources(audio, HOLD_OUT, "other", licence)
     builder = Builder(corpus, model.config.signal.sample_rate, jobs=2)
     builder.add(sources)
-    corpora.report(
-        builder
-    )  # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough
+    # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough
+    corpora.report(builder)
     if conditions:
         label(corpus, "librosa", None, None, BPM_RANGE)
     encode_corpus([corpus], str(autoencoder), latents, speeds=SPEEDS)

@@ -51,6 +51,10 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0
+    if start > steps:
+        raise EverwaveError(
+            f"{folder}: its checkpoint has {start} steps already; ask for more --steps, or use another folder"
+        )
     stop: list[int] = []
     previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
 

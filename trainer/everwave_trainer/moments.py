@@ -72,6 +72,4 @@ def where_windows_meet(latents: Any, window: int) -> tuple[Any, Any]:
     """Latents (B, T, C), two windows or more -> mean squared change from the last latent of one to the first of the next, and from any other to its next."""
     change = ops.mean(ops.square(latents[:, 1:] - latents[:, :-1]), axis=(0, 2))
     meet = np.arange(1, latents.shape[1]) % window == 0
-    return tuple(
-        ops.sum(change * (here / here.sum())) for here in (meet.astype(np.float32), (~meet).astype(np.float32))
-    )
+    return tuple(ops.mean(ops.take(change, np.flatnonzero(places))) for places in (meet, ~meet))

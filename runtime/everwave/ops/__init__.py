@@ -33,8 +33,10 @@ def make_network(
     """The network called `name` on `backend`: "numba", "numpy", or "auto" for Numba where it loads.
 
     precision: "float32", "bfloat16" or "auto" (bfloat16 where the CPU multiplies it). EVERWAVE_PATH=numpy turns the
-    engine off. UsageError for a path or precision that this machine lacks.
+    engine off. UsageError for an unknown name or a path or precision that this machine lacks.
     """
+    if backend not in ("auto", "numba", "numpy"):
+        raise UsageError(f"backend={backend!r}; it must be auto, numba or numpy")
     if uses_numpy(backend):
         if precision == "bfloat16":
             raise UsageError("precision='bfloat16' needs the Numba engine; use float32 or auto")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from everwave import spectrogram
+from everwave.config import DECODER_FRAMES
 
 SECONDS = 6.0
 CLIPS = 2
@@ -29,7 +30,8 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
 
     s = trainer.config.signal
     folder.mkdir(parents=True, exist_ok=True)
-    long_enough = [track for track in trainer.held_out if track.seconds >= SECONDS]
+    least = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length  # samples of one decoder window
+    long_enough = [track for track in trainer.held_out if track.frames >= least]
     for i, track in enumerate(long_enough[:CLIPS]):
         real = held_out_crop(track, SECONDS)
         spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)

@@ -21,9 +21,8 @@ def label(
     """Label both splits of a corpus; returns the exit code: 0, or 1 if some tracks or entries were left over."""
     tracks = Corpus.open(corpus).select(None, styles=styles)
     if tool == "librosa":
-        for track in tqdm(
-            _missing(corpus, tracks, "librosa", ("bpm", "onsets")), unit="track", disable=None, leave=False
-        ):
+        missing = _missing(corpus, tracks, "librosa", ("bpm", "onsets"))
+        for track in tqdm(missing, unit="track", disable=None, leave=False):
             found = with_librosa(track.samples, track.sample_rate, bpm_range)
             write(corpus, track.id, read(corpus, track.id).updated(found))
         return 0

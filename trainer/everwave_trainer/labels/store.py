@@ -17,11 +17,8 @@ from everwave.errors import EverwaveError
 from ..corpora.store import write_text
 
 EXACT = ("composed", "MIDI")  # sources that nothing replaces
-ESTIMATED = (
-    "librosa",
-    "tempocnn",
-    "madmom",
-)  # beginnings of sources that a labels file replaces, and not the other way
+# beginnings of sources that a labels file replaces, and not the other way
+ESTIMATED = ("librosa", "tempocnn", "madmom")
 SAME_TEMPO = 0.03  # beats go with a tempo that differs by less
 
 
@@ -57,7 +54,7 @@ class TrackLabels:
 
 
 def authority(source: str | None) -> int:
-    """Which of two sources of a label is believed: 3 exact, 2 a labels file, 1 an estimate, 0 none."""
+    """How far the source of a label is believed: 3 exact, 2 a labels file, 1 an estimate, 0 none."""
     if source is None:
         return 0
     return 3 if source in EXACT else 1 if source.startswith(ESTIMATED) else 2
