@@ -12,7 +12,7 @@ from everwave.networks import AUTOENCODER
 from everwave_trainer import cli
 from everwave_trainer.latents import Latents
 from everwave_trainer.refiner import RefinerTrainer
-from everwave_trainer.start import choose_conditions, model_of
+from everwave_trainer.start import choose_conditions, model_of, with_conditions
 
 TINY = PRESETS["tiny"]
 TEMPO = Condition("bpm", "beats per minute", 130.0, 10.0, 116.0, 144.0, clocks=(1, 4))
@@ -65,7 +65,8 @@ def test_music_without_beats_is_refused_by_whatever_needs_them(tmp_path):
 
 
 def test_pieces_that_lack_a_label_are_told(tmp_path, capsys):
-    some_latents(tmp_path, steady(120.0), {}).labelled(["bpm"])
+    _, kept = with_conditions(TINY, some_latents(tmp_path, steady(120.0), {}), ["bpm"])
+    assert len(kept.pieces) == 1
     assert "1 of 2 pieces lack a label and are left out" in capsys.readouterr().err
 
 

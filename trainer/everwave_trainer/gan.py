@@ -31,7 +31,7 @@ from .export import config_key, save_domain, save_trained_on
 from .judge import R1_INTERVAL, Judge
 from .latents import Latents
 from .layers import build, set_parameters
-from .start import choose_conditions
+from .start import with_conditions
 
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
@@ -72,9 +72,8 @@ class GanTrainer:
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
                  seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
-        latents = latents.labelled(conditions, config.generator.conditions)
-        chosen = choose_conditions(config, latents, conditions)
-        generator = dataclasses.replace(config.generator, conditions=chosen, refiner=0)
+        config, latents = with_conditions(config, latents, conditions)
+        generator = dataclasses.replace(config.generator, refiner=0)
         self.file: weights.ModelFile | None = None  # what it starts from
         # stands behind the generator and stays as it is: it learns by itself, see `refiner`
         self.refiner: keras.Model | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -113,8 +112,6 @@ class Latents:
         kept = [i for i, piece in enumerate(pieces) if needed <= set(piece.labels)]
         if not kept:
             raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
-        if left_out := len(pieces) - len(kept):
-            print(f"{left_out} of {len(pieces)} pieces lack a label and are left out", file=sys.stderr)
         return replace(self, pieces=tuple(pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:

@@ -11,7 +11,6 @@ training); Wortsman et al., arXiv 2109.01903 (between the weights).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from .gan import falling, in_windows, training_coordinates
 from .latents import Latents
 from .layers import build, set_parameters
 from .refiner import LARGER
-from .start import choose_conditions, model_of
+from .start import model_of, with_conditions
 
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
 RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
@@ -65,11 +64,7 @@ class PostTrainer:
                 f"--denoiser {denoiser}: it has no refiner, or other conditions than --init; train one for that"
             )
         self.file, self.batch_size, self.seed, self.share = file, batch_size, seed, share
-        self.latents = latents.labelled(names, file.config.generator.conditions)
-        conditions = choose_conditions(file.config, self.latents, names)
-        self.config = dataclasses.replace(
-            file.config, generator=dataclasses.replace(file.config.generator, conditions=conditions)
-        )
+        self.config, self.latents = with_conditions(file.config, latents, names)
         self.mean, self.deviation = self.latents.statistics()
         self.settings = {
             # what is exported lies between `init` and the checkpoint, so it must be the same one

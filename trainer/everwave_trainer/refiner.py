@@ -28,7 +28,7 @@ from .average import Average
 from .export import config_key, save_trained_on
 from .latents import Latents
 from .layers import build, set_parameters
-from .start import choose_conditions, model_of
+from .start import model_of, with_conditions
 
 NOISE = 1.2  # its deviation; real latents have 1
 LARGER = 1.25  # how many times, when it is played, latents go in
@@ -44,12 +44,8 @@ class RefinerTrainer:
         file = model_of(init, latents)
         g = file.config.generator
         width = width or g.refiner or min(g.width, REFINERS[1])
-        names = [c.name for c in g.conditions]
-        self.latents = latents.labelled(names, g.conditions)
-        conditions = choose_conditions(file.config, self.latents, names)
-        self.config = dataclasses.replace(
-            file.config, generator=dataclasses.replace(g, refiner=width, conditions=conditions)
-        )
+        config, self.latents = with_conditions(file.config, latents, [c.name for c in g.conditions])
+        self.config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, refiner=width))
         goes_on = g.refiner == width
         known = file.provenance.get("refiner", {}) if goes_on else {}
         before = {"noise": known.get("noise", NOISE), "gain": known.get("gain", GAIN)}

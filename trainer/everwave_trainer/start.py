@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
         return model_of(init, latents).config
     made_by = weights.read(latents.autoencoder_path).config
     return dataclasses.replace(PRESETS[preset], signal=made_by.signal, autoencoder=made_by.autoencoder)
+
+
+def with_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Config, Latents]:
+    """`config` with the conditions called `names` as a run will train them, and the pieces that have their labels."""
+    kept = latents.labelled(names, config.generator.conditions)
+    if left_out := len(latents.pieces) - len(kept.pieces):
+        print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
+    generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, kept, names))
+    return dataclasses.replace(config, generator=generator), kept
 
 
 def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Condition, ...]:
