@@ -14,7 +14,7 @@ def hard_link(group: Any, name: str) -> bool | None:
     from h5py import h5l
 
     links = group.id.links
-    if not links.exists(name.encode()):  # unlike `name in group`, this opens no other file
+    if not links.exists(name.encode()):
         return None
     return links.get_info(name.encode()).type == h5l.TYPE_HARD
 

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -409,6 +411,21 @@ def test_hostile_files_are_refused(path: Path, case: str) -> None:
 def test_a_file_that_holds_much_else_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_format, "MAX_OVERHEAD", 1000)
     assert "holds something else" in error_of(path)
+
+
+def test_to_look_for_a_link_opens_no_other_file(tmp_path: Path) -> None:
+    """The other file is a pipe that nobody writes to: whoever opened it would wait for ever."""
+    path, pipe = tmp_path / "links.h5", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with h5py.File(path, "w") as file:
+        file["own"], file["soft"], file["external"] = [1.0], h5py.SoftLink("/own"), h5py.ExternalLink(str(pipe), "/x")
+    ask = (
+        "import h5py, sys\nfrom everwave.hdf5 import hard_link\n"
+        "with h5py.File(sys.argv[1]) as file: print(*(hard_link(file, name) for name in sys.argv[2:]))"
+    )
+    command = [sys.executable, "-c", ask, path, "own", "soft", "external", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "False", "False", "None"]
 
 
 def test_hard_links_do_not_multiply_a_small_file(smallest_model: ModelFile, tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_tempo_agreement_counts_octaves_apart():
     assert control.chance([120, 160], [120, 160]) == 1.0
 
 
+def test_tempi_are_those_that_a_model_takes():
+    def tempi(low, high):
+        return control.tempi(Condition("bpm", "beats per minute", 140.0, 15.0, low, high))
+
+    assert tempi(116, 164) == list(range(120, 161, 5))
+    assert tempi(128, 136) == list(range(128, 137))
+    assert tempi(150, 190) == [150, 151.25, 152.5, 153.75, 155, 156.25, 157.5, 158.75, 160]
+    assert tempi(60, 100) == list(range(60, 101, 5))  # nothing between 120 and 160
+
+
 def test_rank_correlation_of_densities():
     onsets = np.concatenate([np.arange(0, 10, 0.5), np.arange(10, 20, 0.125)])
     rates = control.per_second(onsets, 20)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import ClassVar
 
 import everwave
@@ -14,13 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 from everwave import networks, weights
-from everwave.config import PRESETS, TUNED, Condition
+from everwave.config import DECODER_FRAMES, PRESETS, TUNED, Condition
 from everwave.errors import UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
-from everwave_trainer.autoencoder import choose_config
+from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions
 from keras import ops
@@ -325,6 +326,15 @@ def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():
     np.testing.assert_allclose([float(never(step)) for step in (0, 500, 1000)], [8.0, 8 * half(0.5), 3.0], rtol=1e-5)
 
 
+def test_a_rate_that_rises_first_ends_at_a_fiftieth():
+    from everwave_trainer.gan import falling
+
+    rate = falling(8.0, 1000, rise=50)
+    np.testing.assert_allclose([float(rate(step)) for step in (0, 25, 50)], [0.0, 4.0, 8.0], rtol=1e-5)
+    middle, end = 8 * (0.02 + 0.98 / 2), 8 * 0.02
+    np.testing.assert_allclose([float(rate(step)) for step in (525, 1000, 5000)], [middle, end, end], rtol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "value", "times"), [("bpm", 120.0, "beats"), ("density", 2.0, "onsets")])
 def test_clocks_follow_the_labels_as_the_runtime_follows_the_wish(tmp_path, name, value, times):
     """A piece of 120 bpm whose first bar begins at 0: the crop's inputs are those that `bpm=120` gives a generator."""
@@ -518,6 +528,20 @@ def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path)
         loop.run(Counts(), tmp_path, 4)
     again = Counts()
     assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
+
+
+def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp_path):
+    s = PRESETS["tiny"].signal
+    window = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length
+    short, long = (
+        SimpleNamespace(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate)
+        for n in (window - 1, window)
+    )
+    trainer = AutoencoderTrainer("level1", PRESETS["tiny"], [long], steps=1, held_out=[short, long, short])
+    trainer.sample(tmp_path, 7)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step0000007-0.flac", "step0000007-0.png"]
+    heard, _ = soundfile.read(tmp_path / "samples" / "step0000007-0.flac")
+    assert len(heard) == 2 * window + s.sample_rate // 4  # real, a quarter of a second of silence, reconstructed
 
 
 def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):
