@@ -64,9 +64,16 @@ def tags(source: Source) -> dict[str, str]:
     """What a file says of itself: those of title, comment, software and copyright that it has."""
     with _opened(source) as file:
         found = {name: str(getattr(file, name) or "") for name in INFO_IDS}
-        if file.format == "MP3":  # libsndfile writes UTF-8 and takes it for Latin-1
-            found = {name: text.encode("latin-1", "ignore").decode(errors="replace") for name, text in found.items()}
+        if file.format == "MP3":
+            found = {name: _undone(text) for name, text in found.items()}
         return {name: text for name, text in found.items() if text}
+
+
+def _undone(text: str) -> str:
+    """UTF-8 that was taken for Latin-1, as libsndfile does with long tags that it wrote itself; any other text as it is."""
+    with contextlib.suppress(UnicodeError):
+        return text.encode("latin-1").decode()
+    return text
 
 
 def read(source: Source) -> tuple[Array, int]:

@@ -152,14 +152,13 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
 
 def _encode(model: Model, recording: Recording, path: Path, store: Store, about: About, pooled: bool,
             workers: Executor, progress: Callable[[float], object]) -> None:  # fmt: skip
-    header = audio.info(path)
-    rate, blocks = audio.blocks(path)
-    frames = 0
+    when, (rate, blocks) = modified(recording), audio.blocks(path)  # before anything is read, so that a later change shows
+    frames = channels = 0
 
     def counted() -> Iterator[np.ndarray]:
-        nonlocal frames
+        nonlocal frames, channels
         for block in blocks:
-            frames += len(block)
+            frames, channels = frames + len(block), block.shape[1]
             yield block
 
     def latents() -> Iterator[np.ndarray]:
@@ -168,15 +167,14 @@ def _encode(model: Model, recording: Recording, path: Path, store: Store, about:
             yield block
 
     def told() -> About:
-        when = modified(recording)
         return {
             **about,
             **({} if when is None else {"source_modified": when}),
             "frames": -(-frames * model.sample_rate // rate),
-            "channels": min(header.channels, 2),
+            "channels": min(channels, 2),
             "source": _origin(recording),
             "source_sample_rate": rate,
-            "source_channels": header.channels,
+            "source_channels": channels,
             "source_frames": frames,
         }
 

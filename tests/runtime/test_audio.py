@@ -412,6 +412,13 @@ def test_tags(noise: np.ndarray, ending: str) -> None:
     np.testing.assert_array_equal(audio.read(f"a.{ending}")[0], audio.read(f"b.{ending}")[0])
 
 
+@pytest.mark.parametrize("title", ["café", "Музыка", "a long name of a café " * 4, "Музыка " * 12])
+@pytest.mark.parametrize("ending", ["flac", "ogg", "opus", "mp3"])
+def test_tags_in_other_alphabets(noise: np.ndarray, ending: str, title: str) -> None:
+    write(f"a.{ending}", noise, tags={"title": title.strip()})
+    assert audio.tags(f"a.{ending}")["title"] == title.strip()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_nan_is_written(noise: np.ndarray, bad: float) -> None:
     samples = noise.copy()

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGINT, raise_signal
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from everwave import latent_files, latent_hdf5, signal, weights
+from everwave import audio, latent_files, latent_hdf5, signal, weights
 from everwave.audio import resample
 from everwave.cli import main
 from everwave.config import DECODER_LATENTS, AutoencoderConfig, Config, SignalConfig
@@ -386,6 +387,35 @@ def test_what_is_there_is_not_replaced_by_something_else(
     assert main(["encode", "x/a.wav", *store, "--pool", "--overwrite"]) == 0
     assert main(["encode", "x/a.wav", *store]) == 1
     assert "holds latents pooled over time; " in lines(capsys)[0]
+
+
+def test_a_song_that_is_saved_again_while_it_is_encoded_is_encoded_anew(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("in.wav", seed=1)
+    first = os.stat("in.wav").st_mtime_ns
+    opened = audio.blocks
+
+    def saved_meanwhile(path: str) -> tuple[int, Iterator[Array]]:
+        rate, blocks = opened(path)
+
+        def stream() -> Iterator[Array]:
+            for block in blocks:
+                os.utime("in.wav", ns=(first, first + 10**9))
+                yield block
+
+        return rate, stream()
+
+    command = ["encode", "in.wav", "--model", model, "-o", "latents"]
+    with monkeypatch.context() as while_it_is_read:
+        while_it_is_read.setattr(audio, "blocks", saved_meanwhile)
+        assert main(command) == 0
+    assert about("latents/in.npy")["source_modified"] == first
+    write("in.wav", seed=2)  # another song, which begins at once
+    os.utime("in.wav", ns=(first, first + 10**9))
+    assert main(command) == 0
+    assert main(["encode", "in.wav", "--model", model, "-o", "alone.npy"]) == 0
+    np.testing.assert_array_equal(np.load("latents/in.npy"), np.load("alone.npy"))
 
 
 def test_a_file_that_is_named_takes_the_latents_of_another_recording(model: str) -> None:
