@@ -12,7 +12,9 @@ from .errors import UsageError, short
 from .philox import check_seed
 
 MAX_START = 1e9  # seconds; 30 years into a piece
-MAX_TRUNCATION = 8.0
+TRUNCATION, MAX_TRUNCATION = 2.0, 8.0  # unless it is asked for, and at most
+MAX_GAIN = 4.0
+MAX_GLIDE = 3600.0  # seconds
 MAX_THREADS = 1024
 MAX_VALUE = 1e6  # of latents and coordinates, which are a few units: from far larger ones networks make NaN
 seed = check_seed  # in 0 .. 2^64 - 1

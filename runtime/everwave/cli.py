@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .options import parser
 from .stopping import stopped_by_signals
 
 if TYPE_CHECKING:
+    from .encoding import Recording
     from .model import Model
 
 FAILURE, SIGNALLED = 1, 128  # SIGNALLED + the number of the signal, as shells have it
@@ -127,7 +128,7 @@ def stream(options: argparse.Namespace) -> None:
 
 
 def encode(options: argparse.Namespace) -> int:
-    from . import encoding, latent_files
+    from . import encoding, latent_files, pieces
 
     problems: list[str] = []
 
@@ -145,7 +146,7 @@ def encode(options: argparse.Namespace) -> int:
         reported = len(problems)
         todo = list(encoding.unfinished(found, store, about, failed))
         kept = len(found) - len(todo) - (len(problems) - reported)
-        with _only_our_lines(options), _encoding_bar(todo) as progress:
+        with _only_our_lines(options), pieces.seconds_bar(lambda: _seconds(todo)) as progress:
             encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
     if len(found) > 1 and (problems or kept):
         _say(f"{len(found)} recordings, {kept} of them were done already; problems: {len(problems)}")
@@ -280,13 +281,13 @@ COMMANDS = (generate, stream, encode, decode, bench, info, bundle, import_musika
 
 def _model_and_hash(options: argparse.Namespace) -> tuple[Model, str]:
     """The model, and the SHA-256 of its autoencoder."""
-    from . import encoding, weights
+    from . import weights
     from .model import Model
 
     path = weights.find(options.model)
     file = weights.read(path)
     model = Model.from_parts(weights.resolve(file, path), options.threads, options.precision)
-    return model, encoding.autoencoder_hash(file, path)
+    return model, weights.autoencoder_digest(file, path)
 
 
 def _seed(options: argparse.Namespace) -> int:
@@ -294,14 +295,8 @@ def _seed(options: argparse.Namespace) -> int:
     return options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "little")
 
 
-@contextlib.contextmanager
-def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
-    """What `encode_all` calls with seconds; a bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda seconds: None
-        return
-    from tqdm import tqdm
-
+def _seconds(todo: Sequence[Recording]) -> float:
+    """How long the recordings are, as far as can be told."""
     from . import audio
 
     total = 0.0
@@ -309,9 +304,7 @@ def _encoding_bar(todo: Sequence[Any]) -> Iterator[Callable[[float], object]]:
         with contextlib.suppress(EverwaveError):  # reported when its turn comes
             header = audio.info(recording.path)
             total += header.frames / header.sample_rate
-    bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=total, bar_format=bar_format, leave=False) as bar:
-        yield bar.update
+    return total
 
 
 @contextlib.contextmanager

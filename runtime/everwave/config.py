@@ -25,6 +25,10 @@ SIZES = {  # of each section, lowest and highest
     "autoencoder": {"width": (2, 1024), "frame_latents": (1, 1024), "latents": (1, 1024)},
     "generator": {"width": (2, 1024), "window": (64, 128), "anchor": (1, 1024), "style": (1, 1024), "refiner": REFINERS},
 }  # fmt: skip
+TAKEN = {  # names that no condition may have: they stand beside these in calls, in requests, in logs and on streams
+    "self", "model", "seed", "seconds", "start", "loop", "truncation", "style", "gain", "glide", "at",
+    "ahead", "workers", "progress", "cancel", "set", "seek", "position", "log", "frames", "stages", "close",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,11 @@ class Config:
             raise ModelError(f"config: generator.window={generator.window}; it must be 64 or 128")
         if (width := generator.width) % 2:
             raise ModelError(f"config: generator.width={width}; it must be even, as channels are shuffled in pairs")
-        return cls(signal, autoencoder, replace(generator, conditions=tuple(map(_condition, generator.conditions))))
+        conditions = tuple(map(_condition, generator.conditions))
+        names = [condition.name for condition in conditions]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ModelError(f"config: generator.conditions has {min(twice)!r} twice; call each by a name of its own")
+        return cls(signal, autoencoder, replace(generator, conditions=conditions))
 
 
 def _fields(data: Any, section: str, **defaults: Any) -> dict[str, Any]:
@@ -200,6 +208,8 @@ def _condition(data: Any) -> Condition:
             f"config: {data!r} is no condition (name, unit, mean, scale, low, high, clocks, choices)"
         ) from None
     this = f"config: condition {condition.name!r}"
+    if not condition.name or condition.name in TAKEN:
+        raise ModelError(f"{this} is called as something else that is asked for, or nothing; give it another name")
     if len(condition.clocks) > 8 or not all(type(beats) is int and 1 <= beats <= 1024 for beats in condition.clocks):
         raise ModelError(f"{this} has clocks {data['clocks']!r}; at most 8, 1 to 1024 beats")
     if not all(map(isfinite, numbers.values())) or condition.scale <= 0 or condition.low > condition.high:

@@ -9,8 +9,10 @@ and the position, so a piece with changes is as repeatable as one without.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 
 from . import checks, conditioning, coordinates
 from .errors import UsageError, short
-from .pipeline import Kept, Latents, Pipeline, Stages, refiner_rows
+from .pipeline import Latents, Pipeline, Stages, refiner_rows
 
 Array = np.ndarray
 
@@ -27,8 +29,6 @@ FADE_LATENTS = 4  # 0.37 s at 44.1 kHz, one decoder window
 LOOP_FADE_LATENTS = 16  # 1.5 s, at most: where the end of a loop turns into its beginning
 KEPT_WINDOWS = 32  # generator windows kept for segments that share them; 64 KB each at full size
 RAMP_SECONDS = 0.05  # of the gain, at least: the slowest tone keeps its shape
-MAX_GAIN = 4.0
-MAX_GLIDE = 3600.0
 OWN = ("truncation", "style", "gain")  # every model has these; conditions come on top
 
 
@@ -163,6 +163,30 @@ def _mixed(before: Array, own: Array, weight: Array) -> Array:
     return ((1 - weight[:, None]) * before + weight[:, None] * own).astype(np.float32)
 
 
+class Kept:
+    """Results by key, each worked out once by the first thread that asks; the oldest are forgotten."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._futures: dict[Any, Future[Array]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], Array]) -> Array:
+        with self._lock:
+            future = self._futures.get(key)
+            mine = future is None
+            if future is None:
+                future = self._futures[key] = Future()
+                if len(self._futures) > self._limit:
+                    del self._futures[next(iter(self._futures))]
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
 class Envelope:
     """Gain over time: straight lines from one value to the next, as a function of the frames heard so far."""
 
@@ -202,7 +226,7 @@ def plain(name: str, value: Any, config: Any) -> Any:
     if name == "truncation":
         return checks.number(name, value, 0, checks.MAX_TRUNCATION)
     if name == "gain":
-        return checks.number(name, value, 0, MAX_GAIN)
+        return checks.number(name, value, 0, checks.MAX_GAIN)
     if name != "style":
         return conditioning.plain(name, value)
     if value is None or isinstance(value, int | np.integer):
@@ -212,6 +236,7 @@ def plain(name: str, value: Any, config: Any) -> Any:
         vector = np.asarray(value, np.float32)
     except (TypeError, ValueError, OverflowError):
         vector = np.empty(0, np.float32)
-    if vector.shape != (size,) or not np.abs(vector).max() <= checks.MAX_TRUNCATION:
-        raise UsageError(f"style: give a seed, or {size} numbers from -8 to 8 (this is {short(value)})")
+    most = checks.MAX_TRUNCATION
+    if vector.shape != (size,) or not np.abs(vector).max() <= most:
+        raise UsageError(f"style: give a seed, or {size} numbers from {-most:g} to {most:g} (this is {short(value)})")
     return [float(x) for x in vector]

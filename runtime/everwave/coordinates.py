@@ -17,7 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .checks import MAX_TRUNCATION, number
+from .checks import MAX_TRUNCATION, TRUNCATION, number
 from .config import Config
 from .errors import UsageError
 from .philox import normals, uniforms
@@ -31,7 +31,7 @@ def coordinates(
     seed: int,
     start: int,
     count: int,
-    truncation: float = 2.0,
+    truncation: float = TRUNCATION,
     conditions: Array | None = None,
     period: int | None = None,
     style: Array | None = None,

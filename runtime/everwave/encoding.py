@@ -13,7 +13,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -152,7 +151,10 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
 
 def _encode(model: Model, recording: Recording, path: Path, store: Store, about: About, pooled: bool,
             workers: Executor, progress: Callable[[float], object]) -> None:  # fmt: skip
-    when, (rate, blocks) = modified(recording), audio.blocks(path)  # before anything is read, so that a later change shows
+    when, (rate, blocks) = (
+        modified(recording),
+        audio.blocks(path),
+    )  # before anything is read, so that a later change shows
     frames = channels = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -253,12 +255,3 @@ def _explained(recording: Recording, path: str, error: BaseException) -> str:
     """`path`: where the recording was on disk, which users know by its source."""
     text = one_line(error).replace(path, recording.source)
     return text if recording.source in text else f"{recording.source}: {text}"
-
-
-def autoencoder_hash(file: Any, path: Path) -> str:
-    """The SHA-256 of the autoencoder that a ModelFile read from `path` holds or names, so that it is one for all of them."""
-    from . import weights
-
-    bundled = file.provenance.get("autoencoder")
-    named = file.autoencoder or (bundled if isinstance(bundled, dict) else {})
-    return str(named.get("sha256") or weights.reference(path)["sha256"])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,22 @@ from .latent_hdf5 import Hdf5Store, recording
 
 HDF5 = (".h5", ".hdf5")
 NPY = b"\x93NUMPY"
+
+
+class Store(Protocol):
+    """Where `encode` puts what it makes; a context manager, whose methods several threads may call."""
+
+    single: bool  # whether there is room for one recording only
+
+    def __enter__(self) -> Store: ...
+
+    def __exit__(self, *error: object) -> bool | None: ...
+
+    def finished(self, name: str, about: About) -> bool:
+        """Whether the latents of `name` are there, whole, and made from what `about` says; OutputError if others are."""
+
+    def save(self, name: str, latents: Latents, about: Callable[[], About]) -> None:
+        """Write the latents, then what `about()` says of them once they are worked out."""
 
 
 class NpyStore:
@@ -71,13 +87,6 @@ class NpyStore:
                 part.write_text(json.dumps(about(), indent=1) + "\n")
         except OSError as error:  # what goes wrong with the audio is an AudioError
             raise EverwaveError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-# Where `encode` puts what it makes; a context manager, whose methods several threads may call:
-#     finished(name, about)       whether the latents of `name` are there, whole, and made from what `about` says;
-#                                 OutputError if others are
-#     save(name, latents, about)  write the latents, then what `about()` says of them once they are worked out
-Store = NpyStore | Hdf5Store
 
 
 def open_store(output: Path, overwrite: bool = False) -> Store:

@@ -147,7 +147,7 @@ class Model:
 
     # -- generate ------------------------------------------------------------------------------------------------
 
-    def generate(self, seconds: float, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *,
+    def generate(self, seconds: float, seed: int = 0, truncation: float = checks.TRUNCATION, start: float = 0.0, *,
                  style: Any = None, loop: bool = False, progress: Progress | None = None,
                  cancel: Callable[[], bool] | None = None, **conditions: Any) -> Array:  # fmt: skip
         """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
@@ -174,7 +174,7 @@ class Model:
                 done += len(block)
         return result
 
-    def loop(self, seconds: float, seed: int = 0, truncation: float = 2.0, *, style: Any = None,
+    def loop(self, seconds: float, seed: int = 0, truncation: float = checks.TRUNCATION, *, style: Any = None,
              progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
              **conditions: Any) -> Loop:  # fmt: skip
         """A piece whose end goes on into its start, about `seconds` long, as blocks (n, 2); see `Loop`."""
@@ -183,7 +183,7 @@ class Model:
         controls = self._plain({"truncation": truncation, "style": style, **conditions})
         return Loop(self._pipeline(), checks.seed(seed), controls, float(seconds), progress, cancel)
 
-    def stream(self, seed: int = 0, truncation: float = 2.0, start: float = 0.0, *, seconds: float | None = None,
+    def stream(self, seed: int = 0, truncation: float = checks.TRUNCATION, start: float = 0.0, *, seconds: float | None = None,
                style: Any = None, gain: float = 1.0, ahead: float | None = None, workers: Executor | None = None,
                progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
                **conditions: Any) -> Stream:  # fmt: skip

@@ -23,6 +23,7 @@ Array = np.ndarray
 
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+MAX_SEED = 2**64 - 1
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
@@ -32,7 +33,7 @@ def check_seed(seed: Any, name: str = "seed") -> int:
         whole = operator.index(seed)
     if whole is None or isinstance(seed, bool):
         raise UsageError(f"{name}={short(seed)}; expected a whole number")
-    if not 0 <= whole < 2**64:
+    if not 0 <= whole <= MAX_SEED:
         raise UsageError(f"{name}={short(whole)}; it must be between 0 and 2**64 - 1")
     return whole
 

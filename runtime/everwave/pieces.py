@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import __version__, weights
+from . import __version__, checks, weights
 from .audio import Writer
 from .errors import UsageError, short
 from .looping import Loop
@@ -80,8 +81,8 @@ def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream |
     return model.loop(options.seconds, seed, options.truncation, **controls(model, options))
 
 
-def _about_loop(piece: Any) -> str:
-    if not hasattr(piece, "bars"):
+def _about_loop(piece: Stream | Loop) -> str:
+    if not isinstance(piece, Loop):
         return ""
     bars = f", {piece.bars} bars of {piece.bpm:.2f} bpm" if piece.bars else ""
     return f", a loop of {piece.latents} latents{bars}"
@@ -93,7 +94,10 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     words = ["everwave", options.run.__name__, "--model", name, "--seed", str(seed)]
     if options.run.__name__ == "generate":
         words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
-    given = {"truncation": options.truncation if options.truncation != 2 else None, "start": options.start or None}
+    given = {
+        "truncation": options.truncation if options.truncation != checks.TRUNCATION else None,
+        "start": options.start or None,
+    }
     given |= {name: getattr(options, name) for name in CONTROLS}
     for option, value in given.items():
         words += [f"--{option}", _without_folders(value)] if value is not None else []
@@ -128,14 +132,21 @@ def outputs(output: str, count: int) -> list[str]:
 
 
 def with_progress(blocks: Any, frames: int | None, sample_rate: int) -> Iterator[Any]:
-    """The blocks themselves, and a bar of seconds on a terminal."""
+    """The blocks themselves, and a bar of their seconds on a terminal."""
+    with seconds_bar(lambda: (frames or 0) / sample_rate) as done:
+        for block in blocks:
+            yield block
+            done(len(block) / sample_rate)
+
+
+@contextlib.contextmanager
+def seconds_bar(total: Callable[[], float]) -> Iterator[Callable[[float], object]]:
+    """A bar of `total()` seconds on a terminal; what is yielded is called with those that are done."""
     if not sys.stderr.isatty():
-        yield from blocks
+        yield lambda seconds: None
         return
     from tqdm import tqdm
 
     bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=(frames or 0) / sample_rate, bar_format=bar_format, leave=False) as bar:
-        for block in blocks:
-            yield block
-            bar.update(len(block) / sample_rate)
+    with tqdm(total=total(), bar_format=bar_format, leave=False) as bar:
+        yield bar.update

@@ -246,30 +246,6 @@ def refiner_rows(size: int, index: int, around: bool = False) -> range:
     return range(first, first + size + 2 * REFINER_MARGIN)
 
 
-class Kept:
-    """Results by key, each worked out once by the first thread that asks; the oldest are forgotten."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._futures: dict[Any, Future[Array]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: Any, make: Callable[[], Array]) -> Array:
-        with self._lock:
-            future = self._futures.get(key)
-            mine = future is None
-            if future is None:
-                future = self._futures[key] = Future()
-                if len(self._futures) > self._limit:
-                    del self._futures[next(iter(self._futures))]
-        if mine:
-            try:
-                future.set_result(make())
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
-
-
 def segments(first: int, end: int, threads: int) -> Iterator[tuple[int, int]]:
     """(first window, windows) of each segment: small at first, for early audio."""
     size = 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import checks
 from .config import Config
-from .controls import MAX_GLIDE, plain
+from .controls import plain
 from .errors import Cancelled, EverwaveError, UsageError
 from .pipeline import Stages
 from .player import Player, Segment
@@ -52,7 +52,7 @@ class Stream:
         the latents of old and new fade over 0.4 s. None puts a style or condition back to what the seed gives.
         UsageError if one is unknown or out of its range; then nothing changes.
         """
-        self._player.change(controls, checks.number("glide", glide, 0, MAX_GLIDE))
+        self._player.change(controls, checks.number("glide", glide, 0, checks.MAX_GLIDE))
 
     def seek(self, seconds: float) -> None:
         """Go on at `seconds` of the piece, exactly, after a fade of 8 hops (46 ms); the controls stay as they are."""
@@ -174,7 +174,7 @@ def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:
     rate = config.signal.sample_rate
 
     def whole(name: str, entry: Mapping[str, Any], limit: float) -> int:
-        return checks.seed(int(checks.number(f"log: {name}", entry.get(name), 0, limit)))
+        return checks.whole(f"log: {name}", entry.get(name), 0, limit)
 
     def control(name: str, value: Any) -> Any:
         if isinstance(value, str):  # a number, or else the name of a file
@@ -192,15 +192,17 @@ def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:
     for change in changes:
         at = whole("at", change, MAX_SECONDS * rate)
         if "seek" in change:
+            if beside := sorted(change.keys() - {"at", "seek"}):
+                raise UsageError(f"log: {beside[0]} beside a seek; make it a change of its own")
             checked.append({"at": at, "seek": checks.number("log: seek", change["seek"], 0, checks.MAX_START)})
             continue
-        glide = checks.number("log: glide", change.get("glide", 0), 0, MAX_GLIDE)
+        glide = checks.number("log: glide", change.get("glide", 0), 0, checks.MAX_GLIDE)
         wishes = {name: control(name, value) for name, value in change.items() if name not in ("at", "glide")}
         if "gain" in wishes:
             checked.append({"at": at, "gain": wishes.pop("gain"), "glide": glide})
         if wishes:
             checked.append({"at": at, **wishes, "glide": glide})
-    values = {"truncation": 2.0, "style": None, "gain": 1.0, **data["controls"]}
+    values = {"truncation": checks.TRUNCATION, "style": None, "gain": 1.0, **data["controls"]}
     log = {
         "seed": checks.seed(data.get("seed")),
         "start": whole("start", data, checks.MAX_START * rate),

@@ -152,6 +152,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def autoencoder_digest(file: ModelFile, path: Path) -> str:
+    """The SHA-256 of the autoencoder that `file`, read from `path`, holds or names, so that it is one for all of them."""
+    bundled = file.provenance.get("autoencoder")
+    named = file.autoencoder or (bundled if isinstance(bundled, dict) else {})
+    return str(named.get("sha256") or reference(path)["sha256"])
+
+
 # -- random weights -------------------------------------------------------------------------------------------------
 
 

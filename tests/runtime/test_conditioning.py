@@ -1,12 +1,15 @@
 """Constants, curves and files become one normalised network input per latent; everything else is refused by name."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from everwave.conditioning import Blend, Constant, Lines, drawn, signal, with_clocks
-from everwave.config import Condition, Config, GeneratorConfig, SignalConfig
+from everwave.config import TAKEN, Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
+from everwave.model import Model
+from everwave.streaming import Stream
 
 BPM = Condition("bpm", "beats per minute", mean=140, scale=10, low=110, high=170)
 DENSITY = Condition("density", "onsets per second", mean=5, scale=2, low=0, high=16)
@@ -237,6 +240,14 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, message):
     with pytest.raises(UsageError, match=message) as caught:
         signal(CONFIG, {"bpm": path})
     assert "\n" not in str(caught.value)
+
+
+def test_no_condition_is_called_as_what_stands_beside_it():
+    calls = (Model.generate, Model.loop, Model.stream, Stream.set)
+    beside = {p.name for call in calls for p in inspect.signature(call).parameters.values() if p.kind != p.VAR_KEYWORD}
+    beside |= {name for name in dir(Stream) if not name.startswith("_")}
+    assert beside <= TAKEN
+    assert not TAKEN & {"bpm", "density", "piano"}
 
 
 def test_an_unconditional_model_says_so():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from everwave import coordinates, ops, pipeline, player, signal, weights
 from everwave.config import DECODER_LATENTS, PRESETS, REFINER_MARGIN
-from everwave.controls import Piece
+from everwave.controls import Kept, Piece
 from everwave.model import Model
 from everwave.pipeline import Pipeline, segments
 from hypothesis import given, settings
@@ -213,7 +213,7 @@ def test_blas_threads_are_as_they_were_after_overlapping_runs(model: Model) -> N
 
 
 def test_kept_results_are_made_once() -> None:
-    kept, made = pipeline.Kept(4), []
+    kept, made = Kept(4), []
     barrier = threading.Barrier(4)
 
     def make() -> np.ndarray:

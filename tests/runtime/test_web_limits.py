@@ -429,6 +429,9 @@ def test_buckets_and_addresses() -> None:
     assert [bucket.wait() for _ in range(5)] == [0, 0, 0, 0, 0.5]
     now[0] += 0.5
     assert bucket.wait() == 0
+    assert bucket.wait(6.0) == 2.0  # more than it ever holds: when it is full
+    now[0] += 2.0
+    assert bucket.wait(6.0) == 0
     addresses = Addresses(1, remembered=2)
     addresses.check("a")
     with pytest.raises(Refused, match="1 requests a minute"):

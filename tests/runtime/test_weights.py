@@ -20,6 +20,7 @@ from everwave.ops.trace import trace
 from everwave.weights import ModelFile
 
 KERNEL = "generator/up0/kernel"
+NAMELESS = {"unit": "", "mean": 0, "scale": 1, "low": 0, "high": 1}  # a condition but for its name
 
 
 def part(model: ModelFile, kind: str, *networks: str, **changes) -> ModelFile:
@@ -340,6 +341,10 @@ HOSTILE = {  # edit of a good file: what the message must say
     "config of no condition": (config(conditions=[]), "conditions"),
     "condition without scale": (config(conditions=[{"name": "bpm", "unit": "", "mean": 0, "scale": 0, "low": 0, "high": 0}]), "scale"),
     "condition at infinity": (config(conditions=[{"name": "bpm", "unit": "", "mean": 1e308, "scale": 1, "low": 0, "high": "inf"}]), "finite"),
+    "condition called as a control": (config(conditions=[dict(NAMELESS, name="gain")]), "'gain'"),
+    "condition called as a place in a log": (config(conditions=[dict(NAMELESS, name="at")]), "'at'"),
+    "condition without a name": (config(conditions=[dict(NAMELESS, name="")]), "''"),
+    "two conditions of one name": (config(conditions=2 * [dict(NAMELESS, name="bpm")]), "'bpm' twice"),
     "other conditions": (attribute("conditions", "[]"), "conditions"),
     "unknown kind": (attribute("kind", "pickle"), "kind 'pickle'"),
     "kind of more networks": (attribute("kind", "bundle"), "/frame_encoder is missing"),

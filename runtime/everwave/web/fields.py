@@ -14,8 +14,6 @@ from typing import Any
 
 from .limits import Refused
 
-MAX_SEED = 2**64 - 1
-
 
 @dataclass(frozen=True)
 class Field:

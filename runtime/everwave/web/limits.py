@@ -48,7 +48,8 @@ class Bucket:
         self._tokens, self._at = size, clock()
 
     def wait(self, tokens: float = 1.0) -> float:
-        """Take `tokens` if they are there: 0.0; else seconds until they will be."""
+        """Take `tokens` if they are there: 0.0; else seconds until they will be. More than a full bucket never were: then it is all."""
+        tokens = min(tokens, self.size)
         now = self._clock()
         self._tokens, self._at = min(self.size, self._tokens + (now - self._at) * self.rate), now
         if self._tokens >= tokens:

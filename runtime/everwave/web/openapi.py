@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import __version__
+from .. import __version__, checks
 from ..model import Model
-from .fields import MAX_SEED, Field
+from ..philox import MAX_SEED
+from .fields import Field
 from .limits import Limits
 
 SECONDS = 30.0  # of a piece, unless it is said
@@ -15,11 +16,11 @@ Json = dict[str, Any]
 
 SEED = Field("seed", "integer", "which piece; drawn if it is left out, and told in x-everwave-seed", 0, MAX_SEED)
 STEERING = (
-    Field("truncation", "number", "how far from the usual: less is tamer", 0, 8, 2.0),
+    Field("truncation", "number", "how far from the usual: less is tamer", 0, checks.MAX_TRUNCATION, checks.TRUNCATION),
     Field("style", "integer", "the seed whose style to take; default: that of `seed`", 0, MAX_SEED),
-    Field("gain", "number", "loudness", 0, 4, 1.0),
+    Field("gain", "number", "loudness", 0, checks.MAX_GAIN, 1.0),
 )
-START = Field("start", "number", "seconds into the piece", 0, 1e9, 0.0)
+START = Field("start", "number", "seconds into the piece", 0, checks.MAX_START, 0.0)
 
 
 class Description:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from .. import checks
 from ..model import Model, Stream
 from ..wav import ENCODINGS
 from .engine import STOPPING, Engine, Seat, Seats
@@ -211,4 +212,4 @@ REPORTS = {
     "played": Field("played", "integer", "frames played so far", 0),
     "ahead": Field("ahead", "number", "seconds to have ready", LEAST_AHEAD, MOST_AHEAD),
 }
-GLIDE = {"glide": Field("glide", "number", "seconds that the change takes", 0, 3600, 0)}
+GLIDE = {"glide": Field("glide", "number", "seconds that the change takes", 0, checks.MAX_GLIDE, 0)}
