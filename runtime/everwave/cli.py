@@ -4,72 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import EverwaveError, UsageError, one_line
+from . import commands
+from .errors import EverwaveError, UsageError
 from .options import parser
-from .stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from .encoding import Recording
     from .model import Model
 
-FAILURE, SIGNALLED = 1, 128  # SIGNALLED + the number of the signal, as shells have it
 COMPARISON = ("--rounds", "3", "--batches", "16", "64", "--tuning-seconds", "10", "--output", ".")  # of bench --compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit code: 0, 1 failure, 2 bad use, 128 + a signal's number."""
     options = parser(COMMANDS).parse_args(arguments)
-    with stopped_by_signals():
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
     for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    if sys.stderr is None:  # closed, as it is under some service managers
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is spelled
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        code = options.run(options) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
-    except KeyboardInterrupt as stop:
-        number = getattr(stop, "number", signal.SIGINT)
-        _say("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
-        return SIGNALLED + number
-    except BrokenPipeError:  # the reader of our output has left; there is no one to tell
-        _leave_stdout()
-        return 0
-    except Exception as error:
-        if options.debug:
-            raise
-        _leave_stdout()
-        ours = isinstance(error, EverwaveError)
-        _say(f"error: {one_line(error)}{'' if ours else ' (--debug shows where)'}")
-        return error.exit_code if isinstance(error, EverwaveError) else FAILURE
-
-
-def _leave_stdout() -> None:
-    """What waits to be written there is written, or else goes nowhere: Python would complain of it at its end."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):  # no file: a test's
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return commands.run("everwave", lambda: options.run(options), options.debug)
 
 
 # -- commands -----------------------------------------------------------------------------------------------------
@@ -150,7 +109,7 @@ def encode(options: argparse.Namespace) -> int:
             encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
     if len(found) > 1 and (problems or kept):
         _say(f"{len(found)} recordings, {kept} of them were done already; problems: {len(problems)}")
-    return FAILURE if problems else 0
+    return commands.FAILURE if problems else 0
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -332,5 +291,4 @@ def _only_our_lines(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _say(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"everwave: {message}", file=sys.stderr)
+    commands.say("everwave", message)

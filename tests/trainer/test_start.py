@@ -48,6 +48,11 @@ def steady(bpm):
     return {"bpm": bpm, "beats": [0.0, 60 / bpm, 120 / bpm]}
 
 
+def test_a_label_called_as_something_else_is_no_condition(tmp_path):
+    with pytest.raises(UsageError, match="--conditions gain"):
+        with_conditions(TINY, some_latents(tmp_path, {"gain": 1.0}), ["gain"])
+
+
 def test_a_tempo_that_the_music_has_may_be_asked_for_and_no_other(tmp_path):
     config = replace(TINY, generator=replace(TINY.generator, conditions=(TEMPO,)))
     (tempo,) = choose_conditions(config, some_latents(tmp_path, steady(172.0), steady(174.0)), ["bpm"])

@@ -567,6 +567,14 @@ def test_a_signal_ends_a_run_with_its_number_after_a_checkpoint(corpus, tmp_path
     assert json.loads(arrays(tmp_path)["meta"].tobytes())["step"] == 1
 
 
+def test_a_reader_that_leaves_is_no_error(autoencoders):
+    command = [sys.executable, "-m", "everwave_trainer.cli", "card", str(autoencoders[0])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     from everwave.errors import EverwaveError
 

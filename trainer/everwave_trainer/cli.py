@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from everwave import checks
-from everwave.errors import EverwaveError, UsageError, one_line
+from everwave import checks, commands
+from everwave.errors import UsageError
 from everwave.options import Parser
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
@@ -19,19 +18,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code (2 bad use, 1 failure, 128 + a signal's number)."""
     arguments = parser().parse_args(argv)
+    return commands.run("everwave-train", lambda: _run(arguments), arguments.debug)
+
+
+def _run(arguments: argparse.Namespace) -> int | None:
     try:
-        return arguments.run(arguments) or 0
-    except KeyboardInterrupt as stop:
-        number = getattr(stop, "number", signal.SIGINT)
-        print(f"everwave-train: stopped by {signal.Signals(number).name}", file=sys.stderr)
-        return 128 + number
-    except Exception as error:
-        if arguments.debug:
+        code: int | None = arguments.run(arguments)
+        return code
+    except ModuleNotFoundError as error:
+        if arguments.debug or error.name not in ("keras", "tensorflow", "tensorboard"):
             raise
-        if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow", "tensorboard"):
-            error = UsageError(f'{error.name} is not installed; `pip install "everwave[train]"`')
-        print(f"everwave-train: error: {one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, EverwaveError) else 1
+        raise UsageError(f'{error.name} is not installed; `pip install "everwave[train]"`') from None
 
 
 def parser() -> argparse.ArgumentParser:

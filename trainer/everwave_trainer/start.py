@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from everwave import weights
-from everwave.config import PRESETS, Condition, Config
+from everwave.config import PRESETS, TAKEN, Condition, Config
 from everwave.errors import UsageError
 
 from .latents import TIMES, Latents, same_encoders
@@ -43,6 +43,8 @@ def choose_config(preset: str, init: Path | None, latents: Latents) -> Config:
 
 def with_conditions(config: Config, latents: Latents, names: Sequence[str]) -> tuple[Config, Latents]:
     """`config` with the conditions called `names` as a run will train them, and the pieces that have their labels."""
+    if taken := TAKEN & {*names}:
+        raise UsageError(f"--conditions {min(taken)}: is the name of something else; label the corpus with another one")
     kept = latents.labelled(names, config.generator.conditions)
     if left_out := len(latents.pieces) - len(kept.pieces):
         print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""How commands end, `everwave` and `everwave-train` alike: whatever stopped one is a line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from .errors import EverwaveError, one_line
+from .stopping import stopped_by_signals
+
+FAILURE, SIGNALLED = 1, 128  # SIGNALLED + the number of the signal, as shells have it
+
+
+def run(program: str, command: Callable[[], int | None], debug: bool = False) -> int:
+    """What `command` returns, or 0; 1 failure, 2 bad use, 128 + a signal's number. `debug`: errors are raised as they are."""
+    if sys.stderr is None:  # closed, as it is under some service managers
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is spelled
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with stopped_by_signals():
+        try:
+            code = command() or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except KeyboardInterrupt as stop:
+            number = getattr(stop, "number", signal.SIGINT)
+            say(program, "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+            return SIGNALLED + number
+        except BrokenPipeError:  # the reader of our output has left; there is no one to tell
+            _leave_stdout()
+            return 0
+        except Exception as error:
+            if debug:
+                raise
+            _leave_stdout()
+            ours = isinstance(error, EverwaveError)
+            say(program, f"error: {one_line(error)}{'' if ours else ' (--debug shows where)'}")
+            return error.exit_code if isinstance(error, EverwaveError) else FAILURE
+
+
+def say(program: str, message: str) -> None:
+    """A line on standard error, if anybody reads it."""
+    with contextlib.suppress(OSError):
+        print(f"{program}: {message}", file=sys.stderr)
+
+
+def _leave_stdout() -> None:
+    """What waits to be written there is written, or else goes nowhere: Python would complain of it at its end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # no file: a test's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
