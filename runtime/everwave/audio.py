@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +21,7 @@ from .resampling import Resampler, resample
 from .wav import INFO_IDS
 
 __all__ = [
+    "ENDINGS",
     "SUBTYPES",
     "FormatError",
     "Info",
@@ -28,6 +29,7 @@ __all__ = [
     "Resampler",
     "Writer",
     "blocks",
+    "files_below",
     "info",
     "read",
     "resample",
@@ -38,10 +40,24 @@ __all__ = [
 Array = np.ndarray
 Source = str | os.PathLike[str] | BinaryIO
 
+ENDINGS = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64",
+           ".wav", ".wave")  # fmt: skip
 READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that are played together
 OGG_TAIL_SECONDS = 0.2  # more than there is, as the last page of some whole files has it; `_ogg_ends` sees cut ones
+
+
+def files_below(folder: str | os.PathLike[str], unreadable: Callable[[OSError], object]) -> Iterator[Path]:
+    """The audio files in `folder` and below it, sorted, by their ENDINGS; what is hidden is left alone.
+
+    `unreadable` is called with why a folder cannot be looked into.
+    """
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
+                yield Path(root, name)
 
 
 class Info(NamedTuple):

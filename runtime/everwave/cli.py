@@ -162,8 +162,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> None:
-    from .audio import SUBTYPES
-    from .encoding import ENDINGS
+    from .audio import ENDINGS, SUBTYPES
     from .model import load
     from .weights import available
 

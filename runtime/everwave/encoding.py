@@ -23,8 +23,6 @@ from .latent_files import About, Store
 from .model import Model
 from .pooling import STATISTIC, pool
 
-ENDINGS = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64",
-           ".wav", ".wave")  # fmt: skip
 FILES_AT_ONCE = 4  # each reads and resamples; the networks' work of all of them is shared out among all threads
 Failed = Callable[[str], object]  # called with one line that names the recording
 
@@ -54,7 +52,7 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
             failed(f"{given}: cannot be looked for ({error.strerror or error}); give what can be read")
             continue
         if not found:
-            failed(f"{given}: no audio file there; known endings are {' '.join(ENDINGS)}")
+            failed(f"{given}: no audio file there; known endings are {' '.join(audio.ENDINGS)}")
         for path, name in found:
             if name in taken:
                 failed(f"{path}: would be called {name} like {taken[name]}; encode it apart, to another place")
@@ -86,18 +84,12 @@ def _called(file: Path) -> str:
 
 
 def _audio_files(folder: Path, failed: Failed) -> Iterator[Path]:
-    """All of them below `folder`, sorted, by their endings; hidden ones are left alone."""
-
     def unreadable(error: OSError) -> None:
         if error.filename == str(folder):
             raise error
         failed(f"{error.filename}: cannot be looked into ({error.strerror}); make it readable, or leave it out")
 
-    for root, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
-                yield Path(root, name)
+    return audio.files_below(folder, unreadable)
 
 
 def _until_magic(parts: Sequence[str]) -> Iterator[str]:

@@ -447,3 +447,13 @@ def test_of_a_few_files_one_is_held_out() -> None:
     assert not corpora.chosen(names[:3], 0.9)  # all of them, perhaps
     assert len(corpora.chosen(names, 0.9999)) < len(names)
     assert corpora.chosen(names, 1) == set(names)
+
+
+def test_folders_are_looked_through_as_encode_does(tmp_path: Path) -> None:
+    for name in ("a.WAVE", "below/b.aifc", ".hidden/c.wav", ".d.wav"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, music(0.5), RATE, format="AIFF" if path.suffix == ".aifc" else "WAV")
+    (tmp_path / "in" / "model.mat4").write_bytes(b"no audio")
+    assert corpus_command("--audio", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert sorted(track.source for track in Corpus.open(tmp_path / "out").tracks) == ["a.WAVE", "below/b.aifc"]

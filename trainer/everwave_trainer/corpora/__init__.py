@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everwave.audio import ENDINGS, files_below
 from everwave.errors import UsageError
 
 from .store import Corpus, CorpusError, Track, hours, random_crops
@@ -163,14 +164,15 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
 def _audio_files(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
-    import soundfile
 
-    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}
-    suffixes -= {".raw"}  # headerless samples, or photographs
-    visible = (path for path in sorted(given.rglob("*")) if not path.name.startswith("."))
-    found = [path for path in visible if path.suffix.lower() in suffixes and path.is_file()]
+    def unreadable(error: OSError) -> None:
+        print(f"skipped: {error.filename}: cannot be looked into ({error.strerror})", file=sys.stderr)
+
+    found = sorted(files_below(given, unreadable))
     if not found:
-        raise UsageError(f"--audio {given}: no audio files in this folder or below it")
+        raise UsageError(
+            f"--audio {given}: no audio files in this folder or below it; known endings are {' '.join(ENDINGS)}"
+        )
     return found
 
 
