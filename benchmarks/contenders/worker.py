@@ -124,13 +124,13 @@ def differences(contender: Contender, source: Source) -> dict[str, float]:
     """Root mean square difference of each network from the NumPy reference, as a share of the reference's deviation."""
     import numpy as np
     from everwave.networks import input_shape
-    from everwave.ops import numpy_network
+    from everwave.ops.numpy_ops import NumpyNetwork
 
     result = {}
     for network in NETWORKS:
         shape = (CHECKED_WINDOWS, *input_shape(network, source.config))
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
-        expected = numpy_network(network, source.config, source.parameters(network))(x)
+        expected = NumpyNetwork(network, source.config, source.parameters(network))(x)
         given = contender.load(network, source, CHECKED_WINDOWS, Setting(1, CHECKED_WINDOWS))(x)
         result[network] = max(
             float(np.sqrt(np.square(a - b).mean()) / b.std()) for a, b in zip(given, expected, strict=True)

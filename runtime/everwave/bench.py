@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import __version__, ops
 from .audio import Writer
@@ -139,12 +139,13 @@ def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str
     if name == "numpy":
         return "-", "-"
     from .kernels.peak import peak
+    from .ops.numba_ops import NumbaNetwork
 
-    networks = {network: model.network(network) for network in ("chunk_decoder", "frame_decoder")}
+    networks = {name: cast(NumbaNetwork, model.network(name)) for name in ("chunk_decoder", "frame_decoder")}
     windows = 2 * result["audio_seconds"] * model.config.signal.latent_rate / DECODER_LATENTS
-    work = 2 * windows * sum(network.plan.multiplications for network in networks.values())  # type: ignore[attr-defined]
+    work = 2 * windows * sum(network.plan.multiplications for network in networks.values())
     rate = work / sum(result["stages"][network] for network in networks)
-    loop, operations = peak(networks["frame_decoder"].path)  # type: ignore[attr-defined]
+    loop, operations = peak(networks["frame_decoder"].path)
     loop()
     begin = time.thread_time()
     for _ in range(PEAK_ROUNDS):

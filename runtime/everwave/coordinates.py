@@ -11,7 +11,6 @@ starts a quarter of two windows in (hence window / 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -20,10 +19,10 @@ import numpy as np
 from .checks import MAX_TRUNCATION, TRUNCATION, number
 from .config import Config
 from .errors import UsageError
+from .ops import Noise
 from .philox import normals, uniforms
 
 Array = np.ndarray
-Noise = Callable[[str, int, int], Array]  # (layer, batch, steps) -> standard normals (batch, steps)
 
 
 def coordinates(

@@ -121,8 +121,7 @@ class Model:
     @property
     def used_precision(self) -> str:
         """What "auto" came to on this machine: "float32" or "bfloat16"."""
-        path = getattr(self.network("frame_decoder"), "path", None)
-        return getattr(path, "precision", "float32")
+        return self.network("frame_decoder").precision
 
     def prepare(self) -> float:
         """Make everything ready that `generate` needs, compiled kernels too; the seconds it took."""

@@ -15,8 +15,9 @@ from everwave.config import PRESETS, AutoencoderConfig, Config, GeneratorConfig,
 from everwave.errors import UsageError
 from everwave.kernels import paths
 from everwave.networks import NETWORKS, input_shape
-from everwave.ops import make_network, numpy_network
+from everwave.ops import make_network
 from everwave.ops.numba_ops import BFLOAT16_NETWORKS, NumbaNetwork, numba_network, preferred_batch
+from everwave.ops.numpy_ops import NumpyNetwork
 from everwave.ops.trace import trace
 
 Array = np.ndarray
@@ -58,7 +59,7 @@ def test_networks_agree_with_numpy(name: str, config: Config) -> None:
     parameters, x = random_parameters(name, config), windows(name, config, 2)
     for source in (None, noise):
         mine = numba_network(name, config, parameters)(x, source)
-        reference = numpy_network(name, config, parameters)(x, source)
+        reference = NumpyNetwork(name, config, parameters)(x, source)
         assert len(mine) == len(reference)
         for a, b in zip(mine, reference, strict=True):
             assert a.dtype == np.float32
@@ -175,11 +176,11 @@ LESSER = """
 import re, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_numba_ops import TINY, numba_network, numpy_network, random_parameters, windows
+from test_numba_ops import TINY, NumpyNetwork, numba_network, random_parameters, windows
 from everwave.kernels import engine
 parameters, x = random_parameters("chunk_decoder", TINY), windows("chunk_decoder", TINY, 2)
 network = numba_network("chunk_decoder", TINY, parameters)
-assert np.abs(network(x)[0] - numpy_network("chunk_decoder", TINY, parameters)(x)[0]).max() < 1e-4
+assert np.abs(network(x)[0] - NumpyNetwork("chunk_decoder", TINY, parameters)(x)[0]).max() < 1e-4
 code = "".join(engine.run.inspect_asm().values())
 print(network.path.name, "zmm" if "%zmm" in code else "ymm" if "%ymm" in code else "xmm")
 """

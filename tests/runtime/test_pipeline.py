@@ -10,10 +10,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from everwave import coordinates, ops, pipeline, player, signal, weights
+from everwave import coordinates, pipeline, player, signal, weights
 from everwave.config import DECODER_LATENTS, PRESETS, REFINER_MARGIN
 from everwave.controls import Kept, Piece
 from everwave.model import Model
+from everwave.ops.numpy_ops import NumpyNetwork
 from everwave.pipeline import Pipeline, segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ def test_the_slow_twin_gives_the_same_piece(model: Model, piece: np.ndarray) -> 
 def test_a_refiner_sees_across_the_borders_of_windows(file: weights.ModelFile, model: Model) -> None:
     """Beside the whole piece refined at once: a window by itself is wrong where it ends, with what lies beyond it less so."""
     size = CONFIG.generator.window
-    made, refiner = generated(model, 7, 4), ops.numpy_network("refiner", CONFIG, file.parameters["refiner"])
+    made, refiner = generated(model, 7, 4), NumpyNetwork("refiner", CONFIG, file.parameters["refiner"])
     (whole,) = refiner(made[None])
     run = Pipeline(CONFIG, model.network, 1)
     piece = Piece(run, 7)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from everwave.networks import AUTOENCODER, input_shape
-from everwave.ops import numpy_network
+from everwave.ops.numpy_ops import NumpyNetwork
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -44,7 +44,7 @@ def run(name, network, source):
 def test_contenders_compute_the_reference(name, network, tmp_path):
     source = contenders.Source("tiny", tmp_path, silent=True)
     x, compute = run(name, network, source)
-    expected = numpy_network(network, source.config, source.parameters(network))(x)
+    expected = NumpyNetwork(network, source.config, source.parameters(network))(x)
     for given, wanted in zip(compute(), expected, strict=True):
         assert given.dtype == np.float32
         if contenders.CONTENDERS[name].precision == "float32":

@@ -12,7 +12,7 @@ from everwave import weights
 from everwave.config import PRESETS, Condition, GeneratorConfig
 from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
-from everwave.ops import numpy_network
+from everwave.ops.numpy_ops import NumpyNetwork
 from everwave.stopping import Stopped
 from everwave_trainer import cli, finetune, loop
 from everwave_trainer.corpora.store import Corpus
@@ -81,7 +81,7 @@ def test_a_generator_learns_what_its_refiner_makes_of_it(refined, latents):
         if name.endswith("noise"):
             variable.assign([0.0])
     file, size = weights.read(refined), trainer.config.generator.window
-    network = lambda name: numpy_network(name, file.config, file.parameters[name])  # noqa: E731
+    network = lambda name: NumpyNetwork(name, file.config, file.parameters[name])  # noqa: E731
     x = np.random.default_rng(0).standard_normal((2 * size, trainer.config.generator.coordinates)).astype(np.float32)
     made = [network("generator")(half[None])[0] for half in np.split(x, 2)]
     (expected,) = network("refiner")(np.concatenate(made, axis=1))

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
 from ..config import Config
 from ..errors import UsageError
 
-Network = Callable[..., tuple[np.ndarray, ...]]  # (x, noise=None) -> outputs
+Array = np.ndarray
+Noise = Callable[[str, int, int], Array]  # (layer, batch, steps) -> standard normal numbers (batch, steps)
 
 
-def numpy_network(name: str, config: Config, parameters: Mapping[str, np.ndarray]) -> Network:
-    """The reference: `run(x, noise)` computes the network called `name` with NumPy alone."""
-    from ..networks import NETWORKS
-    from .numpy_ops import Noise, NumpyOps
+class Network(Protocol):
+    """What runs one network: x (batch, time, channels) float32 -> its outputs, each (batch, time, channels) float32.
 
-    single = {key: np.asarray(values, np.float32) for key, values in parameters.items()}
+    Without `noise` nothing is injected. `precision`, of its products: "float32" or "bfloat16".
+    """
 
-    def run(x: np.ndarray, noise: Noise | None = None) -> tuple[np.ndarray, ...]:
-        result = NETWORKS[name](NumpyOps(single, noise), x, config)
-        return result if isinstance(result, tuple) else (result,)
+    precision: str
 
-    return run
+    def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]: ...
 
 
 def make_network(
-    name: str, config: Config, parameters: Mapping[str, np.ndarray], backend: str = "auto", precision: str = "auto"
+    name: str, config: Config, parameters: Mapping[str, Array], backend: str = "auto", precision: str = "auto"
 ) -> Network:
     """The network called `name` on `backend`: "numba", "numpy", or "auto" for Numba where it loads.
 
@@ -40,7 +39,9 @@ def make_network(
     if uses_numpy(backend):
         if precision == "bfloat16":
             raise UsageError("precision='bfloat16' needs the Numba engine; use float32 or auto")
-        return numpy_network(name, config, parameters)
+        from .numpy_ops import NumpyNetwork
+
+        return NumpyNetwork(name, config, parameters)
     from .numba_ops import numba_network
 
     return numba_network(name, config, parameters, precision)

@@ -15,11 +15,11 @@ from ..config import Config
 from ..errors import UsageError
 from ..kernels import engine
 from ..kernels.paths import Path, choose, reject
+from . import Array, Noise
 from . import plan as planning
-from .numpy_ops import Noise, NumpyOps
+from .numpy_ops import NumpyOps
 from .trace import Graph, Node, Trace, trace
 
-Array = np.ndarray
 log = logging.getLogger(__name__)
 NOTHING = np.zeros(0, np.float32)
 
@@ -35,7 +35,7 @@ class NumbaNetwork:
         self, graph: Graph, parameters: Mapping[str, Array], path: Path, capacity: int, name: str = ""
     ) -> None:
         """Compiles and packs; `capacity` is how many windows go through all layers together."""
-        self.name, self.path = name, path
+        self.name, self.path, self.precision = name, path, path.precision
         self.plan = planning.compile(graph, parameters, path, capacity)
         _give_back()
         self._vector = (np.float32(0),) * path.lanes

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..config import Config
+from ..networks import NETWORKS
+from . import Array, Noise
 from .blocks import Blocks, same_padding
-
-Array = np.ndarray
-Noise = Callable[[str, int, int], Array]  # (layer, batch, steps) -> standard normal numbers (batch, steps)
 
 ADAIN_EPSILON = 1e-5
 
@@ -47,6 +47,20 @@ class NumpyOps(Blocks):
             gain = style @ self.parameters[f"{name}/style_kernel"][0] + self.parameters[f"{name}/style_bias"]
             y = y / (y.std(axis=1, keepdims=True) + np.float32(ADAIN_EPSILON)) * gain
         return ACTIVATIONS[activation](y)
+
+
+class NumpyNetwork:
+    """The reference: computes the network called `name` with NumPy alone."""
+
+    precision = "float32"
+
+    def __init__(self, name: str, config: Config, parameters: Mapping[str, Array]) -> None:
+        self.name, self.config = name, config
+        self.parameters = {key: np.asarray(values, np.float32) for key, values in parameters.items()}
+
+    def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
+        result = NETWORKS[self.name](NumpyOps(self.parameters, noise), x, self.config)
+        return result if isinstance(result, tuple) else (result,)
 
 
 def convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
