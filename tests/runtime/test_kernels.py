@@ -20,6 +20,7 @@ from everwave.kernels import random as kernels_random
 from everwave.kernels import signal as kernels_signal
 from everwave.kernels.jit import Cache
 from everwave.kernels.paths import AMX_TWIN, Path, available
+from everwave.ops import packing
 from everwave.ops import plan as planning
 from everwave.ops.filters import minimal_filter
 from everwave.ops.numba_ops import NumbaNetwork
@@ -65,7 +66,7 @@ def noise(layer: str, batch: int, steps: int) -> Array:
 
 def rounded(x: Array) -> Array:
     """Float32 numbers rounded to bfloat16."""
-    return (planning.to_bfloat16(x).astype(np.uint32) << 16).view(np.float32)
+    return (packing.to_bfloat16(x).astype(np.uint32) << 16).view(np.float32)
 
 
 class RoundedOps(NumpyOps):
@@ -94,7 +95,7 @@ def agree(
     parameters = (parameters_of or random_parameters)(graph, rng)
     x = rng.standard_normal((batch, steps, channels)).astype(np.float32)
     if parameters_of:
-        assert planning.stored_as(parameters, path) == np.float16
+        assert packing.stored_as(parameters, path) == np.float16
         parameters = {name: value.astype(np.float32) for name, value in parameters.items()}
     expected = build((NumpyOps if path.precision == "float32" else RoundedOps)(parameters, noise), x)
     network = NumbaNetwork(graph, parameters, path, capacity)
@@ -355,15 +356,15 @@ def test_not_a_number_is_not_hidden(path: Path) -> None:
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_packing_keeps_every_weight_once(width: int, lanes: int) -> None:
     kernel = np.arange(1, 4 * width + 1, dtype=np.float32).reshape(4, width)
-    packed = planning.pack(kernel[None], Path("any", lanes, 8, "float32"))
+    packed = packing.pack(kernel[None], Path("any", lanes, 8, "float32"))
     assert len(packed) % (4 * lanes) == 0
     assert np.array_equal(np.sort(packed[packed != 0]), kernel.ravel())
 
 
 def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     kernel = np.arange(1, 4 * 48 + 1, dtype=np.float32).reshape(4, 48)
-    packed = planning.pack(kernel[None], Path("any", 16, 8, "bfloat16"))
-    assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], planning.to_bfloat16(kernel[2:, 5]))
+    packed = packing.pack(kernel[None], Path("any", 16, 8, "bfloat16"))
+    assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], packing.to_bfloat16(kernel[2:, 5]))
 
 
 @pytest.mark.parametrize(

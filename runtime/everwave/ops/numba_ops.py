@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import UsageError
 from ..kernels import engine
 from ..kernels.paths import Path, choose, reject
-from . import Array, Noise
+from . import Array, Noise, packing
 from . import plan as planning
 from .numpy_ops import NumpyOps
 from .trace import Graph, Node, Trace, trace
@@ -39,7 +39,7 @@ class NumbaNetwork:
         self.plan = planning.compile(graph, parameters, path, capacity)
         _give_back()
         self._vector = (np.float32(0),) * path.lanes
-        self._rows, self._panels = None if path.unit else (0,) * path.rows, planning.panels(path)
+        self._rows, self._panels = None if path.unit else (0,) * path.rows, packing.panels(path)
         self._threads, self._spare = threading.local(), list[Workspace]()
 
     def __call__(self, x: Array, noise: Noise | None = None) -> tuple[Array, ...]:
@@ -85,11 +85,11 @@ class Workspace:
     """One thread's memory for one network."""
 
     def __init__(self, plan: planning.Plan) -> None:
-        self.arena = planning.aligned(plan.arena_size, planning.element(plan.path))
-        self.packed = planning.aligned(plan.packed_size, planning.element(plan.path))
-        self.out = planning.aligned(plan.out_size, np.float32)
+        self.arena = packing.aligned(plan.arena_size, packing.element(plan.path))
+        self.packed = packing.aligned(plan.packed_size, packing.element(plan.path))
+        self.out = packing.aligned(plan.out_size, np.float32)
         self.noise = np.zeros(plan.noise_size, np.float32)
-        self.tile = planning.aligned(plan.tile_size, np.float32)
+        self.tile = packing.aligned(plan.tile_size, np.float32)
 
 
 class Lease:

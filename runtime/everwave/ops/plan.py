@@ -7,9 +7,8 @@ later term; transposed convolutions become two products of two taps; the dense s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,6 +18,7 @@ from ..kernels.paths import Path
 from ..kernels.tiles import MEMORY, SIDE
 from .blocks import same_padding
 from .filters import Filter, minimal_filter
+from .packing import aligned, element, pack, panel_widths, stored_as
 from .trace import Graph, Node
 
 Array = np.ndarray
@@ -215,46 +215,19 @@ class Planner:
     def _product(self, node: Node, source: Tensor, kernel: Array, starts: Array, every: tuple[int, int],
                  activation: int, noise: int | None, bias: Array | None = None) -> None:  # fmt: skip
         """One matrix product of `kernel` (taps, C, N) with the rows that start at `starts`."""
-        width, sum_node = kernel.shape[2], self.sums.get(node)
-        residual = self.tensors[other := next(n for n in sum_node.inputs if n is not node)] if sum_node else None
-        if sum_node and self._is_last(other, node):
-            self.tensors[sum_node] = self.tensors[other]  # each number takes the place of the one it adds to
-        total = self._tensor(sum_node) if sum_node else None
-        output = self.graph.outputs.index(node) if node in self.graph.outputs else -1
-        needed = any(use is not sum_node for use in self.uses[node])
-        if output >= 0 and needed:
-            raise NotImplementedError(f"{node.name} is an output and an inner tensor")
-        raw = self._tensor(node) if needed else None
-        gain = self.parameters[f"{node.name}/noise"][0] if noise is not None else 0
-        padded = -(-width // self.lanes) * self.lanes
-        vectors = np.zeros((2, padded), np.float32)
+        raw, total, residual, output = self._destinations(node)
+        starts, taps, factors, fields = self._arranged(kernel, starts, source)
+        width, (first, stride) = kernel.shape[2], every
+        vectors = np.zeros((2, -(-width // self.lanes) * self.lanes), np.float32)
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
-        vectors[1, :width] = gain
-        first, stride = every
-        taps, scheme = np.asarray(kernel), self._filter(kernel, starts)
-        taps = _deeper(taps, source.stride * source.planes)
-        factors, fields = np.ones((1, 1)), dict.fromkeys((E.PAIRS, E.SINGLE, E.MIXED, E.EVERY, E.SPAN, E.INPUTS), 0)
-        fields |= {E.POINTS: 1, E.OUTPUTS: 1}
-        if scheme:
-            starts, taps, factors = starts[:: scheme.outputs], taps[scheme.order], scheme.kernel[:, scheme.order]
-            fields = self._filtered(scheme)
-        else:
-            taps = taps.reshape(1, -1, width)
-        length = taps.shape[1]
-        line = E.LINE * self.parts
-        taps = _deeper(taps, -(-length // line) * line)
-        if self.path.unit:  # lines of all taps side by side
-            taps = taps.reshape(len(kernel), -1, line, width).swapaxes(0, 1).reshape(1, -1, width)
-            pitch = int(starts[1] - starts[0]) * line if len(starts) > 1 else 0
-            gathered = len(starts) % (SIDE // 2) != 0 and self.capacity > 1
-            fields |= {E.PITCH: pitch, E.GATHERED: gathered}
-            self.reach = max(self.reach, SIDE * pitch + len(kernel) * line)
+        vectors[1, :width] = self.parameters[f"{node.name}/noise"][0] if noise is not None else 0
         pairs = self.parts > 1  # kernels take them as they are, so a filter's are mixed when they are packed
-        expanded = not pairs and (scheme is not None or self.stored == np.float16)
-        mixed = factors if scheme and pairs else None
+        filtered = fields[E.POINTS] > 1
+        expanded = not pairs and (filtered or self.stored == np.float16)
+        mixed = factors if filtered and pairs else None
         fields |= {
-            E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.LENGTH: length, E.PARTS: self.parts,
-            E.WIDTH: width, E.SOURCE_STRIDE: source.stride, E.DISTINCT: len(factors),
+            E.STEPS: len(starts), E.DEPTH: taps.shape[1] // self.parts, E.PARTS: self.parts, E.WIDTH: width,
+            E.SOURCE_STRIDE: source.stride, E.DISTINCT: len(factors),
             E.TAPS: len(kernel) if self.path.unit else len(taps) if mixed is None else len(mixed),
             E.KERNEL: self._matrix(factors) if expanded else -1,
             E.WEIGHTS: self._weights(mixed, taps),
@@ -278,6 +251,41 @@ class Planner:
                 residual=residual,
             )
         )
+
+    def _destinations(self, node: Node) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
+        """(where the results of a product go, where their sum with another tensor goes, that tensor, which output they are or -1)"""
+        total = residual = None
+        if sum_node := self.sums.get(node):
+            (other,) = (term for term in sum_node.inputs if term is not node)
+            residual = self.tensors[other]
+            if self._is_last(other, node):
+                self.tensors[sum_node] = residual  # each number takes the place of the one it adds to
+            total = self._tensor(sum_node)
+        output = self.graph.outputs.index(node) if node in self.graph.outputs else -1
+        needed = any(use is not sum_node for use in self.uses[node])
+        if output >= 0 and needed:
+            raise NotImplementedError(f"{node.name} is an output and an inner tensor")
+        return self._tensor(node) if needed else None, total, residual, output
+
+    def _arranged(self, kernel: Array, starts: Array, source: Tensor) -> tuple[Array, Array, Array, dict[int, int]]:
+        """(starts, taps (taps, depth, N), factors (points, taps), fields) of a product: by a minimal filter, or all taps side by side."""
+        width, line = kernel.shape[2], E.LINE * self.parts
+        taps, factors = _deeper(np.asarray(kernel), source.stride * source.planes), np.ones((1, 1))
+        fields = dict.fromkeys((E.PAIRS, E.SINGLE, E.MIXED, E.EVERY, E.SPAN, E.INPUTS), 0) | {E.POINTS: 1, E.OUTPUTS: 1}
+        if scheme := self._filter(kernel, starts):
+            starts, taps, factors = starts[:: scheme.outputs], taps[scheme.order], scheme.kernel[:, scheme.order]
+            fields = self._filtered(scheme)
+        else:
+            taps = taps.reshape(1, -1, width)
+        fields[E.LENGTH] = taps.shape[1]
+        taps = _deeper(taps, -(-taps.shape[1] // line) * line)
+        if self.path.unit:  # lines of all taps side by side
+            taps = taps.reshape(len(kernel), -1, line, width).swapaxes(0, 1).reshape(1, -1, width)
+            pitch = int(starts[1] - starts[0]) * line if len(starts) > 1 else 0
+            gathered = len(starts) % (SIDE // 2) != 0 and self.capacity > 1
+            fields |= {E.PITCH: pitch, E.GATHERED: gathered}
+            self.reach = max(self.reach, SIDE * pitch + len(kernel) * line)
+        return starts, taps, factors, fields
 
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
         """The minimal filter for this convolution that should be fastest, if any is."""
@@ -458,53 +466,6 @@ def block_rows(rows: int, channels: int, path: Path, output: bool) -> int:
     return -(-rows // (blocks * path.rows)) * path.rows
 
 
-def stored_as(parameters: Mapping[str, Array], path: Path) -> type:
-    """How weights are kept: float16 where the CPU reads it and nothing is lost, else float32, or pairs of bfloat16."""
-    if path.precision == "bfloat16":
-        return np.uint32
-    kernels = (values for name, values in parameters.items() if name.endswith("kernel"))
-    exact = path.halves and all(values.dtype == np.float16 or is_half(values) for values in kernels)
-    return np.float16 if exact else np.float32
-
-
-def is_half(values: Array) -> bool:
-    """Whether float16 holds these float32 numbers exactly."""
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(values.astype(np.float16), values))
-
-
-def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
-    """(P, K, N) as panels of `path.vectors` vectors of columns or, at the end, of one fewer (never of one), each (P, K, columns), in the order `engine._product` reads.
-
-    bfloat16 (K even): panels are (P, K / 2, columns) of uint32, so that a lane holds two neighbours in K.
-    `stored` float16: their bits in int16.
-    """
-    (count, depth, width), lanes = kernels.shape, path.lanes
-    widths = list(panel_widths(width, path))
-    padded = np.zeros((count, depth, sum(widths) * lanes), np.float16 if stored == np.float16 else np.float32)
-    padded[:, :, :width] = kernels
-    panels, column = [], 0
-    for size in widths:
-        panel = padded[:, :, column * lanes : (column + size) * lanes]
-        if path.unit:  # (steps, halves, 16 pairs, 16 columns): every tile of weights lies in one piece
-            panel = panel.reshape(-1, E.LINE * 2, size, lanes).swapaxes(1, 2).reshape(1, -1, lanes)
-        if path.precision == "bfloat16":
-            panel = to_bfloat16(panel.reshape(count, -1, 2, panel.shape[2]).swapaxes(2, 3)).view(np.uint32)
-        panels.append(panel.ravel())
-        column += size
-    packed = np.concatenate(panels)
-    return packed.view(np.int16) if stored == np.float16 else packed
-
-
-def panel_widths(width: int, path: Path) -> Iterator[int]:
-    """Vectors of every panel of `width` columns: all wide, or narrow ones at the end, as `engine._product` takes them."""
-    left = -(-width // path.lanes)
-    while left > 0:
-        size = path.vectors - (path.vectors > 2 and left != path.vectors and left <= path.vectors + 1)
-        yield size
-        left -= size
-
-
 def _packed(planner: Planner) -> Array:
     """The weights of all products, one after the other."""
     kind = np.int16 if planner.stored == np.float16 else planner.stored
@@ -523,35 +484,11 @@ def _deeper(taps: Array, depth: int) -> Array:
     return np.pad(taps, ((0, 0), (0, missing), (0, 0))) if missing else taps
 
 
-def panels(path: Path) -> tuple[Any, Any]:
-    """What the kernels take for the widths of panels: wide and narrow ones. Panels of one vector do not pay."""
-    return (0,) * path.vectors, (0,) * (path.vectors - 1) if path.vectors > 2 else None
-
-
-def to_bfloat16(x: Array) -> Array:
-    """Float32 numbers as the upper halves of their bits, rounded to nearest even, in uint16."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def element(path: Path) -> type:
-    """The type of activations; weights are as wide, or pairs of bfloat16 in uint32."""
-    return np.uint16 if path.precision == "bfloat16" else np.float32
-
-
 def _append(parts: list[Array], part: Array) -> int:
     """Adds `part` and returns where it starts once all parts are concatenated."""
     start = sum(map(len, parts))
     parts.append(part)
     return start
-
-
-def aligned(size: int, dtype: DTypeLike) -> Array:
-    """Zeros that start on a cache line."""
-    itemsize = np.dtype(dtype).itemsize
-    array: Array = np.zeros(size + 64 // itemsize, dtype)
-    start = -array.ctypes.data % 64 // itemsize
-    return array[start : start + size]
 
 
 def _aligned(parts: list[Array], dtype: DTypeLike) -> Array:
