@@ -39,12 +39,14 @@ def main() -> None:
         wall, cpu = worker(options)
         print(json.dumps({"times_real_time": round(options.seconds / wall, 2), "cpu_seconds": round(cpu, 3)}))
         return
+    from everwave import bench
+
     runs = list(measure(options))
     rows = summary(runs)
     result = {
         "command": " ".join(["python", "benchmarks/encode.py", *sys.argv[1:]]),
-        "machine": {"processor": _cpu(), "system": platform.platform(), "threads": options.threads},
-        "versions": _versions(),
+        "machine": {"processor": bench.cpu_name(), "system": platform.platform(), "threads": options.threads},
+        "versions": bench.versions("numpy", "numba", "tensorflow", "keras"),
         "runs": runs,
         "summary": rows,
     }
@@ -160,24 +162,6 @@ def table(rows: list[Row]) -> str:
     lines = ["| preset | encoder | times real time | against Keras/TensorFlow |", "|---|---|---|---|"]
     lines += [f"| {r['preset']} | {r['contender']} | {r['times_real_time']} | {r['against_keras']} |" for r in rows]
     return "\n".join(lines)
-
-
-def _cpu() -> str:
-    from everwave.bench import cpu_name
-
-    return cpu_name()
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("numpy", "numba", "tensorflow", "keras"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

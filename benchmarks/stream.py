@@ -18,12 +18,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import everwave
 import numpy as np
 from everwave import weights
+from everwave.bench import status_mb
 from everwave.config import Condition
 from everwave.playing import BUFFER_SECONDS
 
@@ -92,7 +92,7 @@ def real_time(model: everwave.Model, seconds: float, buffer: float) -> dict[str,
             late.append(time.monotonic() - (begin + played / rate))
             played += len(block)
             if minute > len(memory) - 1:
-                memory.append(resident_mb())
+                memory.append(round(status_mb("VmRSS"), 1))
     return {
         "buffer_seconds": buffer,
         "minutes": round(played / rate / 60, 2),
@@ -120,13 +120,6 @@ def turn(model: everwave.Model, stream: everwave.Stream, minute: int) -> float:
     stream.set(**controls, gain=(1.0, 0.7)[minute % 2], glide=(0.0, 10.0)[minute % 2])
     last = max(change["at"] for change in stream.log["changes"])
     return (last - heard) / model.sample_rate
-
-
-def resident_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    return float("nan")
 
 
 # -- what is heard -------------------------------------------------------------------------------------------------

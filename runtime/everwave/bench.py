@@ -29,7 +29,7 @@ PEAK_ROUNDS = 20
 CPU_SECONDS_OF = ("generator", "chunk_decoder", "frame_decoder", "signal", "overlap_add", "write")
 
 
-def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, Any]:
+def run(load: Callable[[], Model], seconds: float) -> dict[str, Any]:
     """Generate `seconds` once to warm up (in part) and once in earnest, into a temporary WAV file.
 
     `load()` gives the model and is timed too. Compilation and warm-up are in no figure. `stages` holds thread CPU
@@ -37,7 +37,7 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
     `memory_mb` is the most memory above what a tiny model needs: weights, workspaces, and audio under way.
     """
     random_model("tiny", 0, 1).prepare()  # so that libraries and kernels count as theirs
-    before = _status_mb("VmRSS")
+    before = status_mb("VmRSS")
     _forget_peak()
     begin = time.perf_counter()
     model = load()
@@ -45,7 +45,7 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         conditions: dict[str, Any] = {c.name: (c.low + c.high) / 2 for c in model.conditions}
         for name, length in (("warm-up", WARM_UP_SECONDS), ("bench", seconds)):  # figures of the last stay
-            stream = model.stream(seed, seconds=length, **conditions)
+            stream = model.stream(seconds=length, **conditions)
             begin = time.process_time()
             first, wall = _timed(stream, Path(folder) / f"{name}.wav", model.sample_rate)
     cpu_seconds = time.process_time() - begin
@@ -64,7 +64,7 @@ def run(load: Callable[[], Model], seconds: float, seed: int = 0) -> dict[str, A
         "precision": model.used_precision,
         "cpu": cpu_name(),
         "stages": {name: round(stream.stages.seconds.get(name, 0.0), 4) for name in CPU_SECONDS_OF},
-        "versions": versions(),
+        "versions": versions("numpy", "numba", "llvmlite", "scipy", "soundfile"),
     }
 
 
@@ -179,9 +179,9 @@ def _timed(stream: Stream, path: Path, sample_rate: int) -> tuple[float, float]:
     return first, time.perf_counter() - begin
 
 
-def versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
     found = {"everwave": __version__, "python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "scipy", "soundfile"):
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -201,7 +201,7 @@ def cpu_name() -> str:
 
 def peak_rss_mb() -> float:
     """The most memory this process has held, in MB. On Linux ru_maxrss would include the parent's at the fork."""
-    if not math.isnan(found := _status_mb("VmHWM")):
+    if not math.isnan(found := status_mb("VmHWM")):
         return found
     try:
         import resource
@@ -211,7 +211,7 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _status_mb(name: str) -> float:
+def status_mb(name: str) -> float:
     """A size that Linux states of this process, in MB; elsewhere NaN."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

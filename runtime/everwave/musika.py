@@ -51,7 +51,6 @@ def import_checkpoint(
     generator: str | os.PathLike[str] | None,
     autoencoder: str | os.PathLike[str],
     sample_rate: int | None = None,
-    licence: str = "",
 ) -> ModelFile:
     """A self-contained model of a domain's `gen_ema.h5` (or its folder) and the autoencoder folder it was made with.
 
@@ -71,7 +70,7 @@ def import_checkpoint(
         "sample_rate": "given" if sample_rate else "assumed",
     }
     kind = "autoencoder" if generator is None else "bundle"
-    return ModelFile(config, kind, parameters, licence or "as its source; not stated in the checkpoint", provenance)
+    return ModelFile(config, kind, parameters, "as its source; not stated in the checkpoint", provenance)
 
 
 def read_checkpoint(

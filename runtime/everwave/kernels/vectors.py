@@ -24,7 +24,7 @@ DEEP = 2  # steps of a product's depth that the compiler sees at once; of more i
 TOGETHER = 12  # vectors that are mixed at once
 UNROLLED = 4  # vectors of weights that are expanded in one turn of a loop
 
-F32, I32, I16, I64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64), ir.IntType(1)
+F32, I32, I16, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64)
 EXP2_ROUND = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of a float32
 EXP2_POLYNOMIAL = (  # 2**f on [-1/2, 1/2], relative error 8e-8 before rounding (minimax, highest power first)
     1.327647199e-03, 9.675541334e-03, 5.550713273e-02, 2.402211972e-01, 6.931469671e-01, 1.000000072,
