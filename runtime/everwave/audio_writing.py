@@ -199,12 +199,12 @@ class Writer:
             if error.errno in FULL:
                 raise Full(self._full()) from None
             kind = AudioError if self._begun else OutputError
-            raise kind(f"{self.name}: cannot be written ({error.strerror or error})") from None
+            raise kind(f"{self.name}: cannot be written ({error.strerror or error}); choose another place") from None
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             if self._sink and "System error" in str(error):  # all that libsndfile says of a write that failed
                 raise Full(self._full()) from None
             settings = f"{self.sample_rate} Hz, {self.channels} channels, {self.subtype}"
-            raise FormatError(f"{self.name}: cannot be written as {settings} ({reason(error)})") from None
+            raise FormatError(f"{self.name}: cannot be written as {settings} ({reason(error)}); choose another format") from None
 
     def _full(self) -> str:
         return (
