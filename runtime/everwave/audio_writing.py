@@ -43,7 +43,6 @@ SUBTYPES = {  # by the ending of the file's name; the first is the default
     "aif": ("PCM_16", "PCM_24"),
     "raw": ("FLOAT", "PCM_16", "PCM_24"),  # samples without a header, little-endian
 }
-RESERVE = 1 << 18  # bytes left on a disk that fills up, so that every format can end its file
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 HEADER_ROOM = 4096  # AIFF counts to 4 GiB, header included
 CONTAINERS = {"opus": "OGG", "aif": "AIFF"}  # where libsndfile's name is another one
@@ -82,6 +81,8 @@ class Writer:
                  keep_partial: bool = True, riff_limit: int = UNKNOWN) -> None:  # fmt: skip
         self.name = os.fspath(path)
         self.sample_rate, self.channels = sample_rate, channels
+        if os.path.isdir(self.name):
+            files.checked(self.name)  # says so
         self.format, self.subtype = _format(self.name, format, subtype)
         self.frames = 0  # written so far
         self._expected, self._riff_limit, self._keep_partial = frames, riff_limit, keep_partial
@@ -98,7 +99,7 @@ class Writer:
             _check_stdout()
         else:
             self._folder = files.checked(self.name).parent
-            self._check_size(self._folder, frames or 0)
+            self._check_size(frames or 0)
 
     def __enter__(self) -> Writer:
         if self._folder:
@@ -120,7 +121,7 @@ class Writer:
         low, high = block.min(initial=0), block.max(initial=0)
         if not np.isfinite(low + high):
             raise AudioError(f"{self.name}: NaN or infinity after frame {self.frames}; the model's weights are damaged")
-        if self._folder and shutil.disk_usage(self._folder).free < RESERVE + block.nbytes:
+        if self._folder and shutil.disk_usage(self._folder).free < files.RESERVE + self._size(len(block)):
             self._closable = True
             raise Full(self._full())
         fits = block[: self._most_frames - self.frames]
@@ -204,7 +205,9 @@ class Writer:
             if self._sink and "System error" in str(error):  # all that libsndfile says of a write that failed
                 raise Full(self._full()) from None
             settings = f"{self.sample_rate} Hz, {self.channels} channels, {self.subtype}"
-            raise FormatError(f"{self.name}: cannot be written as {settings} ({reason(error)}); choose another format") from None
+            raise FormatError(
+                f"{self.name}: cannot be written as {settings} ({reason(error)}); choose another format"
+            ) from None
 
     def _full(self) -> str:
         return (
@@ -212,16 +215,17 @@ class Writer:
             "make room and go on with --start, or choose another disk"
         )
 
-    def _check_size(self, folder: Path, frames: int) -> None:
+    def _size(self, frames: int) -> int:
+        """Bytes that so many frames take in the file, at most."""
         size = BYTES.get(self.subtype)
-        needed = frames * self.channels * size if size else frames * LOSSY_BYTES_PER_SECOND // self.sample_rate
-        _, _, free = shutil.disk_usage(folder)
-        if needed > free:
-            raise AudioError(
-                f"{self.name}: needs up to {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; choose another disk"
-            )
+        return frames * self.channels * size if size else frames * LOSSY_BYTES_PER_SECOND // self.sample_rate
+
+    def _check_size(self, frames: int) -> None:
+        files.check_room(self.name, self._size(frames))
         if frames > self._most_frames:
-            raise FormatError(f"{self.name}: AIFF holds at most 4 GiB, this is {needed / 2**30:.1f}; use wav or flac")
+            raise FormatError(
+                f"{self.name}: AIFF holds at most 4 GiB, this is {self._size(frames) / 2**30:.1f}; use wav or flac"
+            )
 
     @property
     def _most_frames(self) -> int:

@@ -39,8 +39,9 @@ def generate(options: argparse.Namespace) -> None:
     from .audio import Writer
     from .model import load
 
-    outputs = pieces.outputs(options.output or f"{Path(options.model).stem}.wav", options.count)
-    if options.spectrogram:
+    default = f"{Path(options.model).stem}.wav"
+    outputs = pieces.outputs(default if options.output is None else options.output, options.count)
+    if options.spectrogram is not None:
         from .files import checked
 
         if options.count > 1:
@@ -70,8 +71,9 @@ def stream(options: argparse.Namespace) -> None:
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     if options.play:
-        from .playing import play
+        from .playing import check, play
 
+        check()
         with pieces.stream(model, options, seed, None) as blocks:
             _say(f"playing {options.model}, seed {seed}; Ctrl-C ends it")
             play(blocks, model.sample_rate)
@@ -120,8 +122,16 @@ def decode(options: argparse.Namespace) -> None:
         if about.get("pooled"):
             raise UsageError(f"{options.latents}: is pooled over time; encode without --pool to decode")
         model, digest = _model_and_hash(options)
-        length, channels = encoding.length(about, len(latents), model, options.latents)
-        if about.get("autoencoder") not in (None, digest):
+        foreign = about.get("autoencoder") not in (None, digest)
+        try:
+            length, channels = encoding.length(about, len(latents), model, options.latents)
+        except EverwaveError:
+            if not foreign:
+                raise
+            raise UsageError(
+                f"{options.latents}: was made by another autoencoder than that of {options.model}, of other sizes; give its model as --model"
+            ) from None
+        if foreign:
             _say(
                 f"warning: {options.latents} was made by another autoencoder than {options.model}; "
                 "it may sound like noise"

@@ -21,6 +21,10 @@ class ModelError(EverwaveError):
     """A weights file is missing, damaged, or not what its header says."""
 
 
+class UnknownModel(ModelError, UsageError):
+    """No file, and no shipped model, is called so: bad use."""
+
+
 class AudioError(EverwaveError):
     """An audio file cannot be read or written."""
 
@@ -29,6 +33,10 @@ class OutputError(AudioError, UsageError):
     """A file that cannot be made there: bad use, known before any work."""
 
     exit_code = 2
+
+
+class NoRoom(AudioError):
+    """A disk has too little room for a file, of audio or weights; nothing is wrong with what was asked for."""
 
 
 class Cancelled(EverwaveError):
@@ -41,7 +49,7 @@ def short(value: Any) -> str:
         text = value if isinstance(value, str) else repr(value)
     except ValueError:
         return "a huge number"  # of more digits than Python spells
-    text = " ".join(text[:200].split())
+    text = " ".join(text[:200].split()) or "''"
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import NoRoom, OutputError
 
+RESERVE = 1 << 18  # bytes left on a disk that fills up, so that every format can end its file
 NAME_LENGTH = 40  # characters of a name that its temporary one shows: the longest legal name leaves no room for more
 _numbers = itertools.count()  # several threads may write to one folder
 
 
 def checked(path: str | os.PathLike[str]) -> Path:
     """The file to make or to replace, links followed; OutputError unless that can be done there."""
-    name = os.fspath(path)
+    name = os.fspath(path) or "''"
     try:
         target = Path(os.path.realpath(path))
         mode = _mode(target)
@@ -46,6 +48,17 @@ def whole(path: str | os.PathLike[str], wanted: Callable[[], bool] = lambda: Tru
             part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_room(path: str | os.PathLike[str], needed: int) -> None:
+    """NoRoom unless the disk of the file to be made has `needed` bytes and RESERVE more for it."""
+    _, _, free = shutil.disk_usage(checked(path).parent)
+    if needed + RESERVE > free:
+        size, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
+        raise NoRoom(
+            f"{os.fspath(path)}: needs up to {(needed + RESERVE) / size:.1f} {unit}, {free / size:.1f} {unit} are free;"
+            " make room, or choose another disk"
+        )
 
 
 def _mode(path: Path) -> int | None:

@@ -86,7 +86,9 @@ class NpyStore:
             with whole(_json_path(path)) as part:
                 part.write_text(json.dumps(about(), indent=1) + "\n")
         except OSError as error:  # what goes wrong with the audio is an AudioError
-            raise EverwaveError(f"{path}: cannot be written ({error.strerror or error}); make room, or choose another place") from error
+            raise EverwaveError(
+                f"{path}: cannot be written ({error.strerror or error}); make room, or choose another place"
+            ) from error
 
 
 def open_store(output: Path, overwrite: bool = False) -> Store:

@@ -178,7 +178,7 @@ class Model:
              **conditions: Any) -> Loop:  # fmt: skip
         """A piece whose end goes on into its start, about `seconds` long, as blocks (n, 2); see `Loop`."""
         self._needs("generator", "chunk_decoder", "frame_decoder")
-        number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS)
+        number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS, " (30 days)")
         controls = self._plain({"truncation": truncation, "style": style, **conditions})
         return Loop(self._pipeline(), checks.seed(seed), controls, float(seconds), progress, cancel)
 
@@ -195,7 +195,7 @@ class Model:
         controls = {"truncation": truncation, "style": style, "gain": gain, **conditions}
         frames = None
         if seconds is not None:
-            frames = round(number("seconds", seconds, 0, MAX_SECONDS) * self.sample_rate)
+            frames = round(number("seconds", seconds, 0, MAX_SECONDS, " (30 days)") * self.sample_rate)
             if not frames:
                 raise UsageError(f"seconds={seconds!r}; ask for at least one sample, {1 / self.sample_rate:.6f} s")
         log = {

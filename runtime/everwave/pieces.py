@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -148,5 +149,6 @@ def seconds_bar(total: Callable[[], float]) -> Iterator[Callable[[float], object
     from tqdm import tqdm
 
     bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=total(), bar_format=bar_format, leave=False) as bar:
+    columns = shutil.get_terminal_size().columns  # 80 where the terminal does not say
+    with tqdm(total=total(), bar_format=bar_format, leave=False, ncols=columns) as bar:
         yield bar.update

@@ -11,12 +11,19 @@ from .errors import AudioError, UsageError
 BUFFER_SECONDS = 2.0  # that the card is asked to hold: a busy machine may wake a program 0.6 s late
 
 
-def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
-    """Play float32 blocks (n, 2) until they end; how often the card ran dry. UsageError without sounddevice."""
+def check() -> None:
+    """UsageError without sounddevice."""
     try:
-        import sounddevice
+        import sounddevice  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
         raise UsageError(f"no sound card without sounddevice ({error}); `pip install sounddevice`") from None
+
+
+def play(blocks: Iterable[np.ndarray], sample_rate: int) -> int:
+    """Play float32 blocks (n, 2) until they end; how often the card ran dry. UsageError without sounddevice."""
+    check()
+    import sounddevice
+
     dry = 0
     try:
         with sounddevice.OutputStream(

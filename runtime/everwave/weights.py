@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Config
-from .errors import ModelError, UsageError, short
+from .errors import ModelError, UnknownModel, UsageError, short
 from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 from .weights_format import ModelFile, Parameters, check_reference, named, read, write
@@ -78,7 +78,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         if path.is_file():
             return path
     names = ", ".join(available()) or f"none, set {SHIPPED} to a folder of .h5 files"
-    raise ModelError(
+    raise UnknownModel(
         f"{os.fspath(name_or_path)!r}: no such model; give the path of a .h5 file, or a shipped name ({names})"
     )
 

@@ -26,7 +26,7 @@ import numpy as np
 from . import hdf5
 from .config import Condition, Config
 from .errors import ModelError
-from .files import checked, whole
+from .files import check_room, checked, whole
 from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 
@@ -35,6 +35,7 @@ Parameters = dict[str, Array]
 
 FORMAT, VERSION = "everwave", 1
 MAX_ATTRIBUTE = 60_000  # bytes; an attribute of plain HDF5 files has at most 64 KiB
+ATTRIBUTES = 1 << 20  # bytes that names and attributes take at most
 MAX_OVERHEAD = 1 << 23  # bytes that HDF5 may take besides the parameters
 DTYPES = ("float16", "float32")
 
@@ -281,9 +282,11 @@ def write(path: str | os.PathLike[str], model_file: ModelFile, dtype: str = "flo
     with named(path, "written"):
         stored = _stored(model_file, dtype)
         attributes = _attributes(model_file)
-        with whole(target) as part, h5py.File(part, "w") as file:
-            hdf5.set_attributes(file, attributes | {"format_version": VERSION})
-            file.attrs["crc32"] = _write_datasets(file, stored)
+    size = sum(array.nbytes for parameters in stored.values() for array in parameters.values())
+    check_room(path, size + ATTRIBUTES)  # the HDF5 library crashes where a disk is full
+    with named(path, "written"), whole(target) as part, h5py.File(part, "w") as file:
+        hdf5.set_attributes(file, attributes | {"format_version": VERSION})
+        file.attrs["crc32"] = _write_datasets(file, stored)
 
 
 def _write_datasets(file: Any, stored: dict[str, Parameters]) -> np.uint32:

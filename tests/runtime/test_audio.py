@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import audio, audio_writing, mpeg, resampling, wav
+from everwave import audio, audio_writing, files, mpeg, resampling, wav
 from everwave.audio import FormatError, OutputError, Resampler, Writer, resample, to_stereo
-from everwave.errors import AudioError, Cancelled, UsageError
+from everwave.errors import AudioError, Cancelled, NoRoom, UsageError
 from everwave.resampling import anti_alias_filter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -383,7 +383,7 @@ def test_a_full_disk(noise: np.ndarray, ending: str) -> None:
 def test_a_disk_that_fills_up_keeps_what_was_written(
     music: np.ndarray, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = iter([10**9, *range(audio_writing.RESERVE + 60_000, 0, -10_000)])
+    free = iter([10**9, *(files.RESERVE + n for n in (60_000, 50_000, 40_000, 30_000)), *range(files.RESERVE, 0, -10_000)])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
     monkeypatch.setattr(Writer, "_check_size", lambda *_: next(free))
     with pytest.raises(AudioError, match=r"the disk is full after 0\.3"):
@@ -708,7 +708,8 @@ def test_rates_that_cannot_be(rates: tuple) -> None:
 def test_disk_space_is_that_of_the_target(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or (10**9, 0, 10**6))
-    Writer("a.wav", RATE, frames=10**6 // 4)
-    with pytest.raises(AudioError, match=r"0\.00 GB are free"):
-        Writer("a.wav", RATE, frames=10**6 // 4 + 1)
+    most = (10**6 - files.RESERVE) // 4  # a disk that this fills up is full before the last of it
+    Writer("a.wav", RATE, frames=most)
+    with pytest.raises(NoRoom, match=r"needs up to 1\.0 MB, 1\.0 MB are free; make room"):
+        Writer("a.wav", RATE, frames=most + 1)
     assert asked == [folder, folder]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from everwave import weights, weights_format
 from everwave.config import PRESETS, AutoencoderConfig, Condition, Config
-from everwave.errors import ModelError, OutputError
+from everwave.errors import ModelError, NoRoom, OutputError
 from everwave.networks import AUTOENCODER, NETWORKS
 from everwave.ops.trace import trace
 from everwave.weights import ModelFile
@@ -187,6 +187,15 @@ def test_a_link_is_followed_and_names_may_be_long(domain: ModelFile, tmp_path: P
     assert (tmp_path / "link.h5").is_symlink()
     assert weights.read(tmp_path / name).licence == domain.licence
     assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(
+    domain: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (10**9, 10**9 - 10**6, 10**6))
+    with pytest.raises(NoRoom, match=r"a\.h5: needs up to 1\.3 MB, 1\.0 MB are free"):
+        weights.write(tmp_path / "a.h5", domain)
+    assert os.listdir(tmp_path) == []
 
 
 # -- a refiner, or none ---------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +20,12 @@ import uvicorn
 import websockets  # noqa: F401 - uvicorn imports it only when the radio is up
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import HANDLED_SIGNALS
 
 from .. import checks, weights
 from ..errors import ModelError, UsageError, short
 from ..model import Model
+from ..stopping import SIGNALS
 from .limits import limits_for
 from .radio import Radio, application
 
@@ -106,6 +111,21 @@ class Server(uvicorn.Server):
     def __init__(self, radio: Radio, host: str, hosts: Sequence[str] = ()) -> None:
         super().__init__(configuration(radio, host, hosts))
         self._radio = radio
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A terminal that is closed stops it as the others do, unless that is ignored, as `nohup` has it."""
+        with super().capture_signals():
+            heard = threading.current_thread() is threading.main_thread()
+            others = [
+                n for n in SIGNALS if heard and n not in HANDLED_SIGNALS and signal.getsignal(n) != signal.SIG_IGN
+            ]
+            before = {number: signal.signal(number, self.handle_exit) for number in others}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._radio.engine.ending = True
