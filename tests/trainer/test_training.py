@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -528,6 +529,60 @@ def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path)
         loop.run(Counts(), tmp_path, 4)
     again = Counts()
     assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
+
+
+@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
+def number(request):
+    """A signal that is not ignored, as a test run in the background has some."""
+    number = getattr(signal, request.param)
+    before = signal.signal(number, signal.default_int_handler)
+    yield number
+    assert signal.signal(number, before) is signal.default_int_handler  # whoever took it gave it back
+
+
+class Hears(Counts):
+    """A trainer that gets the signal `number` in its step `step`, or in the checkpoint after `sample` steps."""
+
+    def __init__(self, number, *, step=None, sample=None):
+        super().__init__()
+        self.number, self.places = number, (step, sample)
+
+    def step(self, step):
+        if step == self.places[0]:
+            signal.raise_signal(self.number)
+        return super().step(step)
+
+    def sample(self, folder, step):
+        if step == self.places[1]:
+            signal.raise_signal(self.number)
+        super().sample(folder, step)
+
+
+@pytest.mark.parametrize(("place", "steps"), [({"step": 1}, 2), ({"sample": 4}, 4), ({"step": 3}, 4)])
+def test_every_signal_that_asks_to_end_is_heard_and_costs_no_step(number, place, steps, tmp_path):
+    """The last checkpoint is no exception: what called the run shall not go on."""
+    with pytest.raises(Stopped) as stop:
+        loop.run(Hears(number, **place), tmp_path, 4)
+    assert stop.value.number == number
+    again = Counts()
+    assert checkpoint.restore(tmp_path, again.variables(), {}) == steps == float(again.weight)
+    assert loop.run(Counts(), tmp_path, 4) == 4
+
+
+def test_a_signal_that_is_ignored_stays_so(number, tmp_path):
+    """As `nohup` has it."""
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        assert loop.run(Hears(number, step=1), tmp_path, 4) == 4
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, signal.default_int_handler)
+
+
+def test_training_in_a_thread(tmp_path):
+    """Where Python lets nobody handle signals."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(loop.run, Counts(), tmp_path, 3).result() == 3
 
 
 def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp_path):
