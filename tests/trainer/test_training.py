@@ -599,6 +599,18 @@ def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp
     assert len(heard) == 2 * window + s.sample_rate // 4  # real, a quarter of a second of silence, reconstructed
 
 
+@pytest.mark.parametrize("hop", [16, 1024])
+def test_the_shortest_and_the_longest_hop_can_be_trained(hop):
+    """At 16 the lowest of 33 bins is wider than a band of onset strength."""
+    tiny = PRESETS["tiny"]
+    config = dataclasses.replace(tiny, signal=dataclasses.replace(tiny.signal, hop_length=hop))
+    samples = np.random.default_rng(0).integers(-9000, 9000, (200 * hop, 2), np.int16)
+    track = SimpleNamespace(samples=samples, frames=len(samples), sample_rate=44100)
+    trainer = AutoencoderTrainer("level1", config, [track], steps=1, batch_size=1)
+    scalars = trainer.step(0, *trainer.batch(0))
+    assert all(np.isfinite(float(value)) for value in scalars.values())
+
+
 def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):
     from everwave.errors import EverwaveError
 
