@@ -261,13 +261,14 @@ class GanTrainer:
             scores = {name: ops.mean(self.judges[name].scores(x)) for name, x in judged.items()}
             total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + SOUND_WEIGHT * unlike
             total += EAR_WEIGHT * ops.relu(missed - self.bearable) - sum(scores.values())
-            return total, judged, scores, recall, apart, unlike, missed, recent_sound, *recent
+            scalars = {"recall": recall, "moments": apart, "sound": unlike} | (
+                {"missed": missed} if self.ear.hand else {}
+            )
+            return total, scalars, judged, scores, [recent_sound, *recent]
 
-        results, gradients = backend.gradients(learn, self.learned)
-        _, judged, scores, recall, apart, unlike, missed, recent_sound, *recent = results
-        for variable, value in zip([self.recent_sound, *self.recent_moments], [recent_sound, *recent], strict=True):
+        (_, scalars, judged, scores, recent), gradients = backend.gradients(learn, self.learned)
+        for variable, value in zip([self.recent_sound, *self.recent_moments], recent, strict=True):
             variable.assign(value)
-        scalars = {"recall": recall, "moments": apart, "sound": unlike} | ({"missed": missed} if self.ear.hand else {})
         if judged:
             levels, _ = self._listen(real[:, :window], conditions[:, :window])
             ours = {"latents": ops.concatenate([real, conditions], axis=2), "sound": self._levelled(levels)}

@@ -142,24 +142,24 @@ class PostTrainer:
             normal = keras.random.normal(ops.shape(latents), dtype="float32", seed=self.random)
             return self.features(ops.concatenate([latents + noise * normal, asked], axis=2))
 
-        shown = [found(real, conditions), found(self.generate(wished), asked)]
+        shown = {"real": found(real, conditions), "fake": found(self.generate(wished), asked)}
         # real music is wrong as well where it is not what was asked for, or heads would not mind
         if any(len(condition.choices) != 1 for condition in g.conditions):
-            shown.append(found(real, asked))
+            shown["wrong"] = found(real, asked)
         other = ops.cast(ops.any(ops.abs(asked - conditions) > 1e-3, axis=(1, 2), keepdims=True), "float32")
         share = WRONG * ops.mean(other)
 
         def tell() -> tuple[Any, ...]:
-            scores = self.heads([ops.concatenate(each) for each in zip(*shown, strict=True)], training=True)
-            of_real, of_fake, *of_wrong = ops.split(scores, len(shown))
-            hinge = losses.hinge_real(of_real) + (1 - share) * losses.hinge_fake(of_fake)
-            for wrong in of_wrong:
-                hinge += WRONG * losses.hinge_fake(wrong, other)
-            return hinge / 2, *(ops.mean(score) for score in (of_real, of_fake, *of_wrong))
+            every = self.heads([ops.concatenate(each) for each in zip(*shown.values(), strict=True)], training=True)
+            scores = dict(zip(shown, ops.split(every, len(shown)), strict=True))
+            hinge = losses.hinge_real(scores["real"]) + (1 - share) * losses.hinge_fake(scores["fake"])
+            if "wrong" in scores:
+                hinge += WRONG * losses.hinge_fake(scores["wrong"], other)
+            return hinge / 2, {name: ops.mean(score) for name, score in scores.items()}
 
-        (hinge, *means), told = backend.gradients(tell, self._trained("heads"))
+        (hinge, means), told = backend.gradients(tell, self._trained("heads"))
         self.optimizers["heads"].apply(told, self._trained("heads"))
-        scalars = {"hinge": hinge} | dict(zip(("real", "fake", "wrong"), means, strict=False))
+        scalars = {"hinge": hinge, **means}
         if not alone:  # and not at once: both would run around each other in growing circles
 
             def please() -> tuple[Any, ...]:
