@@ -85,6 +85,14 @@ def test_the_manifest_says_what_each_track_is(folder: Path, built: Corpus) -> No
     assert not list((built.folder / "tracks").glob("*.partial"))
 
 
+def test_an_excerpt_is_what_the_file_holds_and_ends_with_the_track(folder: Path, built: Corpus) -> None:
+    track = by_title(built)["stereo"]
+    for first, count, frames in ((0, 100, 100), (1000, 1, 1), (track.frames - 50, 100, 50), (track.frames, 100, 0)):
+        excerpt = track.excerpt(first, count)
+        assert (excerpt.shape, excerpt.dtype) == ((frames, 2), np.float32)
+        np.testing.assert_array_equal(excerpt, track.samples[first : first + count] / 32768)
+
+
 def test_what_the_lower_rate_cannot_hold_does_not_fold_back(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 23000 * np.arange(48000) / 48000)
     soundfile.write(tmp_path / "tone.wav", tone, 48000, subtype="FLOAT")

@@ -23,6 +23,7 @@ from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
+from everwave_trainer.corpora.store import Track
 from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions
 from keras import ops
@@ -47,6 +48,12 @@ def test_errors_are_one_line(corpus, tmp_path, capsys, monkeypatch):
     assert "everwave[train]" in lines[5]
     with pytest.raises(ModuleNotFoundError):
         cli.main(["export", "run", "--licence", "CC0-1.0", "-o", str(tmp_path / "model.h5"), "--debug"])
+
+
+class InMemory(SimpleNamespace):
+    """A track that is in no file."""
+
+    excerpt = Track.excerpt
 
 
 @pytest.fixture(scope="module")
@@ -589,8 +596,7 @@ def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp
     s = PRESETS["tiny"].signal
     window = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length
     short, long = (
-        SimpleNamespace(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate)
-        for n in (window - 1, window)
+        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate) for n in (window - 1, window)
     )
     trainer = AutoencoderTrainer("level1", PRESETS["tiny"], [long], steps=1, held_out=[short, long, short])
     trainer.sample(tmp_path, 7)
@@ -605,7 +611,7 @@ def test_the_shortest_and_the_longest_hop_can_be_trained(hop):
     tiny = PRESETS["tiny"]
     config = dataclasses.replace(tiny, signal=dataclasses.replace(tiny.signal, hop_length=hop))
     samples = np.random.default_rng(0).integers(-9000, 9000, (200 * hop, 2), np.int16)
-    track = SimpleNamespace(samples=samples, frames=len(samples), sample_rate=44100)
+    track = InMemory(samples=samples, frames=len(samples), sample_rate=44100)
     trainer = AutoencoderTrainer("level1", config, [track], steps=1, batch_size=1)
     scalars = trainer.step(0, *trainer.batch(0))
     assert all(np.isfinite(float(value)) for value in scalars.values())

@@ -58,6 +58,10 @@ class Track:
             )
         return samples
 
+    def excerpt(self, first: int, count: int) -> np.ndarray:
+        """`count` frames from `first` on, fewer where the track ends: float32 (count, 2) in [-1, 1)."""
+        return self.samples[first : first + count].astype(np.float32) / np.float32(FULL_SCALE)
+
     @property
     def seconds(self) -> float:
         """Duration in seconds."""
@@ -225,9 +229,8 @@ def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, st
     places = random.random(batch)
     crops = np.zeros((batch, length, 2), np.float32)
     for crop, index, place in zip(crops, chosen, places, strict=True):
-        samples = tracks[index].samples
-        start = int(place * (max(len(samples) - length, 0) + 1))
-        piece = samples[start : start + length]
+        track = tracks[index]
+        start = int(place * (max(track.frames - length, 0) + 1))
+        piece = track.excerpt(start, length)
         crop[: len(piece)] = piece
-    crops /= np.float32(FULL_SCALE)
     return crops

@@ -140,8 +140,7 @@ def _labelled(
         if value is None or track.seconds < SECONDS or not set(store.EXACT) & set(labels.sources.values()):
             continue
         start = (track.seconds - SECONDS) / 2
-        first = int(start * track.sample_rate)
-        real.append(track.samples[first : first + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768)
+        real.append(track.excerpt(int(start * track.sample_rate), int(SECONDS * track.sample_rate)))
         truth.append([t - start for t in value if 0 <= t - start < SECONDS] if isinstance(value, tuple) else value)
         if len(real) == REAL_CLIPS:
             break

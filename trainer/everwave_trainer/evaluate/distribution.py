@@ -88,7 +88,7 @@ def _excerpts(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
         index = int(np.searchsorted(ends, place, side="right"))
         track = tracks[index]
         start = int((place - ends[index] + track.seconds - SECONDS) * track.sample_rate)
-        yield track.samples[start : start + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768
+        yield track.excerpt(start, int(SECONDS * track.sample_rate))
 
 
 def level(samples: np.ndarray) -> dict[str, float]:

@@ -36,7 +36,7 @@ def clips(tracks: Sequence[Track], count: int, seconds: float) -> list[np.ndarra
 def _excerpts(track: Track, count: int, seconds: float) -> list[np.ndarray]:
     length = int(seconds * track.sample_rate)
     starts = np.linspace(0, track.frames - length, count + 2).astype(int)[1:-1]
-    return [track.samples[s : s + length].mean(axis=1).astype(np.float32) / 32768 for s in starts]
+    return [track.excerpt(start, length).mean(axis=1) for start in starts]
 
 
 def evaluate(model_name: str, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:

@@ -64,4 +64,4 @@ def _excerpts(track: Track, seconds: float) -> list[np.ndarray]:
     """Stereo float32, EXCERPTS of them."""
     length = int(seconds * track.sample_rate)
     starts = np.linspace(0, track.frames - length, EXCERPTS).astype(int)
-    return [track.samples[s : s + length].astype(np.float32) / 32768 for s in starts]
+    return [track.excerpt(start, length) for start in starts]

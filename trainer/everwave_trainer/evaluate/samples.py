@@ -16,10 +16,8 @@ CLIPS = 2
 
 def held_out_crop(track: Any, seconds: float) -> np.ndarray:
     """Mono float32 samples from the middle of a track, as long as it has."""
-    samples = track.samples
-    count = min(len(samples), int(seconds * track.sample_rate))
-    start = (len(samples) - count) // 2
-    return samples[start : start + count].mean(axis=1).astype(np.float32) / 32768
+    count = min(track.frames, int(seconds * track.sample_rate))
+    return track.excerpt((track.frames - count) // 2, count).mean(axis=1)
 
 
 def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
