@@ -324,7 +324,7 @@ def test_gan_with_a_condition_resumes_exactly_and_is_averaged(corpus, tmp_path):
 
 
 def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():
-    from everwave_trainer.gan import Falling
+    from everwave_trainer.rates import Falling
 
     rate = Falling(8.0, 3.0, alone=100, steps=1000)
     half = lambda share: 0.02 + 0.98 * (1 + np.cos(np.pi * share)) / 2  # noqa: E731
@@ -335,7 +335,7 @@ def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():
 
 
 def test_a_rate_that_rises_first_ends_at_a_fiftieth():
-    from everwave_trainer.gan import falling
+    from everwave_trainer.rates import falling
 
     rate = falling(8.0, 1000, rise=50)
     np.testing.assert_allclose([float(rate(step)) for step in (0, 25, 50)], [0.0, 4.0, 8.0], rtol=1e-5)

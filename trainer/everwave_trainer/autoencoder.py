@@ -32,6 +32,7 @@ from .corpora.store import random_crops, sources
 from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
+from .rates import adam
 
 RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
 WEIGHTS = {
@@ -298,12 +299,3 @@ def _widened(values: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarr
     """A network's weights; those of phases, if it has any, with zeros up to `width` channels."""
     phase = {k: values[k] for k in ("phase/kernel", "phase/bias") if k in values}
     return {**values} | {k: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for k, x in phase.items()}
-
-
-def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:
-    """Adam with a short warm-up and a cosine decay to 2 % over the whole run; clipped, so one bad crop cannot ruin it."""
-    warmup = min(200, max(steps // 10, 1))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 20, max(steps - warmup, 1), alpha=0.02, warmup_target=learning_rate, warmup_steps=warmup
-    )
-    return keras.optimizers.Adam(schedule, beta_1=beta_1, beta_2=0.99, global_clipnorm=1.0)

@@ -26,11 +26,12 @@ from . import backend, losses, moments
 from .average import Average
 from .critics import DenoiserFeatures, heads
 from .export import config_key, save_trained_on
-from .gan import falling, in_windows, training_coordinates
 from .latents import Latents
 from .layers import build, set_parameters
+from .rates import falling, without_momentum
 from .refiner import LARGER
 from .start import model_of, with_conditions
+from .windows import in_windows, training_coordinates
 
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
 RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
@@ -82,10 +83,11 @@ class PostTrainer:
         self.features = self._features(judge)
         self.heads = heads(self.features.shapes)
         self.optimizers = {
-            name: _adam(falling(learning_rate * rate, steps - HEADS_ALONE, RISE)) for name, rate in RATES.items()
+            name: without_momentum(falling(learning_rate * rate, steps - HEADS_ALONE, RISE))
+            for name, rate in RATES.items()
         }
         # does not fall, so in the end the heads follow every change
-        self.optimizers["heads"] = _adam(learning_rate * HEADS_RATE)
+        self.optimizers["heads"] = without_momentum(learning_rate * HEADS_RATE)
         for name, optimizer in self.optimizers.items():
             optimizer.build(self._trained(name))
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
@@ -198,8 +200,3 @@ class PostTrainer:
         save_trained_on(folder, self.file, self.config, self.average_parameters(), self.latents,
                         {"posttrained": posttrained})  # fmt: skip
         save_generated(folder / "model.h5", folder / "samples", step)
-
-
-def _adam(rate: Any) -> keras.optimizers.Adam:
-    """Without momentum, which is of yesterday, as both sides learn fast."""
-    return keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)
