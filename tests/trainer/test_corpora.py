@@ -162,6 +162,7 @@ def test_an_interrupted_run_goes_on(folder: Path, built: Corpus) -> None:
     assert corpus_command("--audio", folder, "-o", built.folder, "--hold-out", 0, "--style", "techno") == 0
     assert Corpus.open(built.folder).tracks == built.tracks
     assert {path.name: path.read_bytes() for path in built.folder.rglob("*.npy")} == whole
+    assert not list(built.folder.rglob("*.partial"))
 
 
 def test_a_changed_file_is_taken_in_again(folder: Path, built: Corpus) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from everwave.errors import EverwaveError, UsageError
 
+from ..files import whole
+
 MANIFEST_VERSION = 1
 SPLITS = ("train", "held-out")
 FULL_SCALE = 32768.0
@@ -186,9 +188,8 @@ def write_manifest(folder: Path, sample_rate: int, tracks: Iterable[Track]) -> N
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def hours(tracks: Iterable[Track]) -> float:
