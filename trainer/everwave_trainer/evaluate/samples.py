@@ -10,7 +10,7 @@ import soundfile
 from everwave import spectrogram
 from everwave.config import DECODER_FRAMES
 
-SECONDS = 6.0
+SECONDS, GENERATED_SECONDS = 6.0, 23.0
 CLIPS = 2
 
 
@@ -43,13 +43,13 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         _save(folder / f"step{step:07d}-{i}", clip, s.sample_rate)
 
 
-def save_generated(model_file: Path, folder: Path, step: int, seconds: float = 23.0) -> None:
+def save_generated(model_file: Path, folder: Path, step: int) -> None:
     """A clip of the model as it is now."""
     import everwave
 
     folder.mkdir(parents=True, exist_ok=True)
     model = everwave.load(model_file)
-    _save(folder / f"step{step:07d}", model.generate(seconds=seconds, seed=0), model.sample_rate)
+    _save(folder / f"step{step:07d}", model.generate(GENERATED_SECONDS, seed=0), model.sample_rate)
 
 
 def _save(path: Path, samples: np.ndarray, sample_rate: int) -> None:
