@@ -34,7 +34,7 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         real = held_out_crop(track, SECONDS)
         spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)
         latents = trainer.encode(signal.log_magnitude(spectrum))
-        latents = latents[:, : latents.shape[1] // 64 * 64]
+        latents = latents[:, : latents.shape[1] // DECODER_FRAMES * DECODER_FRAMES]
         if "chunk_decoder" in trainer.networks:
             latents = trainer.compress(latents)
         magnitude, phase = trainer.decode(latents)
