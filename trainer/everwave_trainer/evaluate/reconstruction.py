@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import everwave
 import numpy as np
 import soundfile
 from everwave import spectrogram
@@ -39,9 +38,8 @@ def _excerpts(track: Track, count: int, seconds: float) -> list[np.ndarray]:
     return [track.excerpt(start, length).mean(axis=1) for start in starts]
 
 
-def evaluate(model_name: str, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:
+def evaluate(model: Any, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:
     """Means over the clips; convergence is given beside that of true phases, random phases and Griffin-Lim."""
-    model = everwave.load(model_name)
     rows = [_measure(model, clip) for clip in clips(tracks, count, seconds)]
     means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
     return {"clips": len(rows), "seconds": seconds, **means}
@@ -98,9 +96,8 @@ def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.n
     return magnitude.reshape(-1, s.bins).copy(), angle.reshape(-1, s.bins)
 
 
-def save_pictures(model_name: str, tracks: Sequence[Track], folder: Path, seconds: float) -> None:
+def save_pictures(model: Any, tracks: Sequence[Track], folder: Path, seconds: float) -> None:
     """Real, reconstructed and (if the model generates) generated audio, as FLAC and PNG."""
-    model = everwave.load(model_name)
     rate = model.sample_rate
     track = max(tracks, key=lambda t: t.seconds)
     real = held_out_crop(track, seconds)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import everwave
 import numpy as np
 from everwave.errors import UsageError
 
@@ -19,9 +18,8 @@ from . import metrics
 EXCERPTS = 6  # per track, spread evenly, never overlapping
 
 
-def evaluate(model_name: str, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
+def evaluate(model: Any, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
     """Share of the tracks' excerpts whose nearest neighbour is of the same track, and of the same package."""
-    model = everwave.load(model_name)
     tracks = [t for t in tracks if t.seconds >= EXCERPTS * seconds]
     if not tracks:
         raise UsageError(f"no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need")
