@@ -17,7 +17,16 @@ from everwave.kernels import paths
 from everwave.networks import AUTOENCODER
 from everwave_trainer import cli
 from everwave_trainer.corpora.store import Track
-from everwave_trainer.evaluate import card, control, distribution, mel_distance, musicnn, precision, tensor_bundle
+from everwave_trainer.evaluate import (
+    card,
+    control,
+    distribution,
+    mel_distance,
+    musicnn,
+    precision,
+    reconstruction,
+    tensor_bundle,
+)
 from everwave_trainer.labels import store
 
 RATE = 44100
@@ -331,6 +340,13 @@ def test_pieces_are_shared_out_evenly_among_groups():
     assert found == [{1}, {1}, {1}, {2}, {3}, {3}]
 
 
+def test_tracks_that_are_too_short_say_how_long_they_are():
+    tracks = [InMemory(seconds=seconds, sample_rate=RATE) for seconds in (2.0, 4.25)]
+    for excerpts in (lambda: reconstruction.clips(tracks, 1, 10.0), lambda: list(distribution.pieces([tracks], 1))):
+        with pytest.raises(UsageError, match=r"^no .* s .*; the longest has 4\.2 s: add longer music to the corpus$"):
+            excerpts()
+
+
 def test_metrics_that_are_missing_or_damaged_are_one_line(model, tmp_path, capsys):
     (tmp_path / "damaged.json").write_text("{")
     for name, reason in (("missing.json", "No such file"), ("damaged.json", "Expecting property name")):
@@ -375,7 +391,7 @@ def test_what_cannot_be_measured_is_one_line(corpus, tmp_path, capsys, monkeypat
     networks = {name: whole.parameters[name] for name in AUTOENCODER}
     weights.write(autoencoder, replace(whole, kind="autoencoder", parameters=networks))
     assert cli.main(["evaluate", str(autoencoder), str(corpus), "--measures", "precision"]) == 2
-    assert "has no generator" in capsys.readouterr().err
+    assert "has no generator; give a model that has one" in capsys.readouterr().err
 
 
 def test_a_card_tells_how_far_bfloat16_is_off(model):

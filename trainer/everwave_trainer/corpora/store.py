@@ -173,6 +173,11 @@ def hours(tracks: Iterable[Track]) -> float:
     return sum(track.seconds for track in tracks) / 3600
 
 
+def longest(tracks: Sequence[Track]) -> str:
+    """How long the longest track is, for a message that it is too short."""
+    return f"the longest has {max((t.seconds for t in tracks), default=0.0):.1f} s: add longer music to the corpus"
+
+
 def sources(tracks: Sequence[Track]) -> dict[str, object]:
     """What a model card says of its data: packages, licences and hours."""
     return {

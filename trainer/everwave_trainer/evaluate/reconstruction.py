@@ -13,7 +13,7 @@ from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
 from everwave.signal import amplitude, istft, log_magnitude, phasor, stft
 
-from ..corpora.store import Track
+from ..corpora.store import Track, longest
 from . import metrics
 from .samples import held_out_crop
 
@@ -23,11 +23,11 @@ BASS = 700.0  # Hz; below, nearly all of the energy of music lies, and so of wha
 
 def clips(tracks: Sequence[Track], count: int, seconds: float) -> list[np.ndarray]:
     """`count` mono excerpts of `seconds`, spread evenly over the tracks (several per track if there are few)."""
-    tracks = [t for t in tracks if t.seconds >= seconds]
-    if not tracks:
-        raise UsageError(f"no held-out track is {seconds:g} s long, as a clip needs")
-    per_track = -(-count // len(tracks))
-    excerpts = [e for t in tracks for e in _excerpts(t, per_track, seconds)]
+    usable = [t for t in tracks if t.seconds >= seconds]
+    if not usable:
+        raise UsageError(f"no held-out track is {seconds:g} s long, as a clip needs; {longest(tracks)}")
+    per_track = -(-count // len(usable))
+    excerpts = [e for t in usable for e in _excerpts(t, per_track, seconds)]
     chosen = np.linspace(0, len(excerpts) - 1, min(count, len(excerpts))).round().astype(int)
     return [excerpts[i] for i in chosen]
 
