@@ -33,11 +33,19 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Within, SIGNALS do nothing but come into the list given, which is to be looked at wherever the work may end."""
+    came: list[int] = []
+    with _handled_by(lambda number, _: came.append(number)):
+        yield came
+
+
+@contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Within, SIGNALS wait, so that what is being finished is finished; the first that came is raised at the end."""
     came: list[int] = []
     try:
-        with _handled_by(lambda number, _: came.append(number)):
+        with signals_noted() as came:
             yield
     finally:
         if came:

@@ -5,7 +5,7 @@ import pytest
 from everwave.config import PRESETS, Condition
 from everwave_trainer import losses, moments
 from everwave_trainer.atlas import Atlas
-from everwave_trainer.gan import training_coordinates
+from everwave_trainer.windows import training_coordinates
 
 TEMPO = Condition("bpm", "beats per minute", 140.0, 15.0, 115.0, 165.0, clocks=(1, 4))
 

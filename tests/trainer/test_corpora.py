@@ -16,7 +16,7 @@ import soundfile
 from everwave.errors import AudioError, UsageError
 from everwave_trainer import corpora
 from everwave_trainer.corpora import build, debian
-from everwave_trainer.corpora.store import Corpus, CorpusError, random_crops
+from everwave_trainer.corpora.store import Corpus, CorpusError, random_crops, select
 
 RATE = 44100
 
@@ -80,9 +80,17 @@ def test_the_manifest_says_what_each_track_is(folder: Path, built: Corpus) -> No
     track = by_title(built)["48k"]
     assert (track.package, track.source, track.style, track.split) == ("my music", "deeper/48k.ogg", "techno", "train")
     assert track.source_size == (folder / "deeper" / "48k.ogg").stat().st_size
-    assert built.hours * 3600 == pytest.approx(4.25, abs=0.01)
+    assert corpora.hours(built.tracks) * 3600 == pytest.approx(4.25, abs=0.01)
     assert "48k" in (built.folder / "ATTRIBUTION.md").read_text()
     assert not list((built.folder / "tracks").glob("*.partial"))
+
+
+def test_an_excerpt_is_what_the_file_holds_and_ends_with_the_track(folder: Path, built: Corpus) -> None:
+    track = by_title(built)["stereo"]
+    for first, count, frames in ((0, 100, 100), (1000, 1, 1), (track.frames - 50, 100, 50), (track.frames, 100, 0)):
+        excerpt = track.excerpt(first, count)
+        assert (excerpt.shape, excerpt.dtype) == ((frames, 2), np.float32)
+        np.testing.assert_array_equal(excerpt, track.samples[first : first + count] / 32768)
 
 
 def test_what_the_lower_rate_cannot_hold_does_not_fold_back(tmp_path: Path) -> None:
@@ -154,6 +162,7 @@ def test_an_interrupted_run_goes_on(folder: Path, built: Corpus) -> None:
     assert corpus_command("--audio", folder, "-o", built.folder, "--hold-out", 0, "--style", "techno") == 0
     assert Corpus.open(built.folder).tracks == built.tracks
     assert {path.name: path.read_bytes() for path in built.folder.rglob("*.npy")} == whole
+    assert not list(built.folder.rglob("*.partial"))
 
 
 def test_a_changed_file_is_taken_in_again(folder: Path, built: Corpus) -> None:
@@ -229,15 +238,15 @@ def test_select_narrows_and_names_what_there_is(folder: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     assert corpus_command("--audio", folder / "stereo.wav", "-o", out, "--style", "techno", "--hold-out", 0) == 0
     assert corpus_command("--audio", folder / "deeper", "-o", out, "--style", "ambient", "--hold-out", 1) == 0
-    corpus = Corpus.open(out)
-    assert [track.title for track in corpus.select()] == ["stereo"]
-    assert [track.title for track in corpus.select("held-out", styles=["ambient"])] == ["48k"]
+    assert [track.title for track in select([out])] == ["stereo"]
+    assert [track.title for track in select([out], "held-out", styles=["ambient"])] == ["48k"]
+    assert len(select([out], None)) == 2
     with pytest.raises(UsageError, match=r"polka.*ambient, techno"):
-        corpus.select(styles=["polka"])
+        select([out], styles=["polka"])
     with pytest.raises(UsageError, match="test"):
-        corpus.select("test")
-    with pytest.raises(CorpusError, match="no track"):
-        corpus.select("train", styles=["ambient"])
+        select([out], "test")
+    with pytest.raises(CorpusError, match="no train track of ambient; build more"):
+        select([out], "train", styles=["ambient"])
 
 
 def test_a_damaged_corpus_is_one_clear_error(built: Corpus, tmp_path: Path) -> None:
@@ -266,7 +275,7 @@ def test_a_damaged_corpus_is_one_clear_error(built: Corpus, tmp_path: Path) -> N
 
 
 def test_crops_are_a_function_of_seed_and_step(built: Corpus) -> None:
-    tracks = built.select()
+    tracks = select([built.folder])
     crops = random_crops(tracks, 4096, 8, seed=3, step=70)
     assert (crops.shape, crops.dtype) == ((8, 4096, 2), np.float32)
     assert 0.1 < np.abs(crops).max() <= 1
@@ -279,7 +288,7 @@ def test_crops_weigh_tracks_by_duration_and_reach_both_ends(tmp_path: Path) -> N
     for name, frames, value in (("long", 3000, 0.25), ("short", 1000, 0.5)):
         soundfile.write(tmp_path / f"{name}.wav", np.full((frames, 2), value), RATE, subtype="PCM_16")
     assert corpus_command("--audio", tmp_path, "-o", tmp_path / "out", "--hold-out", 0) == 0
-    tracks = Corpus.open(tmp_path / "out").select()
+    tracks = select([tmp_path / "out"])
     crops = random_crops(tracks, 1000, 800, seed=0, step=0)
     assert np.mean(crops[:, 0, 0] == 0.25) == pytest.approx(0.75, abs=0.06)
     longer = random_crops(tracks, 2000, 50, seed=0, step=0)

@@ -16,10 +16,26 @@ from everwave.errors import EverwaveError, UsageError
 from everwave.kernels import paths
 from everwave.networks import AUTOENCODER
 from everwave_trainer import cli
-from everwave_trainer.evaluate import card, control, distribution, mel_distance, musicnn, precision, tensor_bundle
+from everwave_trainer.corpora.store import Track
+from everwave_trainer.evaluate import (
+    card,
+    control,
+    distribution,
+    mel_distance,
+    musicnn,
+    precision,
+    reconstruction,
+    tensor_bundle,
+)
 from everwave_trainer.labels import store
 
 RATE = 44100
+
+
+class InMemory(SimpleNamespace):
+    """A track that is in no file."""
+
+    excerpt = Track.excerpt
 
 
 def test_frechet_distance_of_known_normals():
@@ -49,7 +65,7 @@ def test_a_generator_that_repeats_its_training_music_is_as_far_as_that_reconstru
 
     def track(level):
         samples = np.round(32767 * level * rng.uniform(-1, 1, (length, 2))).astype(np.int16)
-        return SimpleNamespace(seconds=length / RATE, sample_rate=RATE, samples=samples)
+        return InMemory(seconds=length / RATE, sample_rate=RATE, samples=samples)
 
     training, held_out = ([[track(x) for x in levels]] for levels in ((0.4, 0.8), (0.2, 0.3)))
     excerpts = list(distribution.pieces(training, 2))
@@ -317,11 +333,18 @@ def test_one_command_measures_everything(model, corpus, wheel, tmp_path, capsys,
 def test_pieces_are_shared_out_evenly_among_groups():
     def track(value, seconds):
         samples = np.full((seconds * RATE, 2), value, np.int16)
-        return SimpleNamespace(samples=samples, seconds=seconds, sample_rate=RATE)
+        return InMemory(samples=samples, seconds=seconds, sample_rate=RATE)
 
     groups = [[track(1, 30)], [track(2, 40), track(3, 60), track(4, 20)]]  # the last is too short for a piece
     found = [set(np.unique(32768 * piece)) for piece in distribution.pieces(groups, 6)]
     assert found == [{1}, {1}, {1}, {2}, {3}, {3}]
+
+
+def test_tracks_that_are_too_short_say_how_long_they_are():
+    tracks = [InMemory(seconds=seconds, sample_rate=RATE) for seconds in (2.0, 4.25)]
+    for excerpts in (lambda: reconstruction.clips(tracks, 1, 10.0), lambda: list(distribution.pieces([tracks], 1))):
+        with pytest.raises(UsageError, match=r"^no .* s .*; the longest has 4\.2 s: add longer music to the corpus$"):
+            excerpts()
 
 
 def test_metrics_that_are_missing_or_damaged_are_one_line(model, tmp_path, capsys):
@@ -368,7 +391,7 @@ def test_what_cannot_be_measured_is_one_line(corpus, tmp_path, capsys, monkeypat
     networks = {name: whole.parameters[name] for name in AUTOENCODER}
     weights.write(autoencoder, replace(whole, kind="autoencoder", parameters=networks))
     assert cli.main(["evaluate", str(autoencoder), str(corpus), "--measures", "precision"]) == 2
-    assert "has no generator" in capsys.readouterr().err
+    assert "has no generator; give a model that has one" in capsys.readouterr().err
 
 
 def test_a_card_tells_how_far_bfloat16_is_off(model):

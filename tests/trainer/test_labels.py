@@ -143,6 +143,13 @@ def test_labels_files_that_cannot_be_meant(tmp_path: Path, name: str, text: str,
         files.read_file(tmp_path / name)
 
 
+def test_a_labels_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"labels\.csv: cannot be read \(No such file or directory\); give a labels file"
+    ):
+        files.read_file(tmp_path / "labels.csv")
+
+
 # -- estimates
 
 

@@ -32,7 +32,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     words = ["evaluate", str(model), str(corpus), "--retrieval"]
     assert cli.main(words) == 2
-    assert "60 s long" in capsys.readouterr().err
+    assert "60 s long, as 6 excerpts need; the longest has 4.0 s: add longer music" in capsys.readouterr().err
     monkeypatch.setattr("everwave_trainer.evaluate.SECONDS", 0.5)
     assert cli.main(words) == 0
     result = json.loads(capsys.readouterr().out)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
+from everwave_trainer.corpora.store import Track
 from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions
 from keras import ops
@@ -46,6 +48,12 @@ def test_errors_are_one_line(corpus, tmp_path, capsys, monkeypatch):
     assert "everwave[train]" in lines[5]
     with pytest.raises(ModuleNotFoundError):
         cli.main(["export", "run", "--licence", "CC0-1.0", "-o", str(tmp_path / "model.h5"), "--debug"])
+
+
+class InMemory(SimpleNamespace):
+    """A track that is in no file."""
+
+    excerpt = Track.excerpt
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +324,7 @@ def test_gan_with_a_condition_resumes_exactly_and_is_averaged(corpus, tmp_path):
 
 
 def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():
-    from everwave_trainer.gan import Falling
+    from everwave_trainer.rates import Falling
 
     rate = Falling(8.0, 3.0, alone=100, steps=1000)
     half = lambda share: 0.02 + 0.98 * (1 + np.cos(np.pi * share)) / 2  # noqa: E731
@@ -327,7 +335,7 @@ def test_the_rate_falls_alone_and_falls_again_when_the_critic_joins():
 
 
 def test_a_rate_that_rises_first_ends_at_a_fiftieth():
-    from everwave_trainer.gan import falling
+    from everwave_trainer.rates import falling
 
     rate = falling(8.0, 1000, rise=50)
     np.testing.assert_allclose([float(rate(step)) for step in (0, 25, 50)], [0.0, 4.0, 8.0], rtol=1e-5)
@@ -530,18 +538,83 @@ def test_every_checkpoint_is_written_once_and_never_behind_its_weights(tmp_path)
     assert checkpoint.restore(tmp_path, again.variables(), {}) == 5 == float(again.weight)
 
 
+@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
+def number(request):
+    """A signal that is not ignored, as a test run in the background has some."""
+    number = getattr(signal, request.param)
+    before = signal.signal(number, signal.default_int_handler)
+    yield number
+    assert signal.signal(number, before) is signal.default_int_handler  # whoever took it gave it back
+
+
+class Hears(Counts):
+    """A trainer that gets the signal `number` in its step `step`, or in the checkpoint after `sample` steps."""
+
+    def __init__(self, number, *, step=None, sample=None):
+        super().__init__()
+        self.number, self.places = number, (step, sample)
+
+    def step(self, step):
+        if step == self.places[0]:
+            signal.raise_signal(self.number)
+        return super().step(step)
+
+    def sample(self, folder, step):
+        if step == self.places[1]:
+            signal.raise_signal(self.number)
+        super().sample(folder, step)
+
+
+@pytest.mark.parametrize(("place", "steps"), [({"step": 1}, 2), ({"sample": 4}, 4), ({"step": 3}, 4)])
+def test_every_signal_that_asks_to_end_is_heard_and_costs_no_step(number, place, steps, tmp_path):
+    """The last checkpoint is no exception: what called the run shall not go on."""
+    with pytest.raises(Stopped) as stop:
+        loop.run(Hears(number, **place), tmp_path, 4)
+    assert stop.value.number == number
+    again = Counts()
+    assert checkpoint.restore(tmp_path, again.variables(), {}) == steps == float(again.weight)
+    assert loop.run(Counts(), tmp_path, 4) == 4
+
+
+def test_a_signal_that_is_ignored_stays_so(number, tmp_path):
+    """As `nohup` has it."""
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        assert loop.run(Hears(number, step=1), tmp_path, 4) == 4
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, signal.default_int_handler)
+
+
+def test_training_in_a_thread(tmp_path):
+    """Where Python lets nobody handle signals."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(loop.run, Counts(), tmp_path, 3).result() == 3
+
+
 def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp_path):
     s = PRESETS["tiny"].signal
     window = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length
     short, long = (
-        SimpleNamespace(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate)
-        for n in (window - 1, window)
+        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate) for n in (window - 1, window)
     )
     trainer = AutoencoderTrainer("level1", PRESETS["tiny"], [long], steps=1, held_out=[short, long, short])
     trainer.sample(tmp_path, 7)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step0000007-0.flac", "step0000007-0.png"]
     heard, _ = soundfile.read(tmp_path / "samples" / "step0000007-0.flac")
     assert len(heard) == 2 * window + s.sample_rate // 4  # real, a quarter of a second of silence, reconstructed
+
+
+@pytest.mark.parametrize("hop", [16, 1024])
+def test_the_shortest_and_the_longest_hop_can_be_trained(hop):
+    """At 16 the lowest of 33 bins is wider than a band of onset strength."""
+    tiny = PRESETS["tiny"]
+    config = dataclasses.replace(tiny, signal=dataclasses.replace(tiny.signal, hop_length=hop))
+    samples = np.random.default_rng(0).integers(-9000, 9000, (200 * hop, 2), np.int16)
+    track = InMemory(samples=samples, frames=len(samples), sample_rate=44100)
+    trainer = AutoencoderTrainer("level1", config, [track], steps=1, batch_size=1)
+    scalars = trainer.step(0, *trainer.batch(0))
+    assert all(np.isfinite(float(value)) for value in scalars.values())
 
 
 def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path):

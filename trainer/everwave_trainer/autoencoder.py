@@ -32,6 +32,7 @@ from .corpora.store import random_crops, sources
 from .critics import spectrum_critic
 from .export import config_key, save_autoencoder
 from .layers import build, set_parameters
+from .rates import adam
 
 RESOLUTIONS = (256, 1024, 4096)  # FFT sizes of the spectral losses: transients, the decoder's own frames, pitch
 WEIGHTS = {
@@ -246,40 +247,33 @@ class AutoencoderTrainer:
         return sum(self.weights[name] * value for name, value in scalars.items())
 
     def _update(self, samples: Any) -> dict[str, Any]:
-        names: list[str] = []
-
         def compute() -> tuple[Any, ...]:
             *_, scalars = self._latents(self._stft(samples)) if self.stage == "level2" else self._reconstruct(samples)
-            names[:] = scalars
-            return (self._reconstruction(scalars), *scalars.values())
+            return self._reconstruction(scalars), scalars
 
-        results, gradients = backend.gradients(compute, self.trained)
+        (loss, scalars), gradients = backend.gradients(compute, self.trained)
         self.optimizer.apply(gradients, self.trained)
-        return dict(zip(["loss", *names], results, strict=True))
+        return {"loss": loss, **scalars}
 
     def _adversarial_update(self, samples: Any) -> dict[str, Any]:
-        names: list[str] = []
-
         def compute() -> tuple[Any, ...]:
             ours, theirs, scalars = self._reconstruct(samples)
             heard = self._heard(ours[self.judged])
             fooled = sum(ops.mean(score) for score in self._scores(heard)) / len(heard)
-            names[:] = [*scalars, "fooled"]
-            total = self._reconstruction(scalars) - self.critic_weight * fooled
-            return (total, *heard, *self._heard(theirs[self.judged]), *scalars.values(), fooled)
+            loss = self._reconstruction(scalars) - self.critic_weight * fooled
+            return loss, scalars | {"fooled": fooled}, heard, self._heard(theirs[self.judged])
 
-        (total, *rest), gradients = backend.gradients(compute, self.trained)
+        (loss, scalars, fake, real), gradients = backend.gradients(compute, self.trained)
         self.optimizer.apply(gradients, self.trained)
-        count = len(self.critics)
-        fake, real, scalars = [ops.stop_gradient(x) for x in rest[:count]], rest[count : 2 * count], rest[2 * count :]
+        fake = [ops.stop_gradient(x) for x in fake]
 
         def judge() -> tuple[Any, ...]:
             pairs = zip(self._scores(real), self._scores(fake), strict=True)
-            return (sum(losses.hinge_real(r) + losses.hinge_fake(f) for r, f in pairs) / count,)
+            return (sum(losses.hinge_real(r) + losses.hinge_fake(f) for r, f in pairs) / len(self.critics),)
 
         (hinge,), gradients = backend.gradients(judge, self.judging)
         self.critic_optimizer.apply(gradients, self.judging)
-        return dict(zip(["loss", *names, "critic"], [total, *scalars, hinge], strict=True))
+        return {"loss": loss, **scalars, "critic": hinge}
 
     def _heard(self, samples: Any) -> list[Any]:
         """Samples (B, N) -> what each critic hears: log-magnitudes (B, T, bins), of long FFTs the lowest bins."""
@@ -305,12 +299,3 @@ def _widened(values: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarr
     """A network's weights; those of phases, if it has any, with zeros up to `width` channels."""
     phase = {k: values[k] for k in ("phase/kernel", "phase/bias") if k in values}
     return {**values} | {k: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for k, x in phase.items()}
-
-
-def adam(learning_rate: float, steps: int, beta_1: float = 0.9) -> keras.optimizers.Adam:
-    """Adam with a short warm-up and a cosine decay to 2 % over the whole run; clipped, so one bad crop cannot ruin it."""
-    warmup = min(200, max(steps // 10, 1))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 20, max(steps - warmup, 1), alpha=0.02, warmup_target=learning_rate, warmup_steps=warmup
-    )
-    return keras.optimizers.Adam(schedule, beta_1=beta_1, beta_2=0.99, global_clipnorm=1.0)

@@ -29,7 +29,10 @@ def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[...
 
 
 def gradients(losses: Callable[[], tuple[Any, ...]], variables: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
-    """Run `losses` (its first result is minimised) and differentiate it by `variables`; within a compiled step."""
+    """Run `losses` and differentiate the first of its results by `variables`; within a compiled step.
+
+    The other results may be lists and dicts of tensors, and come back as such.
+    """
     return _chosen.gradients(losses, variables)
 
 

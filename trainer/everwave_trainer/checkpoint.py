@@ -15,6 +15,8 @@ from everwave.config import Config
 from everwave.errors import EverwaveError
 from keras import ops
 
+from .files import whole
+
 FILE = "checkpoint.npz"
 
 
@@ -22,12 +24,10 @@ def save(folder: Path, step: int, variables: Mapping[str, Sequence[Any]], settin
     """Write `variables` (named groups of Keras variables) so that a crash leaves the old file or the new one."""
     arrays = {f"{group}:{i}": ops.convert_to_numpy(v) for group, vs in variables.items() for i, v in enumerate(vs)}
     arrays["meta"] = np.frombuffer(json.dumps({"step": step, "settings": dict(settings)}).encode(), np.uint8)
-    temporary = folder / (FILE + ".part")
-    with open(temporary, "wb") as file:
+    with whole(folder / FILE) as file:
         np.savez(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, folder / FILE)
 
 
 def exists(folder: Path) -> bool:

@@ -31,7 +31,9 @@ from .export import config_key, save_domain, save_trained_on
 from .judge import R1_INTERVAL, Judge
 from .latents import Latents
 from .layers import build, set_parameters
+from .rates import Falling, falling
 from .start import with_conditions
+from .windows import in_windows, training_coordinates
 
 EMA_DECAY = 0.999
 GENERATOR_RATES = 8.0, 3.0  # the generator's learning rate as a multiple of the critic's: alone, and beside it
@@ -43,28 +45,6 @@ SOUND_WEIGHT = 1.0  # of the distance of how the sound moves
 STEADY = 1.0, 12.0  # constant densities, onsets per second, that the ear asks for too: few pieces are slow for long
 MOMENTS_CROPS = 1024  # of real music, from which its moments are taken
 MOMENTS_DECAY = 0.95  # of the running mean over steps that generated music's are: one batch's alone scatter too much
-
-
-class Falling(keras.optimizers.schedules.LearningRateSchedule):
-    """From `first` up to step `alone`, then from `then` up to `steps`, each along half a cosine to a fiftieth.
-
-    At a constant rate the Frechet distance of techno went up and down by a fifth from one checkpoint to the next.
-    """
-
-    def __init__(self, first: float, then: float, alone: int, steps: int) -> None:
-        self.alone = min(alone, steps)
-        self.before, self.after = falling(first, self.alone), falling(then, steps - self.alone)
-
-    def __call__(self, step: Any) -> Any:
-        return ops.where(step < self.alone, self.before(step), self.after(ops.maximum(step - self.alone, 0)))
-
-
-def falling(rate: float, steps: int, rise: int = 0) -> keras.optimizers.schedules.CosineDecay:
-    """Up to `rate` over `rise` steps, then along half a cosine to a fiftieth of it, `steps` in all."""
-    if not rise:
-        return keras.optimizers.schedules.CosineDecay(rate, max(steps, 1), alpha=0.02)
-    fall = max(steps - rise, 1)
-    return keras.optimizers.schedules.CosineDecay(0.0, fall, alpha=0.02, warmup_target=rate, warmup_steps=rise)
 
 
 class GanTrainer:
@@ -261,13 +241,14 @@ class GanTrainer:
             scores = {name: ops.mean(self.judges[name].scores(x)) for name, x in judged.items()}
             total = RECALL_WEIGHT * recall + MOMENTS_WEIGHT * apart + SOUND_WEIGHT * unlike
             total += EAR_WEIGHT * ops.relu(missed - self.bearable) - sum(scores.values())
-            return total, judged, scores, recall, apart, unlike, missed, recent_sound, *recent
+            scalars = {"recall": recall, "moments": apart, "sound": unlike} | (
+                {"missed": missed} if self.ear.hand else {}
+            )
+            return total, scalars, judged, scores, [recent_sound, *recent]
 
-        results, gradients = backend.gradients(learn, self.learned)
-        _, judged, scores, recall, apart, unlike, missed, recent_sound, *recent = results
-        for variable, value in zip([self.recent_sound, *self.recent_moments], [recent_sound, *recent], strict=True):
+        (_, scalars, judged, scores, recent), gradients = backend.gradients(learn, self.learned)
+        for variable, value in zip([self.recent_sound, *self.recent_moments], recent, strict=True):
             variable.assign(value)
-        scalars = {"recall": recall, "moments": apart, "sound": unlike} | ({"missed": missed} if self.ear.hand else {})
         if judged:
             levels, _ = self._listen(real[:, :window], conditions[:, :window])
             ours = {"latents": ops.concatenate([real, conditions], axis=2), "sound": self._levelled(levels)}
@@ -300,23 +281,3 @@ class GanTrainer:
             config = dataclasses.replace(self.config, generator=generator)
             save_trained_on(folder, self.file, config, networks, self.latents, provenance)
         save_generated(folder / "model.h5", folder / "samples", step)
-
-
-def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:
-    """Coordinates (B, T, K), T whole windows -> what the generator makes of each window by itself (B, T, C)."""
-    _, steps, channels = coordinates.shape
-    latents = generator(ops.reshape(coordinates, (-1, window, channels)), training=True)
-    return ops.reshape(latents, (-1, steps, latents.shape[2]))
-
-
-def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors."""
-    g = config.generator
-    anchors = rng.standard_normal((batch, 3, g.anchor))
-    style = rng.standard_normal((batch, 1, g.style))
-    place = rng.integers(0, 3, (batch, 1)) * g.window + np.arange(2 * g.window) + g.offset + 0.5
-    index, share = np.divmod(place / g.anchor_spacing, 1.0)
-    index = index.astype(int)
-    rows = np.arange(batch)[:, None]
-    line = anchors[rows, index] * (1 - share[..., None]) + anchors[rows, index + 1] * share[..., None]
-    return np.concatenate([line, np.broadcast_to(style, (batch, 2 * g.window, g.style))], axis=2).astype(np.float32)

@@ -35,21 +35,20 @@ class Judge:
         ours, given = real[:, :, : self.judged], real[:, :, self.judged :]
 
         def judge() -> tuple[Any, ...]:
-            total = r1_penalty = ops.zeros(())
+            r1_penalty = ops.zeros(())
             if penalised:
                 score, slope = backend.input_gradient(lambda x: self.scores(ops.concatenate([x, given], axis=2)), ours)
                 r1_penalty = ops.mean(ops.sum(ops.square(slope), axis=(1, 2)))
-                total = self.r1_weight * R1_INTERVAL * r1_penalty
             else:
                 score = self.scores(real)
             hinge = (losses.hinge_real(score) + losses.hinge_fake(self.scores(fake))) / 2
-            return hinge + total, hinge, r1_penalty, ops.mean(score)
+            said = {"hinge": hinge, "real": ops.mean(score)} | ({"r1_penalty": r1_penalty} if penalised else {})
+            return hinge + self.r1_weight * R1_INTERVAL * r1_penalty, said
 
-        (_, hinge, r1_penalty, score), gradients = backend.gradients(judge, self.critic.trainable_variables)
+        (_, said), gradients = backend.gradients(judge, self.critic.trainable_variables)
         self.optimizer.apply(gradients, self.critic.trainable_variables)
-        certainty = ops.clip(score - fake_score, 0.0, 2.0) / 2
+        certainty = ops.clip(said["real"] - fake_score, 0.0, 2.0) / 2
         change = ops.where(certainty > CERTAIN, R1_RATE, -R1_RATE) * MAX_R1_WEIGHT
         self.r1_weight.assign(ops.clip(self.r1_weight + change, 0.0, MAX_R1_WEIGHT))
         weight = ops.convert_to_tensor(self.r1_weight)
-        scalars = {"hinge": hinge, "real": score, "fake": fake_score, "r1_weight": weight}
-        return scalars | ({"r1_penalty": r1_penalty} if penalised else {})
+        return said | {"fake": fake_score, "r1_weight": weight}

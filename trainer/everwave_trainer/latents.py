@@ -25,6 +25,7 @@ from everwave.wav import quantise
 from tqdm import tqdm
 
 from .corpora.store import Track, check_rate, select, sources, together, write_text
+from .files import whole
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -302,10 +303,8 @@ def encode_corpus(
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
         if not file.exists() or known.get(file.name, track.source_sha256) != track.source_sha256:
             samples = track.samples if speed == 1 else _at_speed(track, speed)
-            temporary = file.with_suffix(".part")
-            with open(temporary, "wb") as out:
+            with whole(file) as out:
                 np.save(out, encode_at_shifts(model, samples).astype(np.float16))
-            temporary.replace(file)
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
         pieces.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from everwave.errors import EverwaveError
-from everwave.stopping import Stopped
+from everwave.stopping import Stopped, signals_noted
 from keras import ops
 from tqdm import tqdm
 
@@ -46,7 +45,8 @@ def run(
 ) -> int:  # fmt: skip
     """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
 
-    A checkpoint is written every `minutes`, at the end, and on SIGTERM or Ctrl-C, which then raises Stopped; after each, `enough()` may end the run.
+    A checkpoint is written every `minutes`, at the end, and on Ctrl-C, SIGTERM or SIGHUP; after each, `enough()` may end the run.
+    A signal then raises Stopped, one during the last checkpoint, too.
     Losses that are not finite stop the run before anything is written, so the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +55,6 @@ def run(
         raise EverwaveError(
             f"{folder}: its checkpoint has {start} steps already; ask for more --steps, or use another folder"
         )
-    stop: list[int] = []
-    previous = {s: signal.signal(s, lambda number, _: stop.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def note(step: int, scalars: Mapping[str, Any]) -> None:
         """Wait for the results of `step`, which is counted from 0."""
@@ -74,36 +72,38 @@ def run(
 
     saved, kept = time.monotonic(), 0  # when, and the step of, the last checkpoint of this run
     means: dict[str, float] = {}
-    try:
-        with ThreadPoolExecutor(READERS) as readers, tqdm(total=steps, initial=start, disable=None, unit="step") as bar:
-            batches = deque(readers.submit(trainer.batch, s) for s in range(start, min(start + READERS, steps)))
-            # what a GPU may still be at when the next step is sent
-            running: tuple[int, Mapping[str, Any]] | None = None
-            for step in range(start, steps):
-                current = batches.popleft().result()
-                if step + READERS < steps:
-                    batches.append(readers.submit(trainer.batch, step + READERS))
-                scalars = trainer.step(step, *current)
-                if running is not None:
-                    note(*running)
-                running = step, scalars
-                due = bool(stop) or time.monotonic() - saved > 60 * minutes
-                if due or step + 1 == steps:
-                    note(*running)
-                    running = None
-                if due:
-                    save(kept := step + 1)
-                    saved = time.monotonic()
-                    tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
-                    if stop:
-                        raise Stopped(stop[0])
-                    if enough():
-                        return step + 1
+    with (
+        signals_noted() as came,
+        ThreadPoolExecutor(READERS) as readers,
+        tqdm(total=steps, initial=start, disable=None, unit="step") as bar,
+    ):
+        batches = deque(readers.submit(trainer.batch, s) for s in range(start, min(start + READERS, steps)))
+        # what a GPU may still be at when the next step is sent
+        running: tuple[int, Mapping[str, Any]] | None = None
+        for step in range(start, steps):
+            current = batches.popleft().result()
+            if step + READERS < steps:
+                batches.append(readers.submit(trainer.batch, step + READERS))
+            scalars = trainer.step(step, *current)
+            if running is not None:
+                note(*running)
+            running = step, scalars
+            due = bool(came) or time.monotonic() - saved > 60 * minutes
+            if due or step + 1 == steps:
+                note(*running)
+                running = None
+            if due:
+                save(kept := step + 1)
+                saved = time.monotonic()
+                tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
+                if came:
+                    raise Stopped(came[0])
+                if enough():
+                    return step + 1
         if kept < steps:
             save(steps)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            if came:
+                raise Stopped(came[0])
     return steps
 
 

@@ -14,7 +14,7 @@ from keras import ops
 from .evaluate.metrics import FLOOR_DB, MEL_FFT, MEL_HOP, mel_filters
 from .signal import PAIR, SPECTRAL_FLOOR, power, stft
 
-BANDS = 8  # of onset strength
+BANDS = 8  # of onset strength; where a bin is wider than a band, there are fewer
 RISE = 2  # frames (12 ms) over which an attack rises
 SPAN = 16  # frames (93 ms, a latent) within which it does not matter when
 
@@ -47,15 +47,16 @@ def rises(log_magnitude: Any) -> Any:
 
 
 def onset_strength(log_magnitude: Any, sample_rate: int) -> Any:
-    """Log-magnitudes (B, T, bins) -> root mean square of their rises over `RISE` frames, in each band (B, T // SPAN, BANDS).
+    """Log-magnitudes (B, T, bins) -> root mean square of their rises over `RISE` frames, in each band (B, T // SPAN, bands).
 
     Squares, because a slow rise adds up to as much as a fast one; over SPAN frames, because what does not know when exactly a
     note begins would otherwise do best with none.
     """
     rising = rises(log_magnitude)
     whole = rising.shape[1] // SPAN
-    squares = ops.matmul(ops.square(rising[:, : whole * SPAN]), mel_bands(log_magnitude.shape[-1], sample_rate))
-    return ops.sqrt(ops.mean(ops.reshape(squares, (-1, whole, SPAN, BANDS)), axis=2) + 1e-6)
+    bands = mel_bands(log_magnitude.shape[-1], sample_rate)
+    squares = ops.matmul(ops.square(rising[:, : whole * SPAN]), bands)
+    return ops.sqrt(ops.mean(ops.reshape(squares, (-1, whole, SPAN, bands.shape[1])), axis=2) + 1e-6)
 
 
 def onset_distance(x: Any, y: Any, sample_rate: int) -> Any:

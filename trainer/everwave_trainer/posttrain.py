@@ -26,11 +26,12 @@ from . import backend, losses, moments
 from .average import Average
 from .critics import DenoiserFeatures, heads
 from .export import config_key, save_trained_on
-from .gan import falling, in_windows, training_coordinates
 from .latents import Latents
 from .layers import build, set_parameters
+from .rates import falling, without_momentum
 from .refiner import LARGER
 from .start import model_of, with_conditions
+from .windows import in_windows, training_coordinates
 
 NOISE = 0.05, 0.8  # deviations of the noise; real latents have 1
 RATES = {"generator": 1.0, "refiner": 0.5}  # times the learning rate; faster ones make latents larger than music's
@@ -82,10 +83,11 @@ class PostTrainer:
         self.features = self._features(judge)
         self.heads = heads(self.features.shapes)
         self.optimizers = {
-            name: _adam(falling(learning_rate * rate, steps - HEADS_ALONE, RISE)) for name, rate in RATES.items()
+            name: without_momentum(falling(learning_rate * rate, steps - HEADS_ALONE, RISE))
+            for name, rate in RATES.items()
         }
         # does not fall, so in the end the heads follow every change
-        self.optimizers["heads"] = _adam(learning_rate * HEADS_RATE)
+        self.optimizers["heads"] = without_momentum(learning_rate * HEADS_RATE)
         for name, optimizer in self.optimizers.items():
             optimizer.build(self._trained(name))
         state = [*(v for group in self.variables().values() for v in group), self.random.state]
@@ -142,24 +144,24 @@ class PostTrainer:
             normal = keras.random.normal(ops.shape(latents), dtype="float32", seed=self.random)
             return self.features(ops.concatenate([latents + noise * normal, asked], axis=2))
 
-        shown = [found(real, conditions), found(self.generate(wished), asked)]
+        shown = {"real": found(real, conditions), "fake": found(self.generate(wished), asked)}
         # real music is wrong as well where it is not what was asked for, or heads would not mind
         if any(len(condition.choices) != 1 for condition in g.conditions):
-            shown.append(found(real, asked))
+            shown["wrong"] = found(real, asked)
         other = ops.cast(ops.any(ops.abs(asked - conditions) > 1e-3, axis=(1, 2), keepdims=True), "float32")
         share = WRONG * ops.mean(other)
 
         def tell() -> tuple[Any, ...]:
-            scores = self.heads([ops.concatenate(each) for each in zip(*shown, strict=True)], training=True)
-            of_real, of_fake, *of_wrong = ops.split(scores, len(shown))
-            hinge = losses.hinge_real(of_real) + (1 - share) * losses.hinge_fake(of_fake)
-            for wrong in of_wrong:
-                hinge += WRONG * losses.hinge_fake(wrong, other)
-            return hinge / 2, *(ops.mean(score) for score in (of_real, of_fake, *of_wrong))
+            every = self.heads([ops.concatenate(each) for each in zip(*shown.values(), strict=True)], training=True)
+            scores = dict(zip(shown, ops.split(every, len(shown)), strict=True))
+            hinge = losses.hinge_real(scores["real"]) + (1 - share) * losses.hinge_fake(scores["fake"])
+            if "wrong" in scores:
+                hinge += WRONG * losses.hinge_fake(scores["wrong"], other)
+            return hinge / 2, {name: ops.mean(score) for name, score in scores.items()}
 
-        (hinge, *means), told = backend.gradients(tell, self._trained("heads"))
+        (hinge, means), told = backend.gradients(tell, self._trained("heads"))
         self.optimizers["heads"].apply(told, self._trained("heads"))
-        scalars = {"hinge": hinge} | dict(zip(("real", "fake", "wrong"), means, strict=False))
+        scalars = {"hinge": hinge, **means}
         if not alone:  # and not at once: both would run around each other in growing circles
 
             def please() -> tuple[Any, ...]:
@@ -198,8 +200,3 @@ class PostTrainer:
         save_trained_on(folder, self.file, self.config, self.average_parameters(), self.latents,
                         {"posttrained": posttrained})  # fmt: skip
         save_generated(folder / "model.h5", folder / "samples", step)
-
-
-def _adam(rate: Any) -> keras.optimizers.Adam:
-    """Without momentum, which is of yesterday, as both sides learn fast."""
-    return keras.optimizers.Adam(rate, beta_1=0.0, beta_2=0.99)

@@ -23,11 +23,11 @@ from everwave.networks import input_shape
 from keras import ops
 
 from . import backend
-from .autoencoder import adam
 from .average import Average
 from .export import config_key, save_trained_on
 from .latents import Latents
 from .layers import build, set_parameters
+from .rates import adam
 from .start import model_of, with_conditions
 
 NOISE = 1.2  # its deviation; real latents have 1

@@ -1,7 +1,6 @@
 """Music for training: Debian's free music packages by name, and any folder of audio (`everwave-train corpus`).
 
-corpus = Corpus.open("corpora/real")
-tracks = corpus.select(split="train", styles=["techno"])
+tracks = select([Path("corpora/real")], split="train", styles=["techno"])
 crops = random_crops(tracks, length=32768, batch=16, seed=0, step=1234)   # float32 (16, 32768, 2)
 """
 
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING
 from everwave.audio import ENDINGS, files_below
 from everwave.errors import UsageError
 
-from .store import Corpus, CorpusError, Track, hours, random_crops
+from .store import Corpus, CorpusError, Track, hours, random_crops, select
 
 if TYPE_CHECKING:
     from .build import Builder, Source
 
 FEW = 4  # tracks, of which one can be spared
 
-__all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "hours", "random_crops", "run"]
+__all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "hours", "random_crops", "run", "select"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

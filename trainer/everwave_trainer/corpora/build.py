@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import tempfile
 import time
@@ -22,6 +21,7 @@ from everwave.resampling import Resampler
 from everwave.wav import quantise
 from everwave.weights import digest
 
+from ..files import whole
 from .store import FULL_SCALE, Corpus, CorpusError, Track, hours, write_manifest, write_text
 
 BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
@@ -275,17 +275,10 @@ def _sounding(decoded: np.ndarray, gain: float) -> tuple[int, int]:
 
 def write_samples(path: Path, samples: np.ndarray, gain: float = 1.0) -> None:
     """Write float32 samples (frames, 2), times `gain`, as an int16 .npy file, in one step."""
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<i2", "fortran_order": False, "shape": (len(samples), 2)}
-            )
-            for start in range(0, len(samples), BLOCK_FRAMES):
-                file.write(_quantised(samples[start : start + BLOCK_FRAMES], gain).data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i2", "fortran_order": False, "shape": (len(samples), 2)})
+        for start in range(0, len(samples), BLOCK_FRAMES):
+            file.write(_quantised(samples[start : start + BLOCK_FRAMES], gain).data)
 
 
 def _quantised(samples: np.ndarray, gain: float) -> np.ndarray:

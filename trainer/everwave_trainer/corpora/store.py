@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from everwave.errors import EverwaveError, UsageError
 
+from ..files import whole
+
 MANIFEST_VERSION = 1
 SPLITS = ("train", "held-out")
 FULL_SCALE = 32768.0
@@ -57,6 +59,10 @@ class Track:
                 "run `everwave-train corpus` again to rebuild it"
             )
         return samples
+
+    def excerpt(self, first: int, count: int) -> np.ndarray:
+        """`count` frames from `first` on, fewer where the track ends: float32 (count, 2) in [-1, 1)."""
+        return self.samples[first : first + count].astype(np.float32) / np.float32(FULL_SCALE)
 
     @property
     def seconds(self) -> float:
@@ -101,35 +107,6 @@ class Corpus:
             raise CorpusError(f"{path}: a damaged entry ({error!r}); build it again") from None
         return cls(folder, rate, tuple(sorted(tracks, key=lambda track: track.id)))
 
-    def select(self, split: str | None = "train", styles: Iterable[str] | None = None) -> list[Track]:
-        """The tracks of one split (None: both), of any of the styles named (None: all), sorted by id.
-
-        UsageError for a split or style that the corpus does not know; CorpusError if no track is left.
-        """
-        if split is not None and split not in SPLITS:
-            raise UsageError(f"split={split!r}: must be one of {', '.join(SPLITS)}, or None for both")
-        chosen = [track for track in self.tracks if split in (None, track.split)]
-        if styles is not None:
-            chosen = self._of_styles(chosen, styles)
-        if not chosen:
-            raise CorpusError(
-                f"{self.folder}: no track has split={split!r}, styles={styles}; it holds {self.summary()}"
-            )
-        return chosen
-
-    def _of_styles(self, tracks: list[Track], wanted: Iterable[str]) -> list[Track]:
-        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-        known = sorted({track.style for track in self.tracks})
-        for style in wanted:
-            if style not in known:
-                raise UsageError(f"style={style!r}: {self.folder} has only {', '.join(known) or 'no tracks'}")
-        return [track for track in tracks if track.style in wanted]
-
-    @property
-    def hours(self) -> float:
-        """Duration of everything, both splits."""
-        return hours(self.tracks)
-
     def summary(self) -> str:
         """Hours per split and style, in one line."""
         groups: dict[tuple[str, str], list[Track]] = {}
@@ -146,20 +123,25 @@ def _track(entry: dict, folder: Path, sample_rate: int) -> Track:
     return Track(**{**vars(track), "path": folder / "tracks" / f"{track.id}.npy"})
 
 
-def select(folders: Sequence[Path], split: str, styles: Sequence[str] | None = None) -> list[Track]:
-    """The tracks of one split of several corpora, of any of the styles (None: all), corpus by corpus.
+def select(folders: Sequence[Path], split: str | None = "train", styles: Sequence[str] | None = None) -> list[Track]:
+    """The tracks of one split (None: both) of several corpora, of any of the styles (None: all), corpus by corpus.
 
-    UsageError for a style that none of them has; CorpusError if no track is left.
+    UsageError for a split that there is not, or a style that none of them has; CorpusError if no track is left.
     """
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"split={split!r}: must be one of {', '.join(SPLITS)}, or None for both")
     corpora = [Corpus.open(folder) for folder in folders]
     known = {track.style for corpus in corpora for track in corpus.tracks}
     names = ", ".join(map(str, folders))
     for style in styles or ():
         if style not in known:
             raise UsageError(f"--styles {style}: there is only {', '.join(sorted(known)) or 'nothing'} in {names}")
-    chosen = [t for c in corpora for t in c.tracks if t.split == split and (styles is None or t.style in styles)]
+    chosen = [
+        t for c in corpora for t in c.tracks if split in (None, t.split) and (styles is None or t.style in styles)
+    ]
     if not chosen:
-        raise CorpusError(f"{names}: no {split} track{f' of {styles}' if styles else ''}; build more of it")
+        kind = " ".join(["no", *filter(None, [split]), "track", *(["of", " or ".join(styles)] if styles else [])])
+        raise CorpusError(f"{names}: {kind}; build more of it")
     return chosen
 
 
@@ -182,14 +164,18 @@ def write_manifest(folder: Path, sample_rate: int, tracks: Iterable[Track]) -> N
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def hours(tracks: Iterable[Track]) -> float:
     """Duration of the tracks together, in hours."""
     return sum(track.seconds for track in tracks) / 3600
+
+
+def longest(tracks: Sequence[Track]) -> str:
+    """How long the longest track is, for a message that it is too short."""
+    return f"the longest has {max((t.seconds for t in tracks), default=0.0):.1f} s: add longer music to the corpus"
 
 
 def sources(tracks: Sequence[Track]) -> dict[str, object]:
@@ -225,9 +211,8 @@ def random_crops(tracks: Sequence[Track], length: int, batch: int, seed: int, st
     places = random.random(batch)
     crops = np.zeros((batch, length, 2), np.float32)
     for crop, index, place in zip(crops, chosen, places, strict=True):
-        samples = tracks[index].samples
-        start = int(place * (max(len(samples) - length, 0) + 1))
-        piece = samples[start : start + length]
+        track = tracks[index]
+        start = int(place * (max(track.frames - length, 0) + 1))
+        piece = track.excerpt(start, length)
         crop[: len(piece)] = piece
-    crops /= np.float32(FULL_SCALE)
     return crops

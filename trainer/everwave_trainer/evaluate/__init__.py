@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import everwave
-from everwave import weights
 from everwave.errors import UsageError
 
 from ..corpora.store import Corpus, Track, check_rate, hours, select
@@ -59,32 +58,31 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("clips", "seeds", "pieces"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
-    rate = weights.read(weights.find(arguments.model)).config.signal.sample_rate
+    model = everwave.load(arguments.model)
     for folder in [*arguments.corpora, *filter(None, [arguments.labelled])]:
-        check_rate(Corpus.open(folder).tracks, rate, arguments.model)
+        check_rate(Corpus.open(folder).tracks, model.sample_rate, arguments.model)
     if arguments.retrieval:
         from . import retrieval
 
-        print(json.dumps(retrieval.evaluate(arguments.model, select(arguments.corpora, "held-out"), SECONDS), indent=1))
+        print(json.dumps(retrieval.evaluate(model, select(arguments.corpora, "held-out"), SECONDS), indent=1))
         return
     if arguments.gallery:
         from . import gallery
 
         tracks = select(arguments.corpora, "held-out", arguments.styles)
         title = f"everwave: {Path(arguments.model).stem}"
-        print(gallery.write(everwave.load(arguments.model), tracks, arguments.gallery, title))
+        print(gallery.write(model, tracks, arguments.gallery, title))
         return
-    metrics = measure(arguments)
+    metrics = measure(arguments, model)
     print(json.dumps(metrics, indent=1))
     if arguments.output:
         from .reconstruction import save_pictures
 
-        save_pictures(arguments.model, select(arguments.corpora, "held-out"), arguments.output, SECONDS)
+        save_pictures(model, select(arguments.corpora, "held-out"), arguments.output, SECONDS)
 
 
-def measure(a: argparse.Namespace) -> dict[str, Any]:
+def measure(a: argparse.Namespace, model: Any) -> dict[str, Any]:
     """All measures that the model has and that were asked for; kept in the output folder after each of them."""
-    model = everwave.load(a.model)
     held_out = select(a.corpora, "held-out")
     metrics: dict[str, Any] = {"model": Path(a.model).name, "corpus": _described(held_out)}
     for name, run_measure in _chosen(a, model, held_out).items():
@@ -101,7 +99,7 @@ def _chosen(a: argparse.Namespace, model: Any, held_out: Sequence[Track]) -> dic
 
     conditions = {c.name for c in model.conditions}
     possible: dict[str, Callable[[], dict[str, Any]]] = {
-        "reconstruction": lambda: _reconstruction(a, held_out),
+        "reconstruction": lambda: _reconstruction(a, model, held_out),
         "pitch": lambda: _pitch(model),
     }
     problems: dict[str, str] = {}
@@ -129,10 +127,10 @@ def _chosen(a: argparse.Namespace, model: Any, held_out: Sequence[Track]) -> dic
     return {name: run for name, run in possible.items() if name in (a.measures or possible)}
 
 
-def _reconstruction(a: argparse.Namespace, held_out: Sequence[Track]) -> dict[str, Any]:
+def _reconstruction(a: argparse.Namespace, model: Any, held_out: Sequence[Track]) -> dict[str, Any]:
     from .reconstruction import evaluate
 
-    return evaluate(a.model, held_out, a.clips, SECONDS)
+    return evaluate(model, held_out, a.clips, SECONDS)
 
 
 def _pitch(model: Any) -> dict[str, Any]:

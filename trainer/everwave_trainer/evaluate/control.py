@@ -74,8 +74,7 @@ def chance(asked: Sequence[float], found: Sequence[float]) -> float:
 def density(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator], seeds: int) -> dict[str, Any]:
     """Spearman correlations of asked and measured onsets per second: constants clip by clip, curves second by second."""
     condition = next(c for c in model.conditions if c.name == "density")
-    low, high = np.clip([condition.mean - 1.5 * condition.scale, condition.mean + 2 * condition.scale],
-                        condition.low, condition.high)  # fmt: skip
+    low, high = densities(condition)
     constants = [float(v) for v in np.linspace(low, high, CONSTANTS) for _ in range(seeds)]
     held = [model.generate(SECONDS, seed=i % seeds, density=v) for i, v in enumerate(_bar("density", constants))]
     times = np.arange(0, CURVE_SECONDS + CURVE_POINT, CURVE_POINT)
@@ -87,7 +86,7 @@ def density(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator
     seconds = np.arange(int(CURVE_SECONDS)) + 0.5
     wanted = [np.interp(seconds, times, values) for values in random]
     real = _labelled(model, tracks, lambda labels: labels.onsets)
-    result: dict[str, Any] = {"clips": len(held), "curves": len(moving), "low": float(low), "high": float(high)}
+    result: dict[str, Any] = {"clips": len(held), "curves": len(moving), "low": low, "high": high}
     for name, estimate in estimators.items():
         rates = [len(curves.merged(onsets)) / SECONDS for onsets in estimate(held, model.sample_rate)]
         found = [per_second(onsets, CURVE_SECONDS) for onsets in estimate(moving, model.sample_rate)]
@@ -110,6 +109,12 @@ def density(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator
                 exact = [per_second(onsets, len(audio[0]) / model.sample_rate) for onsets in truth]
                 result[name][kind] = spearman(np.concatenate(exact), np.concatenate(measured))
     return result
+
+
+def densities(condition: Condition) -> tuple[float, float]:
+    """The lowest and the highest that are asked for: from few notes to many, as the model's music has them."""
+    low, high = condition.mean - 1.5 * condition.scale, condition.mean + 2 * condition.scale
+    return float(np.clip(low, condition.low, condition.high)), float(np.clip(high, condition.low, condition.high))
 
 
 def per_second(onsets: Sequence[float], seconds: float) -> np.ndarray:
@@ -140,8 +145,7 @@ def _labelled(
         if value is None or track.seconds < SECONDS or not set(store.EXACT) & set(labels.sources.values()):
             continue
         start = (track.seconds - SECONDS) / 2
-        first = int(start * track.sample_rate)
-        real.append(track.samples[first : first + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768)
+        real.append(track.excerpt(int(start * track.sample_rate), int(SECONDS * track.sample_rate)))
         truth.append([t - start for t in value if 0 <= t - start < SECONDS] if isinstance(value, tuple) else value)
         if len(real) == REAL_CLIPS:
             break

@@ -19,7 +19,7 @@ import numpy as np
 from everwave.errors import UsageError
 from tqdm import tqdm
 
-from ..corpora.store import Track, hours
+from ..corpora.store import Track, hours, longest
 from .musicnn import Musicnn
 
 SECONDS = 21.5  # of a piece: seven windows
@@ -80,15 +80,17 @@ def pieces(groups: Groups, count: int) -> Iterable[np.ndarray]:
 
 def _excerpts(tracks: Sequence[Track], count: int) -> Iterable[np.ndarray]:
     """`count` stereo excerpts (n, 2) of SECONDS, evenly over all tracks that are long enough; they may overlap."""
-    tracks = [t for t in tracks if t.seconds > SECONDS]
-    if not tracks:
-        raise UsageError(f"no track of the chosen styles and split is {SECONDS:g} s long, as one piece needs")
-    ends = np.cumsum([t.seconds - SECONDS for t in tracks])
+    usable = [t for t in tracks if t.seconds > SECONDS]
+    if not usable:
+        raise UsageError(
+            f"no track of the chosen styles and split is longer than the {SECONDS:g} s of one piece; {longest(tracks)}"
+        )
+    ends = np.cumsum([t.seconds - SECONDS for t in usable])
     for place in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends, place, side="right"))
-        track = tracks[index]
+        track = usable[index]
         start = int((place - ends[index] + track.seconds - SECONDS) * track.sample_rate)
-        yield track.samples[start : start + int(SECONDS * track.sample_rate)].astype(np.float32) / 32768
+        yield track.excerpt(start, int(SECONDS * track.sample_rate))
 
 
 def level(samples: np.ndarray) -> dict[str, float]:

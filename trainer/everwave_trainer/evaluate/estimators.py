@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from everwave.errors import EverwaveError
+from everwave.wav import quantise
 from tqdm import tqdm
 
 from ..labels import external
@@ -34,7 +35,7 @@ def onsets(madmom: Path | None) -> dict[str, Estimator]:
 
 def _librosa(what: str, clips: Sequence[Samples], sample_rate: int) -> list[Any]:
     bar = tqdm(clips, desc="librosa", disable=None, leave=False)
-    labels = (with_librosa(_int16(clip), sample_rate, BPM_RANGE) for clip in bar)
+    labels = (with_librosa(quantise(clip, 16, "<i2"), sample_rate, BPM_RANGE) for clip in bar)
     return [0.0 if what == "bpm" and label.bpm is None else getattr(label, what) for label in labels]
 
 
@@ -46,7 +47,3 @@ def _external(tool: str, what: str, python: Path, clips: Sequence[Samples], samp
             raise EverwaveError(f"{tool}: {answer['error']}")
         found.append(answer[what])
     return found
-
-
-def _int16(samples: Samples) -> np.ndarray:
-    return np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)

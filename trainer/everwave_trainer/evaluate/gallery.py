@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from everwave.spectrogram import WIDTH
 from tqdm import tqdm
 
 from ..corpora.store import Track
-from .control import tempi
+from .control import densities, tempi
 from .samples import held_out_crop
 
 SECONDS, LONG_SECONDS = 23.0, 240.0
@@ -127,8 +127,7 @@ def _choices(page: Page, model: Any, condition: Any) -> str:
 
 
 def _densities(page: Page, model: Any, condition: Any) -> str:
-    clip: Callable[[float], float] = lambda v: float(np.clip(v, condition.low, condition.high))  # noqa: E731
-    low, high = clip(condition.mean - 1.5 * condition.scale), clip(condition.mean + 2 * condition.scale)
+    low, high = densities(condition)
 
     def constants() -> Iterator[str]:
         for i, value in enumerate(np.linspace(low, high, 6)):

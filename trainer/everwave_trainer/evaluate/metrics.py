@@ -15,6 +15,7 @@ from everwave.spectrogram import mel
 
 MEL_BANDS, MEL_FFT, MEL_HOP, MEL_LOW = 80, 2048, 512, 20.0
 FLOOR_DB = -80.0
+ITERATIONS = 32  # of Griffin-Lim
 
 
 def magnitudes(samples: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
@@ -24,9 +25,9 @@ def magnitudes(samples: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
 
 
 @lru_cache
-def mel_filters(sample_rate: int, n_fft: int = MEL_FFT, bands: int = MEL_BANDS) -> np.ndarray:
-    """Triangles of unit area per bin, 20 Hz to Nyquist on the HTK mel scale: (n_fft / 2 + 1, bands)."""
-    edges = 700.0 * (10 ** (np.linspace(mel(MEL_LOW), mel(sample_rate / 2), bands + 2) / 2595.0) - 1.0)
+def mel_filters(sample_rate: int, n_fft: int = MEL_FFT) -> np.ndarray:
+    """Triangles of unit area per bin, 20 Hz to Nyquist on the HTK mel scale: (n_fft / 2 + 1, 80)."""
+    edges = 700.0 * (10 ** (np.linspace(mel(MEL_LOW), mel(sample_rate / 2), MEL_BANDS + 2) / 2595.0) - 1.0)
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -59,17 +60,17 @@ def consistency(log_magnitude: np.ndarray, phase: np.ndarray, signal: SignalConf
     return float(np.linalg.norm(again[inner] - z[inner]) / max(float(np.linalg.norm(z[inner])), 1e-9))
 
 
-def griffin_lim(magnitude: np.ndarray, signal: SignalConfig, iterations: int = 32, seed: int = 0) -> np.ndarray:
+def griffin_lim(magnitude: np.ndarray, signal: SignalConfig) -> np.ndarray:
     """Samples whose STFT magnitudes (T, bins) approach `magnitude`: plain Griffin-Lim from random phases."""
-    phase = np.random.default_rng(seed).uniform(-1, 1, magnitude.shape).astype(np.float32)
+    phase = np.random.default_rng(0).uniform(-1, 1, magnitude.shape).astype(np.float32)
     level = (20 * np.log10(np.maximum(magnitude, 1e-5)) - MEAN_DB) / SCALE_DB
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         phase = (np.angle(stft(istft(level, phase, signal), signal)) / np.pi).astype(np.float32)
     return istft(level, phase, signal)
 
 
 def mel_griffin_lim(samples: np.ndarray, signal: SignalConfig) -> np.ndarray:
-    """What is left of mono samples after an 80-band mel spectrogram and 32 Griffin-Lim iterations."""
+    """What is left of mono samples after an 80-band mel spectrogram and Griffin-Lim."""
     filters = mel_filters(signal.sample_rate, signal.n_fft)
     magnitude = magnitudes(samples, signal.n_fft, signal.hop_length)
     inverse = np.linalg.pinv(filters)

@@ -22,6 +22,7 @@ from . import tensor_bundle
 
 SAMPLE_RATE, FFT, HOP, BANDS = 16000, 512, 256, 96
 FRAMES = 187  # of one window, 3 s
+STEP = round(3 * SAMPLE_RATE / HOP)  # from one window to the next
 SIZE = 200  # of an embedding
 EPSILON = 1e-3  # of every batch normalisation
 BATCH = 8
@@ -57,12 +58,12 @@ class Musicnn:
     def __init__(self, tensors: Parameters) -> None:
         self.tensors = tensors
 
-    def embed(self, samples: np.ndarray, sample_rate: int, step: float = 3.0) -> np.ndarray:
-        """Mono samples (n,) in [-1, 1] -> (windows, 200) float32, one window of 3 s every `step` seconds."""
+    def embed(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Mono samples (n,) in [-1, 1] -> (windows, 200) float32, one window for every three seconds."""
         divisor = gcd(SAMPLE_RATE, sample_rate)
         samples = resample_poly(samples, SAMPLE_RATE // divisor, sample_rate // divisor).astype(np.float32)
         level = log_mel(samples)
-        starts = range(0, len(level) - FRAMES + 1, max(round(step * SAMPLE_RATE / HOP), 1))
+        starts = range(0, len(level) - FRAMES + 1, STEP)
         windows = [level[s : s + FRAMES] for s in starts]
         batches = [np.stack(windows[i : i + BATCH]) for i in range(0, len(windows), BATCH)]
         return np.concatenate([np.empty((0, SIZE), np.float32), *map(self.penultimate, batches)])

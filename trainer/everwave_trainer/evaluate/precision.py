@@ -18,7 +18,7 @@ SECONDS = 40.0
 def check(name: str, model: Any) -> None:
     """UsageError if the model called `name` makes no music, or this CPU has no bfloat16 products."""
     if "generator" not in model.info()["parameters"]:
-        raise UsageError(f"{name} has no generator")
+        raise UsageError(f"{name} has no generator; give a model that has one")
     choose("bfloat16")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import everwave
 import numpy as np
 import soundfile
 from everwave import spectrogram
@@ -14,7 +13,7 @@ from everwave.config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT
 from everwave.errors import UsageError
 from everwave.signal import amplitude, istft, log_magnitude, phasor, stft
 
-from ..corpora.store import Track
+from ..corpora.store import Track, longest
 from . import metrics
 from .samples import held_out_crop
 
@@ -24,11 +23,11 @@ BASS = 700.0  # Hz; below, nearly all of the energy of music lies, and so of wha
 
 def clips(tracks: Sequence[Track], count: int, seconds: float) -> list[np.ndarray]:
     """`count` mono excerpts of `seconds`, spread evenly over the tracks (several per track if there are few)."""
-    tracks = [t for t in tracks if t.seconds >= seconds]
-    if not tracks:
-        raise UsageError(f"no held-out track is {seconds:g} s long, as a clip needs")
-    per_track = -(-count // len(tracks))
-    excerpts = [e for t in tracks for e in _excerpts(t, per_track, seconds)]
+    usable = [t for t in tracks if t.seconds >= seconds]
+    if not usable:
+        raise UsageError(f"no held-out track is {seconds:g} s long, as a clip needs; {longest(tracks)}")
+    per_track = -(-count // len(usable))
+    excerpts = [e for t in usable for e in _excerpts(t, per_track, seconds)]
     chosen = np.linspace(0, len(excerpts) - 1, min(count, len(excerpts))).round().astype(int)
     return [excerpts[i] for i in chosen]
 
@@ -36,12 +35,11 @@ def clips(tracks: Sequence[Track], count: int, seconds: float) -> list[np.ndarra
 def _excerpts(track: Track, count: int, seconds: float) -> list[np.ndarray]:
     length = int(seconds * track.sample_rate)
     starts = np.linspace(0, track.frames - length, count + 2).astype(int)[1:-1]
-    return [track.samples[s : s + length].mean(axis=1).astype(np.float32) / 32768 for s in starts]
+    return [track.excerpt(start, length).mean(axis=1) for start in starts]
 
 
-def evaluate(model_name: str, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:
+def evaluate(model: Any, tracks: Sequence[Track], count: int, seconds: float) -> dict[str, Any]:
     """Means over the clips; convergence is given beside that of true phases, random phases and Griffin-Lim."""
-    model = everwave.load(model_name)
     rows = [_measure(model, clip) for clip in clips(tracks, count, seconds)]
     means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
     return {"clips": len(rows), "seconds": seconds, **means}
@@ -98,9 +96,8 @@ def decoded(model: Any, real: np.ndarray, levels: int) -> tuple[np.ndarray, np.n
     return magnitude.reshape(-1, s.bins).copy(), angle.reshape(-1, s.bins)
 
 
-def save_pictures(model_name: str, tracks: Sequence[Track], folder: Path, seconds: float) -> None:
+def save_pictures(model: Any, tracks: Sequence[Track], folder: Path, seconds: float) -> None:
     """Real, reconstructed and (if the model generates) generated audio, as FLAC and PNG."""
-    model = everwave.load(model_name)
     rate = model.sample_rate
     track = max(tracks, key=lambda t: t.seconds)
     real = held_out_crop(track, seconds)

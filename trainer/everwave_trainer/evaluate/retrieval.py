@@ -9,30 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import everwave
 import numpy as np
 from everwave.errors import UsageError
 
-from ..corpora.store import Track
+from ..corpora.store import Track, longest
 from . import metrics
 
 EXCERPTS = 6  # per track, spread evenly, never overlapping
 
 
-def evaluate(model_name: str, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
+def evaluate(model: Any, tracks: Sequence[Track], seconds: float) -> dict[str, Any]:
     """Share of the tracks' excerpts whose nearest neighbour is of the same track, and of the same package."""
-    model = everwave.load(model_name)
-    tracks = [t for t in tracks if t.seconds >= EXCERPTS * seconds]
-    if not tracks:
-        raise UsageError(f"no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need")
-    rate = tracks[0].sample_rate
-    excerpts = [excerpt for track in tracks for excerpt in _excerpts(track, seconds)]
+    usable = [t for t in tracks if t.seconds >= EXCERPTS * seconds]
+    if not usable:
+        raise UsageError(
+            f"no held-out track is {EXCERPTS * seconds:g} s long, as {EXCERPTS} excerpts need; {longest(tracks)}"
+        )
+    rate = usable[0].sample_rate
+    excerpts = [excerpt for track in usable for excerpt in _excerpts(track, seconds)]
     vectors = {
         "embedding": np.stack([model.embed(excerpt, rate) for excerpt in excerpts]),
         "mel": np.stack([mel_statistics(excerpt, rate) for excerpt in excerpts]),
     }
-    result: dict[str, Any] = {"tracks": len(tracks), "excerpts": len(excerpts), "seconds": seconds}
-    for name, of in (("track", [t.id for t in tracks]), ("package", [t.package for t in tracks])):
+    result: dict[str, Any] = {"tracks": len(usable), "excerpts": len(excerpts), "seconds": seconds}
+    for name, of in (("track", [t.id for t in usable]), ("package", [t.package for t in usable])):
         labels = np.repeat(of, EXCERPTS)
         for kind, table in vectors.items():
             result[f"same_{name}_{kind}"] = round(nearest_agrees(table, labels), 4)
@@ -64,4 +64,4 @@ def _excerpts(track: Track, seconds: float) -> list[np.ndarray]:
     """Stereo float32, EXCERPTS of them."""
     length = int(seconds * track.sample_rate)
     starts = np.linspace(0, track.frames - length, EXCERPTS).astype(int)
-    return [track.samples[s : s + length].astype(np.float32) / 32768 for s in starts]
+    return [track.excerpt(start, length) for start in starts]

@@ -10,16 +10,14 @@ import soundfile
 from everwave import spectrogram
 from everwave.config import DECODER_FRAMES
 
-SECONDS = 6.0
+SECONDS, GENERATED_SECONDS = 6.0, 23.0
 CLIPS = 2
 
 
 def held_out_crop(track: Any, seconds: float) -> np.ndarray:
     """Mono float32 samples from the middle of a track, as long as it has."""
-    samples = track.samples
-    count = min(len(samples), int(seconds * track.sample_rate))
-    start = (len(samples) - count) // 2
-    return samples[start : start + count].mean(axis=1).astype(np.float32) / 32768
+    count = min(track.frames, int(seconds * track.sample_rate))
+    return track.excerpt((track.frames - count) // 2, count).mean(axis=1)
 
 
 def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
@@ -36,7 +34,7 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         real = held_out_crop(track, SECONDS)
         spectrum = signal.stft(ops.convert_to_tensor(real[None]), s.n_fft, s.hop_length)
         latents = trainer.encode(signal.log_magnitude(spectrum))
-        latents = latents[:, : latents.shape[1] // 64 * 64]
+        latents = latents[:, : latents.shape[1] // DECODER_FRAMES * DECODER_FRAMES]
         if "chunk_decoder" in trainer.networks:
             latents = trainer.compress(latents)
         magnitude, phase = trainer.decode(latents)
@@ -45,13 +43,13 @@ def save_reconstructions(trainer: Any, folder: Path, step: int) -> None:
         _save(folder / f"step{step:07d}-{i}", clip, s.sample_rate)
 
 
-def save_generated(model_file: Path, folder: Path, step: int, seconds: float = 23.0) -> None:
+def save_generated(model_file: Path, folder: Path, step: int) -> None:
     """A clip of the model as it is now."""
     import everwave
 
     folder.mkdir(parents=True, exist_ok=True)
     model = everwave.load(model_file)
-    _save(folder / f"step{step:07d}", model.generate(seconds=seconds, seed=0), model.sample_rate)
+    _save(folder / f"step{step:07d}", model.generate(GENERATED_SECONDS, seed=0), model.sample_rate)
 
 
 def _save(path: Path, samples: np.ndarray, sample_rate: int) -> None:

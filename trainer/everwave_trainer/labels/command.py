@@ -9,7 +9,7 @@ from pathlib import Path
 from everwave.errors import UsageError
 from tqdm import tqdm
 
-from ..corpora.store import Corpus, Track
+from ..corpora.store import Track, select
 from . import external, files
 from .estimate import with_librosa
 from .store import authority, read, write
@@ -19,7 +19,7 @@ def label(
     corpus: Path, tool: str, python: Path | None, styles: Sequence[str] | None, bpm_range: tuple[float, float]
 ) -> int:
     """Label both splits of a corpus; returns the exit code: 0, or 1 if some tracks or entries were left over."""
-    tracks = Corpus.open(corpus).select(None, styles=styles)
+    tracks = select([corpus], None, styles)
     if tool == "librosa":
         missing = _missing(corpus, tracks, "librosa", ("bpm", "onsets"))
         for track in tqdm(missing, unit="track", disable=None, leave=False):

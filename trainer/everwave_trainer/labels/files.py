@@ -23,8 +23,10 @@ def read_file(path: Path) -> dict[str, TrackLabels]:
     """The labels in a CSV or JSON file, by the names it uses. UsageError, with the line, for what it cannot mean."""
     try:
         entries = _json(path) if path.suffix.lower() == ".json" else _csv(path)
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a labels file that can") from None
+    except (ValueError, csv.Error) as error:
+        raise UsageError(f"{path}: {error}; mend it, or give another labels file") from None
     return {name: _checked(path, name, entry) for name, entry in entries.items()}
 
 

@@ -51,7 +51,7 @@ class Part:
 
 @dataclass
 class Score:
-    """A whole track. `sections` has one name per unit; `risers` are the units that end in one."""
+    """A whole track. `sections` has one name per unit."""
 
     genre: str
     bpm: float
