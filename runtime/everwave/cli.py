@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def encode(options: argparse.Namespace) -> int:
         reported = len(problems)
         todo = list(encoding.unfinished(found, store, about, failed))
         kept = len(found) - len(todo) - (len(problems) - reported)
-        with _only_our_lines(options), pieces.seconds_bar(lambda: _seconds(todo)) as progress:
+        with commands.only_our_lines(options.debug), pieces.seconds_bar(lambda: _seconds(todo)) as progress:
             encoding.encode_all(model, todo, store, about, options.pool, failed, progress)
     if len(found) > 1 and (problems or kept):
         _say(f"{len(found)} recordings, {kept} of them were done already; problems: {len(problems)}")
@@ -182,7 +182,7 @@ def info(options: argparse.Namespace) -> None:
         return
     ending = Path(options.model).suffix.lower()
     is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES
-    with _only_our_lines(options):
+    with commands.only_our_lines(options.debug):
         facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
@@ -273,30 +273,6 @@ def _seconds(todo: Sequence[Recording]) -> float:
             header = audio.info(recording.path)
             total += header.frames / header.sample_rate
     return total
-
-
-@contextlib.contextmanager
-def _only_our_lines(options: argparse.Namespace) -> Iterator[None]:
-    """What is written to standard error, less what libmpg123 has to say of MP3 files; all of it with --debug."""
-    stream = sys.stderr
-    try:
-        copy = None if options.debug else os.dup(stream.fileno())
-    except (AttributeError, OSError, ValueError):  # no file: closed, or a test's
-        copy = None
-    if copy is None:
-        yield
-        return
-    with (
-        open(copy, "w", buffering=1, encoding=stream.encoding, errors="backslashreplace") as ours,
-        open(os.devnull, "w") as nowhere,
-    ):
-        os.dup2(nowhere.fileno(), stream.fileno())
-        sys.stderr = ours
-        try:
-            yield
-        finally:
-            sys.stderr = stream
-            os.dup2(ours.fileno(), stream.fileno())
 
 
 def _say(message: str) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .errors import EverwaveError, one_line
 from .stopping import stopped_by_signals
@@ -47,6 +47,30 @@ def say(program: str, message: str) -> None:
     """A line on standard error, if anybody reads it."""
     with contextlib.suppress(OSError):
         print(f"{program}: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def only_our_lines(debug: bool = False) -> Iterator[None]:
+    """Within, what libraries of C write to standard error by themselves goes nowhere; with `debug` it stays."""
+    stream = sys.stderr
+    try:
+        copy = None if debug else os.dup(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # no file: closed, or a test's
+        copy = None
+    if copy is None:
+        yield
+        return
+    with (
+        open(copy, "w", buffering=1, encoding=stream.encoding, errors="backslashreplace") as ours,
+        open(os.devnull, "w") as nowhere,
+    ):
+        os.dup2(nowhere.fileno(), stream.fileno())
+        sys.stderr = ours
+        try:
+            yield
+        finally:
+            sys.stderr = stream
+            os.dup2(ours.fileno(), stream.fileno())
 
 
 def _leave_stdout() -> None:

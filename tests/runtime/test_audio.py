@@ -383,7 +383,9 @@ def test_a_full_disk(noise: np.ndarray, ending: str) -> None:
 def test_a_disk_that_fills_up_keeps_what_was_written(
     music: np.ndarray, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = iter([10**9, *(files.RESERVE + n for n in (60_000, 50_000, 40_000, 30_000)), *range(files.RESERVE, 0, -10_000)])
+    free = iter(
+        [10**9, *(files.RESERVE + n for n in (60_000, 50_000, 40_000, 30_000)), *range(files.RESERVE, 0, -10_000)]
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
     monkeypatch.setattr(Writer, "_check_size", lambda *_: next(free))
     with pytest.raises(AudioError, match=r"the disk is full after 0\.3"):

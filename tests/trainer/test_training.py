@@ -640,6 +640,44 @@ def test_a_signal_ends_a_run_with_its_number_after_a_checkpoint(corpus, tmp_path
     assert json.loads(arrays(tmp_path)["meta"].tobytes())["step"] == 1
 
 
+def test_a_refused_run_says_so_in_one_line_and_leaves_nothing(corpus, autoencoders, tmp_path, capsys):
+    """TensorFlow starts before the condition is looked for; what it writes to standard error by itself is no line of ours."""
+    latents = tmp_path / "latents"
+    assert cli.main(["encode", str(corpus), "--autoencoder", str(autoencoders[0]), "-o", str(latents)]) == 0
+    command = [sys.executable, "-m", "everwave_trainer.cli", "gan", latents, *TINY, "--conditions", "no-such", "-o"]
+    done = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("everwave-train: error: --conditions no-such: no piece")
+    assert (done.returncode, (tmp_path / "run").exists()) == (2, False)
+    capsys.readouterr()
+    taken = tmp_path / "taken"
+    taken.write_text("somebody's")
+    for arguments in (
+        ["gan", latents],
+        ["encode", corpus, "--autoencoder", autoencoders[0]],
+        ["evaluate", autoencoders[0], corpus],
+    ):
+        assert cli.main([*map(str, arguments), "-o", str(taken / "run")]) == 2
+        assert f"{taken} is no folder" in capsys.readouterr().err
+    assert taken.read_text() == "somebody's"
+    assert (
+        cli.main(
+            [
+                "encode",
+                str(corpus),
+                "--autoencoder",
+                str(autoencoders[0]),
+                "--styles",
+                "no-such",
+                "-o",
+                str(tmp_path / "none"),
+            ]
+        )
+        == 2
+    )
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_reader_that_leaves_is_no_error(autoencoders):
     command = [sys.executable, "-m", "everwave_trainer.cli", "card", str(autoencoders[0])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+tf.config.list_physical_devices()  # what it lacks it says when it first looks: when it is imported, not amid work
+
 
 def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
     return tf.function(step, autograph=False)

@@ -12,6 +12,8 @@ from everwave import checks, commands
 from everwave.errors import UsageError
 from everwave.options import Parser
 
+from .files import checked
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
 
 
@@ -203,6 +205,8 @@ def _prepare(a: argparse.Namespace) -> None:
         if not getattr(a, name) > 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(a, name)}: must be greater than 0")
     checks.number("--seed", a.seed, 0, 2**32 - 1)
+    checked(a.output)
+    _start_keras(a)
     import keras
 
     from . import backend
@@ -211,6 +215,12 @@ def _prepare(a: argparse.Namespace) -> None:
     if a.deterministic:
         backend.deterministic()
     backend.distribute(a.batch_size)
+
+
+def _start_keras(a: argparse.Namespace) -> None:
+    """Keras and its backend, without what TensorFlow writes to standard error when it starts."""
+    with commands.only_our_lines(a.debug):
+        from . import backend  # noqa: F401
 
 
 def _autoencoder(a: argparse.Namespace) -> None:
@@ -308,14 +318,16 @@ def _posttrain(a: argparse.Namespace) -> None:
 
 
 def _finetune(a: argparse.Namespace) -> None:
-    from .finetune import finetune
-
     if not a.minutes > 0:
         raise UsageError(f"--minutes {a.minutes}: must be greater than 0")
+    _start_keras(a)
+    from .finetune import finetune
+
     finetune(a.audio, a.init, a.output, minutes=a.minutes, licence=a.licence, seed=a.seed)
 
 
 def _export(a: argparse.Namespace) -> None:
+    _start_keras(a)
     from .export import export_run
 
     dtype = "float32" if a.float32 else "float16"

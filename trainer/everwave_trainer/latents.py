@@ -25,7 +25,7 @@ from everwave.wav import quantise
 from tqdm import tqdm
 
 from .corpora.store import Track, check_rate, select, sources, together, write_text
-from .files import whole
+from .files import checked, whole
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -286,11 +286,11 @@ def encode_corpus(
     path = weights.find(autoencoder)
     path = weights.autoencoder_path(weights.read(path), path)
     model = everwave.load(path)
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = [track for track in select(corpora, split, styles) if track.seconds > 1]
     if not chosen:
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
     check_rate(chosen, model.sample_rate, autoencoder)
+    checked(folder).mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     _check_encoders(folder, path)

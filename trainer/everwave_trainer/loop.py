@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,7 +96,8 @@ def run(
             if due:
                 save(kept := step + 1)
                 saved = time.monotonic()
-                tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
+                with suppress(OSError):  # the terminal may be gone
+                    tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
                 if came:
                     raise Stopped(came[0])
                 if enough():

@@ -16,6 +16,7 @@ import everwave
 from everwave.errors import UsageError
 
 from ..corpora.store import Corpus, Track, check_rate, hours, select
+from ..files import checked
 
 SECONDS = 10.0
 MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distribution")
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("clips", "seeds", "pieces"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    if arguments.output:
+        checked(arguments.output)
     model = everwave.load(arguments.model)
     for folder in [*arguments.corpora, *filter(None, [arguments.labelled])]:
         check_rate(Corpus.open(folder).tracks, model.sample_rate, arguments.model)
