@@ -149,6 +149,6 @@ def seconds_bar(total: Callable[[], float]) -> Iterator[Callable[[float], object
     from tqdm import tqdm
 
     bar_format = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    columns = shutil.get_terminal_size().columns  # 80 where the terminal does not say
-    with tqdm(total=total(), bar_format=bar_format, leave=False, ncols=columns) as bar:
+    columns, lines = shutil.get_terminal_size()  # 80 x 24 where the terminal does not say
+    with tqdm(total=total(), bar_format=bar_format, leave=False, ncols=columns, nrows=lines) as bar:
         yield bar.update

@@ -625,6 +625,16 @@ def test_failures(
     assert run_bad(FAILURES[case], tiny, steered, capsys, monkeypatch) in (1, 2)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_bar_on_a_terminal_that_does_not_say_its_size(tiny: str) -> None:
+    ours, theirs = os.openpty()  # of no columns and no lines, as nobody has set them
+    command = [sys.executable, "-m", "everwave", "generate", "--model", tiny, "--seconds", "1", "-o", "out.wav"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, check=True)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        assert b"0%|" in terminal.read(4096)
+
+
 def test_an_unknown_option_is_the_command_s_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "--nosuch", "1"])
