@@ -81,7 +81,7 @@ class Writer:
                  keep_partial: bool = True, riff_limit: int = UNKNOWN) -> None:  # fmt: skip
         self.name = os.fspath(path)
         self.sample_rate, self.channels = sample_rate, channels
-        if os.path.isdir(self.name):
+        if self.name != "-" and os.path.isdir(self.name):
             files.checked(self.name)  # says so
         self.format, self.subtype = _format(self.name, format, subtype)
         self.frames = 0  # written so far
