@@ -21,26 +21,31 @@ def run(program: str, command: Callable[[], int | None], debug: bool = False) ->
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is spelled
         sys.stdout.reconfigure(errors="backslashreplace")
-    with stopped_by_signals():
+    with stopped_by_signals() as came:
         try:
             code = command() or 0
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code
         except KeyboardInterrupt as stop:
-            number = getattr(stop, "number", signal.SIGINT)
-            say(program, "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
-            return SIGNALLED + number
+            return _stopped(program, getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:  # the reader of our output has left; there is no one to tell
             _leave_stdout()
             return 0
         except Exception as error:
+            if came:  # a library may make an error of its own of it, as NumPy does while it is imported
+                return _stopped(program, came[0])
             if debug:
                 raise
             _leave_stdout()
             ours = isinstance(error, EverwaveError)
             say(program, f"error: {one_line(error)}{'' if ours else ' (--debug shows where)'}")
             return error.exit_code if isinstance(error, EverwaveError) else FAILURE
+
+
+def _stopped(program: str, number: int) -> int:
+    say(program, "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+    return SIGNALLED + number
 
 
 def say(program: str, message: str) -> None:

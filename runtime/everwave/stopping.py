@@ -19,17 +19,19 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Within, the first of SIGNALS raises Stopped in the main thread, and later ones do not disturb the end."""
+def stopped_by_signals() -> Iterator[list[int]]:
+    """Within, the first of SIGNALS raises Stopped in the main thread, and later ones do not disturb the end; the list given says which came."""
+    came: list[int] = []
 
     def stop(number: int, _: Any) -> None:
+        came.append(number)
         for other in SIGNALS:  # the second one does not disturb the end
             if signal.getsignal(other) is stop:
                 signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
     with _handled_by(stop):
-        yield
+        yield came
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import cli, load, pieces, playing, weights
+from everwave import cli, commands, load, pieces, playing, weights
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
 from everwave.model import Model
@@ -633,6 +633,17 @@ def test_a_bar_on_a_terminal_that_does_not_say_its_size(tiny: str) -> None:
     os.close(theirs)
     with open(ours, "rb", buffering=0) as terminal:
         assert b"0%|" in terminal.read(4096)
+
+
+def test_what_a_library_makes_of_a_signal_is_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    def import_that_is_interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("PLEASE READ THIS") from None
+
+    assert commands.run("everwave", import_that_is_interrupted) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "everwave: stopped by SIGTERM\n"
 
 
 def test_an_unknown_option_is_the_command_s_error(capsys: pytest.CaptureFixture[str]) -> None:
