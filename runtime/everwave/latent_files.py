@@ -22,6 +22,7 @@ from .latent_about import MAX_ABOUT, About, Array, Latents, explained, known, un
 from .latent_hdf5 import Hdf5Store, recording
 
 HDF5 = (".h5", ".hdf5")
+FILES = (".csv", ".flac", ".json", ".mp3", ".npz", ".ogg", ".pkl", ".pt", ".txt", ".wav")  # that nobody calls a folder
 NPY = b"\x93NUMPY"
 
 
@@ -93,8 +94,11 @@ class NpyStore:
 
 def open_store(output: Path, overwrite: bool = False) -> Store:
     """The Store of OUT.npy, OUT.h5 or a folder; UsageError if it cannot be written."""
-    if output.suffix.lower() in HDF5:
+    ending = output.suffix.lower()
+    if ending in HDF5:
         return Hdf5Store(output, overwrite)
+    if ending in FILES and not output.is_dir():
+        raise UsageError(f"{output}: latents are no {ending}; give a name that ends in .npy or .h5, or a folder")
     return NpyStore(output, overwrite)
 
 

@@ -772,7 +772,9 @@ def test_what_holds_no_latents_is_named(model: str, capsys: pytest.CaptureFixtur
         assert "pickle" not in line
 
 
-@pytest.mark.parametrize("output", ["file/out", "file/deep/out", "/dev/null/out", "file/out.npy", "file/out.h5"])
+@pytest.mark.parametrize(
+    "output", ["file/out", "file/deep/out", "/dev/null/out", "file/out.npy", "file/out.h5", "out.txt", "out.NPZ"]
+)
 def test_outputs_that_cannot_be(output: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Known before any work is done."""
     write("a.wav")
