@@ -384,8 +384,7 @@ def test_the_command_makes_no_fuss_about_those_who_leave_or_are_left(weights_fil
             download.getresponse().read(taken)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) in (-signal.SIGTERM, 143)
-        said = process.stderr.read()
-        assert "Traceback" not in said, said
+        assert process.stderr.read() == "everwave: stopped by SIGTERM\n"
 
 
 @pytest.mark.parametrize("name", ["https://radio.example", "radio.example:443", ""])

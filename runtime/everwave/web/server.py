@@ -112,6 +112,19 @@ class Server(uvicorn.Server):
         super().__init__(configuration(radio, host, hosts))
         self._radio = radio
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """What uvicorn logs of requests that are cut off because it stops is not news."""
+
+        def is_news(_: logging.LogRecord) -> bool:
+            return not self._radio.engine.ending
+
+        its_log = logging.getLogger("uvicorn.error")
+        its_log.addFilter(is_news)
+        try:
+            super().run(sockets)
+        finally:
+            its_log.removeFilter(is_news)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """A terminal that is closed stops it as the others do, unless that is ignored, as `nohup` has it."""
