@@ -48,11 +48,17 @@ CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that a
 OGG_TAIL_SECONDS = 0.2  # more than there is, as the last page of some whole files has it; `_ogg_ends` sees cut ones
 
 
-def files_below(folder: str | os.PathLike[str], unreadable: Callable[[OSError], object]) -> Iterator[Path]:
+def files_below(folder: str | os.PathLike[str], failed: Callable[[str], object]) -> Iterator[Path]:
     """The audio files in `folder` and below it, sorted, by their ENDINGS; what is hidden is left alone.
 
-    `unreadable` is called with why a folder cannot be looked into.
+    OSError if `folder` itself cannot be looked into; of another one below it `failed` is told in a line.
     """
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == os.fspath(folder):
+            raise error
+        failed(f"{error.filename}: cannot be looked into ({error.strerror}); make it readable, or leave it out")
+
     for root, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

@@ -99,7 +99,7 @@ class Writer:
             _check_stdout()
         else:
             self._folder = files.checked(self.name).parent
-            self._check_size(frames or 0)
+            self._check_size(self._folder, frames or 0)
 
     def __enter__(self) -> Writer:
         if self._folder:
@@ -220,8 +220,8 @@ class Writer:
         size = BYTES.get(self.subtype)
         return frames * self.channels * size if size else frames * LOSSY_BYTES_PER_SECOND // self.sample_rate
 
-    def _check_size(self, frames: int) -> None:
-        files.check_room(self.name, self._size(frames))
+    def _check_size(self, folder: Path, frames: int) -> None:
+        files.check_room(folder, self._size(frames), self.name)
         if frames > self._most_frames:
             raise FormatError(
                 f"{self.name}: AIFF holds at most 4 GiB, this is {self._size(frames) / 2**30:.1f}; use wav or flac"

@@ -141,7 +141,7 @@ def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str
     from .kernels.peak import peak
     from .ops.numba_ops import NumbaNetwork
 
-    networks = {name: cast(NumbaNetwork, model.network(name)) for name in ("chunk_decoder", "frame_decoder")}
+    networks = {each: cast(NumbaNetwork, model.network(each)) for each in ("chunk_decoder", "frame_decoder")}
     windows = 2 * result["audio_seconds"] * model.config.signal.latent_rate / DECODER_LATENTS
     work = 2 * windows * sum(network.plan.multiplications for network in networks.values())
     rate = work / sum(result["stages"][network] for network in networks)

@@ -71,9 +71,9 @@ def stream(options: argparse.Namespace) -> None:
     model = load(options.model, options.threads, options.precision)
     seed = _seed(options)
     if options.play:
-        from .playing import check, play
+        from .playing import play, sounddevice
 
-        check()
+        sounddevice()
         with pieces.stream(model, options, seed, None) as blocks:
             _say(f"playing {options.model}, seed {seed}; Ctrl-C ends it")
             play(blocks, model.sample_rate)

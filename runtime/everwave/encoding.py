@@ -67,7 +67,7 @@ def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:
     if given == "-":
         yield path, "stdin"
     elif path.is_dir():
-        for file in _audio_files(path, failed):
+        for file in audio.files_below(path, failed):
             yield file, _called(file.relative_to(path))
     elif path.exists() or not glob.has_magic(given):  # one that is missing is reported when its turn comes
         yield path, _called(Path(path.name))
@@ -81,15 +81,6 @@ def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:
 def _called(file: Path) -> str:
     """The name of its latents. One that begins with a dot would be nobody's recording."""
     return "/".join(part for name in file.with_suffix("").parts if (part := name.lstrip(".")))
-
-
-def _audio_files(folder: Path, failed: Failed) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        if error.filename == str(folder):
-            raise error
-        failed(f"{error.filename}: cannot be looked into ({error.strerror}); make it readable, or leave it out")
-
-    return audio.files_below(folder, unreadable)
 
 
 def _until_magic(parts: Sequence[str]) -> Iterator[str]:
@@ -143,10 +134,8 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
 
 def _encode(model: Model, recording: Recording, path: Path, store: Store, about: About, pooled: bool,
             workers: Executor, progress: Callable[[float], object]) -> None:  # fmt: skip
-    when, (rate, blocks) = (
-        modified(recording),
-        audio.blocks(path),
-    )  # before anything is read, so that a later change shows
+    when = modified(recording)  # before anything is read, so that a later change shows
+    rate, blocks = audio.blocks(path)
     frames = channels = 0
 
     def counted() -> Iterator[np.ndarray]:

@@ -37,6 +37,20 @@ def checked(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def checked_folder(folder: Path) -> Path:
+    """`folder`, which is one that can be written to or made; OutputError else. Nothing is made yet."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); choose another name") from None
+    if not there.is_dir():
+        at = "" if there == folder else f"{there} "
+        raise OutputError(f"{folder}: {at}is no folder; choose another name")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"{folder}: no permission to write there; choose another place")
+    return folder
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str], wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
     """A temporary name beside `path`; its file takes that place if all went well and it is `wanted`, else it is removed."""
@@ -50,13 +64,13 @@ def whole(path: str | os.PathLike[str], wanted: Callable[[], bool] = lambda: Tru
         part.unlink(missing_ok=True)
 
 
-def check_room(path: str | os.PathLike[str], needed: int) -> None:
-    """NoRoom unless the disk of the file to be made has `needed` bytes and RESERVE more for it."""
-    _, _, free = shutil.disk_usage(checked(path).parent)
+def check_room(folder: Path, needed: int, name: str | os.PathLike[str]) -> None:
+    """NoRoom unless the disk of `folder` has `needed` bytes, and RESERVE more, for the file that the user calls `name`."""
+    _, _, free = shutil.disk_usage(folder)
     if needed + RESERVE > free:
         size, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
         raise NoRoom(
-            f"{os.fspath(path)}: needs up to {(needed + RESERVE) / size:.1f} {unit}, {free / size:.1f} {unit} are free;"
+            f"{os.fspath(name)}: needs up to {(needed + RESERVE) / size:.1f} {unit}, {free / size:.1f} {unit} are free;"
             " make room, or choose another disk"
         )
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import EverwaveError, OutputError, UsageError, first_line
-from .files import checked, whole
+from .errors import EverwaveError, UsageError, first_line
+from .files import checked, checked_folder, whole
 from .latent_about import MAX_ABOUT, About, Array, Latents, explained, known, unchanged
 from .latent_hdf5 import Hdf5Store, recording
 
@@ -51,7 +51,7 @@ class NpyStore:
         if self.single:
             checked(output)
         else:
-            _check_folder(output)
+            checked_folder(output)
 
     def __enter__(self) -> NpyStore:
         return self
@@ -195,16 +195,3 @@ def _beside(path: Path) -> About:
         return known(json.loads(text))
     except (ValueError, RecursionError):
         raise ValueError(f"{_json_path(path).name} beside it is damaged; delete that") from None
-
-
-def _check_folder(folder: Path) -> None:
-    """OutputError unless `folder` is one that can be written to, or can be made."""
-    try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
-    except OSError as error:  # a name that is too long
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); choose another name") from None
-    if not there.is_dir():
-        at = "" if there == folder else f"{there} "
-        raise OutputError(f"{folder}: {at}is no folder; name OUT.npy, OUT.h5 or a folder")
-    if not os.access(there, os.W_OK):
-        raise OutputError(f"{folder}: no permission to write there; choose another place")

@@ -30,7 +30,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
                 signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
-    with _handled_by(stop):
+    with handled_by(stop):
         yield came
 
 
@@ -38,7 +38,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
 def signals_noted() -> Iterator[list[int]]:
     """Within, SIGNALS do nothing but come into the list given, which is to be looked at wherever the work may end."""
     came: list[int] = []
-    with _handled_by(lambda number, _: came.append(number)):
+    with handled_by(lambda number, _: came.append(number)):
         yield came
 
 
@@ -55,7 +55,7 @@ def signals_held() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
+def handled_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
     """Within, `handler` gets those of SIGNALS that are not ignored, as `nohup` has it; threads but the main one get none."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

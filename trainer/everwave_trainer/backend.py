@@ -41,6 +41,11 @@ def input_gradient(f: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
     return _chosen.input_gradient(f, x)
 
 
+def start() -> None:
+    """Look for devices now: what the backend has to say of those that it lacks it says then."""
+    _chosen.start()
+
+
 def deterministic() -> None:
     """Make every operation repeat bit for bit (slower; used to check that training resumes exactly)."""
     _chosen.deterministic()

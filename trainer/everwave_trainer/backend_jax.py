@@ -63,6 +63,10 @@ def input_gradient(f: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
     return y, slope
 
 
+def start() -> None:
+    """JAX looks for devices when it is first asked to compute, and a flag of `deterministic` has to be set by then."""
+
+
 def deterministic() -> None:
     """The CPU always repeats; a GPU does with this flag, read when JAX first looks for devices."""
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"

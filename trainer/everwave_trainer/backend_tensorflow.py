@@ -7,7 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-tf.config.list_physical_devices()  # what it lacks it says when it first looks: when it is imported, not amid work
+
+def start() -> None:
+    tf.config.list_physical_devices()
 
 
 def compiled(step: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

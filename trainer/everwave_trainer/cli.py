@@ -10,9 +10,8 @@ from typing import Any
 
 from everwave import checks, commands
 from everwave.errors import UsageError
+from everwave.files import checked_folder
 from everwave.options import Parser
-
-from .files import checked
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
 
@@ -205,7 +204,7 @@ def _prepare(a: argparse.Namespace) -> None:
         if not getattr(a, name) > 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(a, name)}: must be greater than 0")
     checks.number("--seed", a.seed, 0, 2**32 - 1)
-    checked(a.output)
+    checked_folder(a.output)
     _start_keras(a)
     import keras
 
@@ -220,7 +219,9 @@ def _prepare(a: argparse.Namespace) -> None:
 def _start_keras(a: argparse.Namespace) -> None:
     """Keras and its backend, without what TensorFlow writes to standard error when it starts."""
     with commands.only_our_lines(a.debug):
-        from . import backend  # noqa: F401
+        from . import backend
+
+        backend.start()
 
 
 def _autoencoder(a: argparse.Namespace) -> None:

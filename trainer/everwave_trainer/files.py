@@ -1,23 +1,11 @@
-"""Files that appear when they are complete, and where folders can be made."""
+"""Files that appear when they are complete."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-from everwave.errors import UsageError
-
-
-def checked(folder: Path) -> Path:
-    """`folder`, which is there or can be made; UsageError else. Nothing is made yet: what is refused leaves nothing behind."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    trouble = f"{there} is no folder" if not there.is_dir() else "" if os.access(there, os.W_OK) else "no permission"
-    if trouble:
-        raise UsageError(f"-o {folder}: cannot be written to ({trouble}); choose another place")
-    return folder
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from everwave import signal, weights
 from everwave.conditioning import channels
 from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
 from everwave.errors import EverwaveError, UsageError
+from everwave.files import checked_folder
 from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
 from .corpora.store import Track, check_rate, select, sources, together, write_text
-from .files import checked, whole
+from .files import whole
 from .labels import store as labels_store
 from .labels.curves import density, merged
 
@@ -290,7 +291,7 @@ def encode_corpus(
     if not chosen:
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
     check_rate(chosen, model.sample_rate, autoencoder)
-    checked(folder).mkdir(parents=True, exist_ok=True)
+    checked_folder(folder).mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     _check_encoders(folder, path)

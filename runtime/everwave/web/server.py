@@ -7,10 +7,8 @@ import contextlib
 import ipaddress
 import logging
 import re
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,12 +18,11 @@ import uvicorn
 import websockets  # noqa: F401 - uvicorn imports it only when the radio is up
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import HANDLED_SIGNALS
 
 from .. import checks, weights
 from ..errors import ModelError, UsageError, short
 from ..model import Model
-from ..stopping import SIGNALS
+from ..stopping import handled_by
 from .limits import limits_for
 from .radio import Radio, application
 
@@ -128,17 +125,8 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """A terminal that is closed stops it as the others do, unless that is ignored, as `nohup` has it."""
-        with super().capture_signals():
-            heard = threading.current_thread() is threading.main_thread()
-            others = [
-                n for n in SIGNALS if heard and n not in HANDLED_SIGNALS and signal.getsignal(n) != signal.SIG_IGN
-            ]
-            before = {number: signal.signal(number, self.handle_exit) for number in others}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+        with super().capture_signals(), handled_by(self.handle_exit):
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._radio.engine.ending = True

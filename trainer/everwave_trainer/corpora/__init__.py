@@ -163,11 +163,10 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
 def _audio_files(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
-
-    def unreadable(error: OSError) -> None:
-        print(f"skipped: {error.filename}: cannot be looked into ({error.strerror})", file=sys.stderr)
-
-    found = sorted(files_below(given, unreadable))
+    try:
+        found = sorted(files_below(given, lambda problem: print(f"skipped: {problem}", file=sys.stderr)))
+    except OSError as error:
+        raise UsageError(f"--audio {given}: cannot be looked into ({error.strerror}); make it readable") from None
     if not found:
         raise UsageError(
             f"--audio {given}: no audio files in this folder or below it; known endings are {' '.join(ENDINGS)}"

@@ -17,11 +17,12 @@ from typing import BinaryIO
 import numpy as np
 from everwave import audio
 from everwave.errors import AudioError, UsageError
+from everwave.files import checked_folder
 from everwave.resampling import Resampler
 from everwave.wav import quantise
 from everwave.weights import digest
 
-from ..files import checked, whole
+from ..files import whole
 from .store import FULL_SCALE, Corpus, CorpusError, Track, hours, write_manifest, write_text
 
 BLOCK_FRAMES = 1 << 20  # decoded at a time: bounds the memory, whatever the length of a track
@@ -93,7 +94,7 @@ class Builder:
             raise UsageError(f"--sample-rate {self.sample_rate}: must be 8000 to 192000 Hz")
         if self.jobs < 1:
             raise UsageError(f"--jobs {self.jobs}: must be at least 1")
-        (checked(self.folder) / "tracks").mkdir(parents=True, exist_ok=True)
+        (checked_folder(self.folder) / "tracks").mkdir(parents=True, exist_ok=True)
         if (self.folder / "manifest.json").exists():
             corpus = Corpus.open(self.folder)
             if corpus.sample_rate != self.sample_rate:

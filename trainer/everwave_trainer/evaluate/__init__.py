@@ -14,9 +14,9 @@ from typing import Any
 
 import everwave
 from everwave.errors import UsageError
+from everwave.files import checked_folder
 
 from ..corpora.store import Corpus, Track, check_rate, hours, select
-from ..files import checked
 
 SECONDS = 10.0
 MEASURES = ("reconstruction", "pitch", "tempo", "density", "precision", "distribution")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
     if arguments.output:
-        checked(arguments.output)
+        checked_folder(arguments.output)
     model = everwave.load(arguments.model)
     for folder in [*arguments.corpora, *filter(None, [arguments.labelled])]:
         check_rate(Corpus.open(folder).tracks, model.sample_rate, arguments.model)
