@@ -128,7 +128,7 @@ def _table(preset: str, rows: list[Row], clock: str) -> str:
         {row["contender"] for row in rows}, key=lambda name: (precision(name), _speed(rows, name, places[-1]))
     )
     lines = [
-        f"{WHAT[clock]} at `{preset}`, and in brackets how many times as fast everwave is in the same precision",
+        f"{WHAT[clock]} at `{preset}`; in brackets, how many times as fast everwave is at the same precision",
         "",
         "| networks run by | precision | " + " | ".join(heads) + " | peak MB |",
         "|---|---|" + "---|" * len(heads) + "---|",
@@ -184,7 +184,7 @@ def _footnotes(results: Row) -> str:
         "coordinates, does the inverse STFT and writes the file.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
         *(
-            ["Fastest settings, windows per call x calls at once: " + ", ".join(sorted(settings)) + "."]
+            ["Fastest setting found for each, windows per call x calls at once: " + ", ".join(sorted(settings)) + "."]
             if settings
             else []
         ),

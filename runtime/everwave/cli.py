@@ -84,6 +84,8 @@ def stream(options: argparse.Namespace) -> None:
             options.output, model.sample_rate, format=options.format, tags=pieces.tags(model, options, seed)
         ) as writer,
     ):
+        if sys.stderr.isatty():
+            _say(f"{options.model}, seed {seed}")
         for block in blocks:
             writer.write(block)
 
@@ -225,9 +227,7 @@ def serve(options: argparse.Namespace) -> None:
     try:
         from .web.server import serve as serve_web
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"serve needs {error.name}; install it with: pip install starlette uvicorn websockets"
-        ) from None
+        raise UsageError(f"serve needs {error.name}; `pip install starlette uvicorn websockets`") from None
     models = options.model or []
     names = options.name or []
     serve_web(models, options.host, options.port, options.threads, options.precision, options.listeners, names)

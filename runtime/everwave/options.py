@@ -55,7 +55,9 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
                       help="the end goes on into the start; whole latents, or whole bars where there is a tempo")  # fmt: skip
     made.add_argument("--count", type=int, default=1, help="how many pieces, with seeds SEED, SEED + 1, ...")
     made.add_argument("--spectrogram", metavar="PNG", help="also draw the spectrogram")
-    made.add_argument("-o", "--output", help="WAV, FLAC, OGG or MP3 by its ending, - for stdout (default MODEL.wav)")
+    made.add_argument(
+        "-o", "--output", help="wav, flac, ogg, opus, mp3 or aiff by its ending, - for stdout (default MODEL.wav)"
+    )
 
     made = command("stream", "generate without end")
     _control_options(made)
@@ -86,7 +88,7 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     measured.add_argument("--preset", choices=("full", "lite", "tiny"), help="sizes of a model with random weights")
     _engine_options(made)
     made.add_argument("--random-weights", action="store_true")
-    made.add_argument("--seconds", type=float, default=60.0)
+    made.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
     made.add_argument("--json", action="store_true", help="one run only, printed as one JSON object")
     made.add_argument("--compare", action="store_true",
                       help="also run the same networks in Keras, ONNX Runtime, OpenVINO and PyTorch, what is installed")  # fmt: skip
@@ -98,8 +100,8 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
     made = command("bundle", "put a model and the autoencoder it needs into one file")
-    made.add_argument("model", metavar="MODEL")
-    made.add_argument("-o", "--output", required=True)
+    made.add_argument("model", metavar="MODEL", help="a shipped name or a file")
+    made.add_argument("-o", "--output", required=True, help="OUT.h5")
 
     made = command("import_musika", "turn a checkpoint of the original Musika into a model")
     made.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?",
@@ -145,5 +147,5 @@ def _control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="NAME=VALUE", action="append",
                         help="any other condition of the model (see `everwave info MODEL`), in the same way")  # fmt: skip
     parser.add_argument("--style", type=int, help="another seed, whose style to take")
-    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8")
+    parser.add_argument("--truncation", type=float, default=2.0, help="how far from the usual, 0 to 8 (default 2)")
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the piece (default 0)")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 from everwave import cli, commands, load, pieces, playing, weights
+from everwave.audio import Writer
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
 from everwave.model import Model
@@ -261,6 +262,20 @@ def test_a_loop_says_its_length(tiny: str, steered: str, capsys: pytest.CaptureF
     assert "a loop of 43 latents" in capsys.readouterr().out
     assert main(["generate", "--model", steered, "--seconds", "2", "--bpm", "125", "--loop", "-o", "b.flac"]) == 0
     assert "a loop of 83 latents, 1 bars of 124.53 bpm" in capsys.readouterr().out
+
+
+def test_a_stream_tells_a_terminal_its_seed(
+    tiny: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Writer, block: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "write", stop)
+    assert main(["stream", "--model", tiny, "-o", "out.wav"]) == 130
+    assert "seed" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main(["stream", "--model", tiny, "-o", "out.wav", "--seed", "12"]) == 130
+    assert "seed 12\n" in capsys.readouterr().err
 
 
 def test_playing_without_a_sound_card_says_why(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

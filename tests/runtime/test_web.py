@@ -424,6 +424,4 @@ def test_the_command_without_the_extra(
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr("everwave.weights.available", list)  # else it would serve
     assert main(["serve"]) == 2
-    assert (
-        f"serve needs {missing}; install it with: pip install starlette uvicorn websockets" in capsys.readouterr().err
-    )
+    assert f"serve needs {missing}; `pip install starlette uvicorn websockets`" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int | None:
     except ModuleNotFoundError as error:
         if arguments.debug or error.name not in ("keras", "tensorflow", "tensorboard"):
             raise
-        raise UsageError(f'{error.name} is not installed; `pip install "everwave[train]"`') from None
+        raise UsageError(f"{error.name} is not installed; `pip install tensorflow keras tensorboard`") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +64,11 @@ def parser() -> argparse.ArgumentParser:
 
     encode = commands.add_parser("encode", help="turn a corpus into latents for the GAN")
     encode.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
-    encode.add_argument("--autoencoder", required=True, help="weights file with the four autoencoder networks")
+    encode.add_argument(
+        "--autoencoder",
+        required=True,
+        help="a weights file with the four autoencoder networks, or the shipped `autoencoder`",
+    )
     encode.add_argument("--styles", nargs="+", help="only tracks of these styles")
     encode.add_argument("--split", default="train", choices=["train", "held-out"], help="default: train")
     encode.add_argument(
@@ -89,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     gan.add_argument(
         "--conditions", nargs="*", metavar="LABEL",
-        help="labels of the latents to condition on (bpm, density; default: those of --init); pieces without are left out",
+        help="labels of the latents to condition on (bpm, density, or the name of a style; default: those of --init); pieces without are left out",
     )  # fmt: skip
     gan.add_argument("--critic-width", type=int, help="default: the generator's; half is twice as fast")
     gan.add_argument("--alone", type=int, default=2000, help="first steps without a critic (default 2000)")

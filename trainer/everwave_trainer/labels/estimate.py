@@ -26,7 +26,7 @@ TIGHTNESS = 400  # librosa's default is 100; machines keep time
 def check_librosa() -> None:
     """UsageError if librosa is not installed."""
     if importlib.util.find_spec("librosa") is None:
-        raise UsageError('librosa is not installed, which labels music; `pip install "everwave[label]"`')
+        raise UsageError("librosa is not installed, which labels music; `pip install librosa`")
 
 
 def with_librosa(samples: np.ndarray, sample_rate: int, bpm_range: tuple[float, float]) -> TrackLabels:
