@@ -48,12 +48,16 @@ def framed(image: Array, seconds: float, positions: dict[int, float]) -> Array:
 
 def ticks(seconds: float) -> list[float]:
     """At most a dozen round times from 0 on."""
-    step = next((s for s in TIME_STEPS if seconds / s <= 11), seconds)
+    step = _step(seconds)
     return [i * step for i in range(int(seconds / step + 1e-9) + 1)] if seconds > 0 else []
 
 
+def _step(seconds: float) -> float:
+    return next((s for s in TIME_STEPS if seconds / s <= 11), seconds)
+
+
 def clock(at: float, seconds: float) -> str:
-    if seconds < 2:
+    if _step(seconds) < 1:
         return f"{at:.1f} s"
     whole = round(at)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60

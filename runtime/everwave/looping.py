@@ -59,7 +59,7 @@ class Loop:
         return block
 
     def close(self) -> None:
-        """Stop the workers; called by `with` and when the loop is forgotten."""
+        """Begin no more work; called by `with`."""
         self._blocks.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Loop:

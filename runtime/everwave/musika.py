@@ -98,13 +98,13 @@ def _try_in_child(paths: Mapping[str, Path]) -> None:
     path = os.pathsep.join(filter(None, sys.path))
     try:
         child = subprocess.run(
-            command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=os.environ | {"PYTHONPATH": path}
+            command, capture_output=True, timeout=CHILD_SECONDS, env=os.environ | {"PYTHONPATH": path}
         )
         said, ended = child.stdout, child.returncode
     except subprocess.TimeoutExpired as error:
-        said, ended = bytes(error.stdout or b"").decode(), -1
+        said, ended = error.stdout or b"", -1
     if ended:
-        lines = said.splitlines() or ["the checkpoint"]
+        lines = os.fsdecode(said).splitlines() or ["the checkpoint"]
         known = ended == CHILD_REFUSED
         raise ModelError(lines[-1] if known else f"{lines[-1]}: so damaged that the HDF5 library fails; get it again")
 
@@ -112,6 +112,7 @@ def _try_in_child(paths: Mapping[str, Path]) -> None:
 def _child() -> None:
     """What `_try_in_child` runs: says which file comes next, then reads it."""
     names = sys.argv[1:]
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no text
     with suppress(ImportError, ValueError, OSError):  # not on every system, nor above every limit
         import resource
 

@@ -212,13 +212,19 @@ class Pipeline:
 
     @contextmanager
     def pool(self) -> Iterator[Executor]:
-        """Where jobs run: the shared workers, else `threads` of its own that end with the `with`."""
+        """Where jobs run: the shared workers, else `threads` of its own; the `with` ends when they have, unless it is forgotten."""
         with OneBlasThread() if self.uses_blas else nullcontext():
             if self.workers:
                 yield self.workers
             else:
-                with ThreadPoolExecutor(self.threads, thread_name_prefix="everwave") as own:
+                own, forgotten = ThreadPoolExecutor(self.threads, thread_name_prefix="everwave"), False
+                try:
                     yield own
+                except GeneratorExit:  # in any thread, in the middle of anything: whoever waited might wait for itself
+                    forgotten = True
+                    raise
+                finally:
+                    own.shutdown(wait=not forgotten, cancel_futures=forgotten)
 
     def _in_order(self, jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         """Results of `jobs` in order; a bounded number of them is begun beyond the one that is waited for."""

@@ -313,11 +313,16 @@ class Player:
             return
         with self.lock:
             self.closed = True
-            for segment in self.pending:
-                segment.result.cancel()
+            self.forget()
             self.pending.clear()
             self.ready = self.ready[:0]
         self.workers.close()
+
+    def forget(self) -> None:
+        """Nobody will take what is planned. Waits for nothing: the garbage collector calls this in any thread."""
+        if os.getpid() == self.process:
+            for segment in self.pending:
+                segment.result.cancel()
 
     def _stop(self, cursor: Cursor) -> int | None:
         """The frame at which what is heard of the run ends, if that is before `cursor`."""

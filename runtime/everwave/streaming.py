@@ -155,7 +155,7 @@ class Stream:
             raise EverwaveError("the stream's workers were shut down; keep them until the stream is closed")
 
     def close(self) -> None:
-        """Stop the workers; called by `with`, at the end, and when the stream is forgotten."""
+        """Stop the workers; called by `with` and at the end. A stream that is forgotten does not wait for them."""
         self._player.close()
 
     def __enter__(self) -> Stream:
@@ -166,7 +166,7 @@ class Stream:
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if "_player" in self.__dict__ and not ending():  # at the interpreter's end the workers have gone
-            self.close()
+            self._player.forget()
 
 
 def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:

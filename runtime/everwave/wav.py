@@ -29,7 +29,7 @@ def quantise(samples: Array, bits: int, kind: str = "<i4") -> Array:
     scale = np.float32(2 ** (bits - 1))
     scaled = samples * scale
     np.rint(scaled, out=scaled)
-    return np.clip(scaled, -scale, scale - 1, out=scaled).astype(kind)
+    return np.clip(scaled, -scale, scale - 1, out=scaled).astype(kind, order="C")
 
 
 INFO_IDS = {"title": b"INAM", "comment": b"ICMT", "software": b"ISFT", "copyright": b"ICOP"}

@@ -110,6 +110,13 @@ def test_other_readers_take_our_wav(noise: np.ndarray) -> None:
         assert file.getparams()[:4] == (2, 2, RATE, len(noise))
 
 
+@pytest.mark.parametrize("subtype", audio.SUBTYPES["wav"])
+def test_samples_in_any_order(noise: np.ndarray, subtype: str) -> None:
+    write("a.wav", noise, subtype=subtype)
+    write("b.wav", np.asfortranarray(noise), subtype=subtype)
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+
+
 def test_odd_chunks_are_padded() -> None:
     write("a.wav", np.zeros((3, 1), np.float32), subtype="PCM_24")
     assert Path("a.wav").stat().st_size % 2 == 0

@@ -212,6 +212,7 @@ def test_an_unconditional_model_gets_no_columns():
         ({"bpm": {"a": 1}}, "give a number"),
         ({"bpm": "fast"}, "neither a number nor a readable CSV file"),
         ({"bpm": "no/such.csv"}, "No such file"),
+        ({"bpm": "a\0b.csv"}, "neither a number nor a readable CSV file"),
     ],
 )
 def test_bad_wishes_are_named_in_one_line(wish, message):

@@ -1,5 +1,6 @@
 """Import of Musika's checkpoints: every variant comes back as it was, and every wrong file is named in one line."""
 
+import os
 import subprocess
 import sys
 
@@ -233,6 +234,16 @@ def test_files_that_hang_or_crash_the_library_are_refused(folder, monkeypatch):
     with pytest.raises(ModelError, match=r"enc2\.h5: ") as caught:
         import_checkpoint(folder, folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there")
+def test_names_that_are_no_text(folder):
+    strange = folder.parent / os.fsdecode(b"\xff")
+    folder.rename(strange)
+    assert import_checkpoint(strange, strange).kind == "bundle"
+    (strange / "enc2.h5").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"enc2\.h5"):
+        import_checkpoint(strange, strange)
 
 
 @pytest.mark.parametrize("code", ["import os; os.abort()", "while True: pass", "raise SystemExit(1)"])

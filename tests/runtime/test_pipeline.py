@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,7 +198,60 @@ def test_an_abandoned_stream_leaves_no_thread(model: Model) -> None:
     stream = model.stream(seed=1)
     next(stream)
     del stream
-    assert set(threading.enumerate()) == before
+    assert threads_become(before)
+
+
+def threads_become(expected: set[threading.Thread]) -> bool:
+    end = time.monotonic() + 20
+    while set(threading.enumerate()) != expected and time.monotonic() < end:
+        time.sleep(0.01)
+    return set(threading.enumerate()) == expected
+
+
+class Session:
+    """Keeps itself, as parts of applications do, so that only the garbage collector frees it."""
+
+    def __init__(self, blocks: Any) -> None:
+        self.blocks, self.itself = blocks, self
+
+
+@pytest.mark.parametrize("kind", ["stream", "loop", "decode", "encode"])
+def test_the_garbage_collector_waits_for_no_worker(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It runs in any thread, in the middle of anything: in one, here, that holds what a worker waits for."""
+    before, calls, waiting, held = set(threading.enumerate()), count(), threading.Event(), threading.Event()
+    for name in ("render", "_analyse"):
+        monkeypatch.setattr(Pipeline, name, _waiting(getattr(Pipeline, name), calls, waiting, held))
+    one = Model.from_parts(weights.random_model(PRESETS["tiny"]), threads=1)
+    begin: dict[str, Callable[[], Any]] = {
+        "stream": lambda: one.stream(seed=1),
+        "loop": lambda: one.loop(40.0, seed=1),
+        "decode": lambda: one.decode_blocks(np.zeros((400, 2 * CONFIG.autoencoder.latents), np.float32)),
+        "encode": lambda: one.encode_blocks(np.zeros((44100 * 60, 2), np.float32), 44100),
+    }
+    session = Session(begin[kind]())
+    next(session.blocks)
+    assert waiting.wait(20)
+    begun = time.monotonic()
+    del session
+    gc.collect()
+    assert time.monotonic() - begun < 10
+    assert set(threading.enumerate()) > before
+    held.set()
+    assert threads_become(before)
+
+
+def _waiting(
+    work: Callable[..., Any], calls: Iterator[int], waiting: threading.Event, held: threading.Event
+) -> Callable[..., Any]:
+    """`work`, which waits from its third call on until it is let go."""
+
+    def job(*arguments: Any) -> Any:
+        if next(calls) > 1:
+            waiting.set()
+            held.wait(30)
+        return work(*arguments)
+
+    return job
 
 
 def test_blas_threads_are_as_they_were_after_overlapping_runs(model: Model) -> None:

@@ -26,7 +26,7 @@ from everwave.pipeline import OneBlasThread
 from everwave.web import engine
 from everwave.web import server as web_server
 from everwave.weights import ModelFile
-from radio_client import FRAME, Listener, Served, becomes, message
+from radio_client import FRAME, Listener, Served, becomes, message, served
 from websockets.exceptions import ConnectionClosed
 
 
@@ -137,6 +137,7 @@ NOT_SERVED = [
     ({"seed": -1}, "seed=-1"),
     ({"seed": 1.5}, "seed=1.5"),
     ({"seed": 2**64}, "seed=18446744073709551616"),
+    ({"seed": 10**400}, "seed=a huge number"),
     ({"bpm": 20}, "120 to 160"),
     ({"bpm": "/etc/passwd"}, "bpm='/etc/passwd'"),
     ({"bpm": [[0, 130], [1, 140]]}, "bpm=[[0, 130], [1, 140]]"),
@@ -170,7 +171,7 @@ def test_a_bad_piece_is_one_line(radio: Served, body: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["seed=x", "bpm=20", "bpm=nan", "bpm=/etc/passwd", "start=-1", "start=inf", "seed=1&seed=2", "x=1",
-                                   "truncation=9", "seconds=5", "seed=" + "9" * 5000])  # fmt: skip
+                                   "truncation=9", "seconds=5", "seed=" + "9" * 400, "seed=" + "9" * 5000])  # fmt: skip
 def test_a_bad_stream_is_refused_on_both_ways_in(radio: Served, query: str) -> None:
     status, error = radio.error(f"/api/stream?{query}")
     assert status == 400
@@ -180,6 +181,19 @@ def test_a_bad_stream_is_refused_on_both_ways_in(radio: Served, query: str) -> N
         with pytest.raises(ConnectionClosed):
             connection.recv(timeout=5)
         assert connection.close_code == 1008
+
+
+def test_a_model_of_any_name(model: Model, tmp_path: Path) -> None:
+    with served({"мир": model, 'a "b".wav': model}) as running:
+        for name, file in (
+            ("мир", "everwave-%D0%BC%D0%B8%D1%80-1.wav"),
+            ('a "b".wav', "everwave-a%20%22b%22.wav-1.wav"),
+        ):
+            for _ in range(3):  # none of them takes a place for ever
+                status, headers, content = running.ask("/api/generate", {"model": name, "seed": 1, "seconds": 0.2})
+                assert status == 200, content
+                assert headers["content-disposition"] == f"attachment; filename*=UTF-8''{file}"
+        assert becomes(lambda: not running.radio._making)
 
 
 def test_unknown_models_and_paths(radio: Served) -> None:
@@ -377,6 +391,10 @@ def test_the_command_makes_no_fuss_about_those_who_leave_or_are_left(weights_fil
             with running.listen("") as connection:
                 message(connection)
                 connection.send('{"set": {"truncation": 1}}')
+        with socket.create_connection(("127.0.0.1", port)) as broken:
+            head = "POST /api/generate HTTP/1.1|Host: 127.0.0.1|Content-Type: application/json|Content-Length: 1000||"
+            broken.sendall(head.replace("|", "\r\n").encode() + b'{"seed"')
+            time.sleep(0.3)  # it arrives, and nothing follows
         for taken in (1000, 0):  # one is read for a while, the other never
             download = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             stack.enter_context(contextlib.closing(download))

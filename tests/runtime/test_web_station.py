@@ -72,6 +72,19 @@ def test_a_station_is_asked_for_like_the_rest(radio: Served) -> None:
     assert not len(radio.radio.seats)
 
 
+def test_a_piece_that_cannot_be_made_ends_the_listening_and_not_the_station(small: dict[str, Model]) -> None:
+    async def listen(station: Station) -> int:
+        return len([block async for block in station.blocks()])
+
+    def refuse(frame: int) -> Any:
+        raise OSError("no thread")
+
+    station = Station(1, refuse)
+    for _ in range(2):  # another listener tries again
+        assert asyncio.run(asyncio.wait_for(listen(station), 5)) == 0
+        assert station._task is None
+
+
 def test_a_station_ends_with_the_server(small: dict[str, Model]) -> None:
     with served(small) as radio, tuned_in(radio) as answer:
         radio.radio.engine.ending = True

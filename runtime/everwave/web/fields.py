@@ -55,7 +55,11 @@ class Field:
 
     def _in_range(self, value: Any) -> Any:
         low, high = self.low, self.high
-        if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+        if (
+            (isinstance(value, float) and not math.isfinite(value))
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+        ):
             span = " ".join(f"{word} {bound:g}" for word, bound in (("from", low), ("to", high)) if bound is not None)
             raise Refused(400, f"{self.name}={short(value)}; it must be a number {span}".rstrip())
         return value

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -106,16 +107,17 @@ class Radio:
         header = layout.header(frames := round(seconds * model.sample_rate))
         headers = {
             "content-length": str(len(header) + frames * layout.frame_bytes),
-            "content-disposition": f'attachment; filename="everwave-{name}-{seed}.wav"',
+            "content-disposition": f"attachment; {_file_name(f'everwave-{name}-{seed}.wav')}",
             "x-everwave-seed": str(seed),
         }
-        self._making.append(address)
 
         def done() -> None:
             self._making.remove(address)
             voice.close()
 
-        return Audio(made(voice), header, headers, self.limits.stall_seconds, done)
+        audio = Audio(made(voice), header, headers, self.limits.stall_seconds, done)
+        self._making.append(address)
+        return audio
 
     def _check_jobs(self, address: str) -> None:
         """Refused where so many pieces are being made that this one has to wait; one address leaves half of them to others."""
@@ -248,6 +250,8 @@ class Radio:
                     content += part
                     if len(content) > self.limits.body_bytes:
                         raise Refused(413, f"a request has at most {self.limits.body_bytes} bytes")
+        except ClientDisconnect:
+            raise Refused(400, "the request broke off") from None
         except TimeoutError:
             raise Refused(408, f"the request did not arrive within {self.limits.body_seconds:g} s") from None
         parsed = parse_json(content)
@@ -359,6 +363,12 @@ async def _end(websocket: WebSocket, code: int, message: str) -> None:
         async with asyncio.timeout(5):
             await websocket.send_json({"type": "end", "message": message})
             await websocket.close(code)
+
+
+def _file_name(name: str) -> str:
+    """A file's name for content-disposition, whose own is Latin-1 (RFC 6266)."""
+    quoted = quote(name)
+    return f'filename="{name}"' if quoted == name else f"filename*=UTF-8''{quoted}"
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -46,25 +46,30 @@ class Station:
             self._listeners -= 1
 
     async def _play(self) -> None:
-        voice, live = self._make(self._frame)
-        first, begin = self._frame, time.monotonic()
         try:
-            while self._listeners and not live.ending:
-                ahead = live.sent / live.rate - (time.monotonic() - begin)
-                if ahead < 0:  # everybody has run dry: play on from here
-                    begin, ahead = begin - ahead, 0.0
-                await asyncio.sleep(ahead - HTTP_AHEAD)
-                block = await live.block(min(ahead, HTTP_AHEAD))
-                frames = first + live.sent - self._frame
-                self._frame, self._made = self._frame + frames, self._made + 1
-                self._recent.append((block, frames / live.rate))
-                while len(self._recent) > self._newest(KEPT_SECONDS):
-                    self._recent.popleft()
-                self._wake()
+            voice, live = self._make(self._frame)
+            try:
+                await self._play_on(live)
+            finally:
+                voice.close()
         finally:
             self._task = None
             self._wake()
-            voice.close()
+
+    async def _play_on(self, live: Live) -> None:
+        first, begin = self._frame, time.monotonic()
+        while self._listeners and not live.ending:
+            ahead = live.sent / live.rate - (time.monotonic() - begin)
+            if ahead < 0:  # everybody has run dry: play on from here
+                begin, ahead = begin - ahead, 0.0
+            await asyncio.sleep(ahead - HTTP_AHEAD)
+            block = await live.block(min(ahead, HTTP_AHEAD))
+            frames = first + live.sent - self._frame
+            self._frame, self._made = self._frame + frames, self._made + 1
+            self._recent.append((block, frames / live.rate))
+            while len(self._recent) > self._newest(KEPT_SECONDS):
+                self._recent.popleft()
+            self._wake()
 
     def _newest(self, seconds: float) -> int:
         """How many of the last blocks together last no longer than that."""

@@ -241,7 +241,8 @@ async function download() {
     if (!answer.ok) throw new Error((await answer.json()).error);
     const file = document.createElement("a");
     file.href = URL.createObjectURL(await answer.blob());
-    file.download = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition"))[1];
+    const [, plain, quoted] = /filename(?:="(.+)"|\*=UTF-8''(.+))/.exec(answer.headers.get("content-disposition"));
+    file.download = plain ?? decodeURIComponent(quoted);
     file.click();
     setTimeout(() => URL.revokeObjectURL(file.href), 60_000);
     say("Downloaded");
