@@ -96,10 +96,9 @@ def _try_in_child(paths: Mapping[str, Path]) -> None:
     """
     command = [sys.executable, "-c", "from everwave.musika import _child; _child()", *paths, *map(str, paths.values())]
     path = os.pathsep.join(filter(None, sys.path))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": ":surrogateescape"}  # names that are no text
     try:
-        child = subprocess.run(
-            command, capture_output=True, timeout=CHILD_SECONDS, env=os.environ | {"PYTHONPATH": path}
-        )
+        child = subprocess.run(command, capture_output=True, timeout=CHILD_SECONDS, env=environment)
         said, ended = child.stdout, child.returncode
     except subprocess.TimeoutExpired as error:
         said, ended = error.stdout or b"", -1
@@ -112,7 +111,6 @@ def _try_in_child(paths: Mapping[str, Path]) -> None:
 def _child() -> None:
     """What `_try_in_child` runs: says which file comes next, then reads it."""
     names = sys.argv[1:]
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no text
     with suppress(ImportError, ValueError, OSError):  # not on every system, nor above every limit
         import resource
 
