@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import errors
 from .limits import Refused
 
 
@@ -105,11 +106,9 @@ def only_numbers(value: Any, name: str) -> Any:
 
 
 def short(value: Any) -> str:
-    """For messages: one line, not longer than 40 characters."""
-    text = (
-        " ".join(ascii(value)[:200].split()) if not isinstance(value, int) or abs(value) < 2**128 else "a huge number"
-    )
-    return text if len(text) <= 40 else text[:37] + "..."
+    """For messages, as `errors.short`, but spelled in ASCII: anybody may have written it."""
+    huge = isinstance(value, int) and abs(value) >= 2**128
+    return "a huge number" if huge else errors.short(ascii(value))
 
 
 def _known(name: str, fields: Mapping[str, Field]) -> Field:
