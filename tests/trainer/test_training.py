@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from everwave import networks, weights
 from everwave.config import DECODER_FRAMES, PRESETS, TUNED, Condition
-from everwave.errors import UsageError
+from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
@@ -170,7 +170,7 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert conditions.shape == (4, 64, 0)
     for crop, origin, start in zip(real, origins, starts, strict=True):  # where it says it is from, there it is
         first, shift = divmod(round(4 * start), 4)
-        there = opened.arrays[origin % 3][shift, first : first + 64]
+        there = opened.array(origin % 3)[shift, first : first + 64]
         np.testing.assert_array_equal(crop, np.roll(there, 16, axis=1) if origin >= 3 else there)
     gan = tmp_path / "gan"
     assert run("gan", latents, *TINY, "--steps", 3, "-o", gan) == 0
@@ -222,8 +222,9 @@ def test_a_song_that_changes_is_encoded_anew_and_loses_its_labels(autoencoders, 
         build = ["corpus", "--audio", song.parent, "--hold-out", 0, "-o", corpus]
         encode = ["encode", corpus, "--autoencoder", autoencoders[0], "-o", latents]
         assert [cli.main(list(map(str, words))) for words in (build, encode)] == [0, 0]
-        (track,), (array,) = Corpus.open(corpus).tracks, Latents.open(latents).arrays
-        return track, np.array(array)
+        (track,), opened = Corpus.open(corpus).tracks, Latents.open(latents)
+        assert len(opened.files) == 1
+        return track, np.array(opened.array(0))
 
     track, one = encoded(1)
     write(corpus, track.id, TrackLabels(120.0, sources={"bpm": "me.csv"}))
@@ -255,7 +256,7 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
     slow, fast = map(Latents.open, folders)
     both = Latents.join(folders)
     assert both.pieces == slow.pieces + fast.pieces
-    assert len(both.arrays) == 9
+    assert len(both.files) == 9
     assert (
         slow.sources["hours"] == fast.sources["hours"] == pytest.approx(both.sources["hours"], abs=0.002)
     )  # one music
@@ -479,6 +480,25 @@ def test_pieces_without_the_labels_are_left_out(tmp_path):
     assert [p.labels["bpm"] for p in latents.labelled(["bpm", "density"]).pieces] == [140]
     with pytest.raises(UsageError, match="tempo: no piece"):
         latents.labelled(["tempo"])
+
+
+def test_pieces_hold_no_files_open(tmp_path):
+    """Or a corpus of a thousand would need more than a system allows, usually 1,024."""
+    pieces = []
+    for i in range(100):
+        np.save(tmp_path / f"{i}.npy", np.full((4, 10, 4), i, np.float16))
+        pieces.append({"file": f"{i}.npy", "title": "", "package": "", "steps": 10, "labels": {}})
+    data = {"version": 2, "autoencoder": {}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+    (tmp_path / "latents.json").write_text(json.dumps(data))
+    before = len(os.listdir("/dev/fd"))
+    latents = Latents.open(tmp_path)
+    crops, _, origins, _ = latents.crops(8, 200, seed=0, step=0)
+    np.testing.assert_array_equal(crops[:, 0, 0], origins % 100)
+    np.testing.assert_allclose(latents.statistics()[0], 49.5)
+    assert len(os.listdir("/dev/fd")) < before + 50
+    (tmp_path / "7.npy").unlink()
+    with pytest.raises(EverwaveError, match=r"7\.npy: .*encode the corpus again"):
+        latents.statistics()
 
 
 def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):

@@ -49,11 +49,10 @@ class Comparison:
     def __init__(self, music: Latents, name: str) -> None:
         self.name = name
         player, length = everwave.load(music.autoencoder_path), round(SECONDS * music.latent_rate)
-        pieces = [array[0] for array in music.arrays]
         # what is left over at an end is left out, but a shorter piece is taken as it is
-        cut = [x[at : at + length] for x in pieces for at in range(0, max(len(x) - length, 0) + 1, length)]
-        real = cut[:: -(-len(cut) // PIECES)]
-        self.windows = windows((player.decode(np.asarray(x)) for x in real), player.sample_rate)
+        cut = [(i, at) for i, p in enumerate(music.pieces) for at in range(0, max(p.steps - length, 0) + 1, length)]
+        real = (np.array(music.array(i)[0, at : at + length]) for i, at in cut[:: -(-len(cut) // PIECES)])
+        self.windows = windows(map(player.decode, real), player.sample_rate)
 
     def distance(self, model: Path) -> float:
         """How far what `model` makes is from the music."""
