@@ -237,6 +237,23 @@ def test_a_song_that_changes_is_encoded_anew_and_loses_its_labels(autoencoders, 
     assert read(corpus, track.id) == TrackLabels()
 
 
+def test_corpora_of_folders_that_are_called_alike_are_not_mixed_up(autoencoders, tmp_path, capsys):
+    """What both have is one track, and no error."""
+    for i, name in enumerate(("one", "two")):
+        (tmp_path / name / "music").mkdir(parents=True)
+        for song, seed in (("same.wav", 0), ("song.wav", i)):
+            samples = np.random.default_rng(seed).uniform(-0.5, 0.5, (2 * 44100, 2))
+            soundfile.write(tmp_path / name / "music" / song, samples, 44100)
+        words = ["corpus", "--audio", tmp_path / name / "music", "--hold-out", 0, "-o", tmp_path / f"corpus-{name}"]
+        assert cli.main(list(map(str, words))) == 0
+    corpora = [tmp_path / "corpus-one", tmp_path / "corpus-two"]
+    words = ["encode", *corpora, "--autoencoder", autoencoders[0], "-o", tmp_path / "latents"]
+    assert cli.main(list(map(str, words))) == 2
+    assert "'music--song-" in (said := capsys.readouterr().err)
+    assert "encode each into a folder of its own" in said
+    assert not (tmp_path / "latents").exists()
+
+
 def test_any_model_names_the_autoencoder_to_encode_with(corpus, tmp_path):
     """Its domain's file does, and so does the copy in the folder itself."""
     latents = tmp_path / "latents"

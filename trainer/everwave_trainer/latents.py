@@ -281,6 +281,18 @@ def _at_speed(track: Track, speed: float) -> np.ndarray:
     return quantise(samples / np.float32(32768), 16, "<i2")
 
 
+def _check_ids(tracks: Sequence[Track]) -> None:
+    """UsageError if two tracks would be one file, as their corpora were made of folders that are called alike."""
+    known: dict[str, Track] = {}
+    for track in tracks:
+        other = known.setdefault(track.id, track)
+        if other.source_sha256 != track.source_sha256:
+            raise UsageError(
+                f"{track.corpus} and {other.corpus}: both have a track {track.id!r}, but not the same music; encode each into"
+                " a folder of its own"
+            )
+
+
 def encode_corpus(
     corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
     split: str = "train", speeds: Sequence[float] = (1.0,),
@@ -288,7 +300,7 @@ def encode_corpus(
     """Encode the tracks of corpora with the runtime into `folder`, with their labels; those there already are kept, unless their music has changed.
 
     Tracks of one second or less are left out. Each track is played at each of the `speeds`, faster and so much higher.
-    UsageError if what is already there is from other encoders.
+    UsageError if what is already there is from other encoders, or two corpora call different tracks by one id.
     """
     import everwave
 
@@ -299,6 +311,7 @@ def encode_corpus(
     if not chosen:
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
     check_rate(chosen, model.sample_rate, autoencoder)
+    _check_ids(chosen)
     checked_folder(folder).mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
