@@ -321,6 +321,17 @@ def test_two_songs_that_would_be_one_track_are_refused(tmp_path: Path) -> None:
     assert len(Corpus.open(tmp_path / "out").tracks) == 2
 
 
+def test_what_a_model_made_of_music_is_no_music(folder: Path) -> None:
+    """Its samples, where its folder lies within that of the music."""
+    output = folder / "mine"
+    (output / "run" / "samples").mkdir(parents=True)
+    soundfile.write(output / "run" / "samples" / "step0000007.flac", music(0.5), RATE)
+    names = [source.name for source in corpora.own_sources([folder], 0.0, "other", "CC0-1.0", output)]
+    assert sorted(names) == ["deeper/48k.ogg", "four.aiff", "mono.flac", "stereo.wav"]
+    with pytest.raises(UsageError, match=r"no audio files .*, besides what lies in .*mine; known endings"):
+        corpora.own_sources([output], 0.0, "other", "CC0-1.0", output)
+
+
 def test_a_source_that_cannot_be_read_is_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / "gone.wav").symlink_to("/proc/self/mem")
     assert corpus_command("--audio", folder, "-o", tmp_path / "out", "--hold-out", 0) == 1

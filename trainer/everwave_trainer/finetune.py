@@ -98,7 +98,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         check_librosa()  # `label` needs it, after all the work of `corpus`
     autoencoder = weights.autoencoder_path(model, start)
     corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
-    sources = corpora.own_sources(audio, HOLD_OUT, "other", licence)
+    sources = corpora.own_sources(audio, HOLD_OUT, "other", licence, folder)
     builder = Builder(corpus, model.config.signal.sample_rate, jobs=2)
     builder.add(sources)
     # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough

@@ -123,8 +123,13 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
             builder.problems.append(str(error))
 
 
-def own_sources(audio: Sequence[Path], hold_out: float, style: str, licence: str) -> list[Source]:
-    """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix."""
+def own_sources(
+    audio: Sequence[Path], hold_out: float, style: str, licence: str, output: Path | None = None
+) -> list[Source]:
+    """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix.
+
+    In `output` and below it lies what a model made, and no music.
+    """
     from .build import Source
 
     found = []
@@ -132,7 +137,7 @@ def own_sources(audio: Sequence[Path], hold_out: float, style: str, licence: str
         if not given.exists():
             raise UsageError(f"{given}: no such file or folder; give your music")
         root = given if given.is_dir() else given.parent
-        found += [(path, root) for path in _audio_files(given)]
+        found += [(path, root) for path in _audio_files(given, output)]
     kept = chosen([path.name for path, _ in found], hold_out)
     sources = []
     for path, root in found:
@@ -160,16 +165,20 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         yield Source(path, name.as_posix(), package, style, args.licence, author, split, title)
 
 
-def _audio_files(given: Path) -> list[Path]:
+def _audio_files(given: Path, output: Path | None) -> list[Path]:
     if given.is_file():
         return [given]
     try:
         found = sorted(files_below(given, lambda problem: print(f"skipped: {problem}", file=sys.stderr)))
     except OSError as error:
         raise UsageError(f"--audio {given}: cannot be looked into ({error.strerror}); make it readable") from None
+    if output:
+        made = output.resolve()
+        found = [path for path in found if not path.resolve().is_relative_to(made)]
     if not found:
+        besides = f", besides what lies in {output}" if output else ""
         raise UsageError(
-            f"--audio {given}: no audio files in this folder or below it; known endings are {' '.join(ENDINGS)}"
+            f"--audio {given}: no audio files in this folder or below it{besides}; known endings are {' '.join(ENDINGS)}"
         )
     return found
 
