@@ -668,6 +668,22 @@ def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path
     assert float(restored.weight) == 5.0
 
 
+def test_weights_that_are_not_numbers_replace_no_checkpoint(tmp_path):
+    """A loss is of the weights before the step, so theirs may be the first to show it."""
+
+    class Diverges(Counts):
+        def step(self, step):
+            if step == 5:
+                self.weight.assign(np.nan)
+            return super().step(step)
+
+    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; .*last good one"):
+        loop.run(Diverges(), tmp_path, 10, minutes=1e-9)
+    restored = Diverges()
+    assert checkpoint.restore(tmp_path, restored.variables(), {}) == 5
+    assert float(restored.weight) == 5.0
+
+
 def test_a_signal_ends_a_run_with_its_number_after_a_checkpoint(corpus, tmp_path, monkeypatch, capsys):
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *x: (save(*x), signal.raise_signal(signal.SIGTERM)))
@@ -753,3 +769,18 @@ def test_a_checkpoint_of_an_earlier_trainer_is_refused_in_one_line(tmp_path):
     assert float(variables["weight"][0]) == 0.0  # nothing half loaded
     with pytest.raises(EverwaveError, match=r"no 'weight' of these sizes.*--init"):
         checkpoint.restore(tmp_path, {"weight": [keras.Variable([0.0, 0.0])]}, {})
+
+
+def test_a_checkpoint_to_begin_with_that_does_not_fit_is_not_called_damaged(tmp_path):
+    import keras
+
+    checkpoint.save(tmp_path, 3, {"a": [keras.Variable(1.0)], "b": [keras.Variable([2.0, 2.0])]}, {})
+    variables = {"a": [keras.Variable(0.0)], "b": [keras.Variable(0.0)], "c": [keras.Variable(0.0)]}
+    with pytest.raises(
+        EverwaveError, match=r"no 'b' of these sizes, as another trainer wrote it; give the weights file"
+    ):
+        checkpoint.load_groups(tmp_path, variables)
+    assert float(variables["a"][0]) == 0.0  # nothing half loaded
+    variables["b"] = [keras.Variable([0.0, 0.0])]
+    assert checkpoint.load_groups(tmp_path, variables) == {"a", "b"}
+    assert [float(variables["a"][0]), *np.array(variables["b"][0])] == [1.0, 2.0, 2.0]
