@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +321,22 @@ def test_two_songs_that_would_be_one_track_are_refused(tmp_path: Path) -> None:
         corpus_command("--audio", *folders, "-o", tmp_path / "out")
     assert corpus_command("--audio", tmp_path / "A", tmp_path / "B", "-o", tmp_path / "out", "--hold-out", 0) == 0
     assert len(Corpus.open(tmp_path / "out").tracks) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_names_that_are_no_text_are_spelled(folder: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, as old archives have them, in the names of a file and of its folder."""
+    odd = tmp_path / os.fsdecode(b"m\xfcsik")
+    folder.rename(odd)
+    (odd / "stereo.wav").rename(odd / os.fsdecode(b"caf\xe9.wav"))
+    assert corpus_command("--audio", odd, "-o", tmp_path / "out") == 0
+    corpus = Corpus.open(tmp_path / "out")
+    assert {track.package for track in corpus.tracks} == {r"m\udcfcsik"}
+    assert by_title(corpus)[r"caf\udce9"].source == r"caf\udce9.wav"
+    assert r"caf\udce9.wav" in (corpus.folder / "ATTRIBUTION.md").read_text()
+    stamps = [track.path.stat().st_mtime_ns for track in corpus.tracks]
+    assert corpus_command("--audio", odd, "-o", tmp_path / "out") == 0
+    assert [track.path.stat().st_mtime_ns for track in Corpus.open(tmp_path / "out").tracks] == stamps
 
 
 def test_what_a_model_made_of_music_is_no_music(folder: Path) -> None:

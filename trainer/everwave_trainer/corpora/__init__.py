@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everwave.audio import ENDINGS, files_below
-from everwave.errors import UsageError
+from everwave.errors import UsageError, printable
 
 from .store import Corpus, CorpusError, Track, hours, random_crops, select
 
@@ -141,8 +141,9 @@ def own_sources(
     kept = chosen([path.name for path, _ in found], hold_out)
     sources = []
     for path, root in found:
-        name, split = path.relative_to(root).as_posix(), "held-out" if path.name in kept else "train"
-        sources.append(Source(path, name, root.resolve().name, style, licence, "not stated", split))
+        name, package = printable(path.relative_to(root).as_posix()), printable(root.resolve().name)
+        split = "held-out" if path.name in kept else "train"
+        sources.append(Source(path, name, package, style, licence, "not stated", split))
     return sources
 
 
@@ -159,10 +160,11 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         name = path.relative_to(args.midi)
         kept = held_out(name.parent.as_posix(), args.hold_out / 2) or held_out(path.name, args.hold_out / 2)
         split = "held-out" if kept else "train"
-        package, style = args.midi.resolve().name, args.style or "piano"
+        package, style = printable(args.midi.resolve().name), args.style or "piano"
         title, copyright = midi.texts(path)
-        author = f"{copyright or 'not stated'}; played on {args.soundfont.name if args.soundfont else SOUNDFONT}"
-        yield Source(path, name.as_posix(), package, style, args.licence, author, split, title)
+        soundfont = printable(args.soundfont.name) if args.soundfont else SOUNDFONT
+        author = f"{copyright or 'not stated'}; played on {soundfont}"
+        yield Source(path, printable(name.as_posix()), package, style, args.licence, author, split, title)
 
 
 def _audio_files(given: Path, output: Path | None) -> list[Path]:
@@ -202,7 +204,7 @@ def held_out(file_name: str, fraction: float) -> bool:
 
 def _lot(file_name: str) -> float:
     """A number in [0, 1] that a name draws, always the same."""
-    return int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(printable(file_name).encode()).digest()[:8], "big") / 2**64
 
 
 def report(builder: Builder) -> int:

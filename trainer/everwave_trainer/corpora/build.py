@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import tempfile
 import time
@@ -33,7 +34,7 @@ SAVE_SECONDS = 2.0  # a manifest of thousands of tracks is not rewritten after e
 
 @dataclass(frozen=True)
 class Source:
-    """One file to take in. `name` is its path inside its package or folder; `path` is where it lies now."""
+    """One file to take in. `name` is its path inside its package or folder, in printable characters; `path` is where it lies now."""
 
     path: Path
     name: str
@@ -107,6 +108,10 @@ class Builder:
         """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
         sources = list(sources)
         _check_names(sources)
+        self.make(partial(store, source, self.folder, self.sample_rate) for source in self.missing(sources))
+
+    def missing(self, sources: Iterable[Source]) -> list[Source]:
+        """Those of `sources` that are not there already, as they are now; what cannot be read is noted in `problems`."""
         missing = []
         for source in sources:
             try:
@@ -114,7 +119,7 @@ class Builder:
                     missing.append(source)
             except AudioError as error:
                 self.problems.append(str(error))
-        self.make(partial(store, source, self.folder, self.sample_rate) for source in missing)
+        return missing
 
     def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
         """Run tasks that each store one track, up to `jobs` at a time."""
@@ -297,7 +302,8 @@ def tags(path: Path) -> tuple[str, str]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        # bytes: soundfile encodes text strictly, and names may be anything
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
             title, artist = (" ".join(tag.split()) for tag in (file.title, file.artist))
             return title, "" if artist.lower().strip("<>") == "unknown" else artist
     except (soundfile.LibsndfileError, OSError, UnicodeDecodeError):
