@@ -118,6 +118,18 @@ def test_tempi_are_those_that_a_model_takes():
     assert tempi(60, 100) == list(range(60, 101, 5))  # nothing between 120 and 160
 
 
+def test_the_truth_is_what_is_exact_itself(tmp_path):
+    """Not the tempo that was estimated of a track whose onsets are exact."""
+    track = InMemory(id="a", corpus=tmp_path, seconds=30.0, sample_rate=100, samples=np.ones((3000, 2), np.int16))
+    sources = {"bpm": "librosa 0.11.0", "onsets": "MIDI"}
+    store.write(tmp_path, "a", store.TrackLabels(120.0, (4.0, 10.0), sources=sources))
+    model = SimpleNamespace(sample_rate=100, encode=lambda x, rate: x, decode=lambda latents: latents)
+    assert control._labelled(model, [track], "bpm")["real"] == ([], [])
+    truth, (heard,) = control._labelled(model, [track], "onsets")["real"]
+    assert truth == [[0.5, 6.5]]  # within the 23 s in the middle
+    assert heard.shape == (2300, 2)
+
+
 def test_rank_correlation_of_densities():
     onsets = np.concatenate([np.arange(0, 10, 0.5), np.arange(10, 20, 0.125)])
     rates = control.per_second(onsets, 20)
@@ -386,6 +398,9 @@ def test_what_cannot_be_measured_is_one_line(corpus, tmp_path, capsys, monkeypat
         lesser.setenv(paths.ENVIRONMENT, "generic")
         assert cli.main(["evaluate", str(plain), str(corpus), "--measures", "precision"]) == 2
     assert "'bfloat16' is not available" in capsys.readouterr().err
+    for option, value, least in (("clips", 0, 1), ("seeds", 0, 1), ("pieces", 1, 2)):
+        assert cli.main(["evaluate", str(plain), str(corpus), f"--{option}", str(value)]) == 2
+        assert f"--{option} {value}: must be at least {least}" in capsys.readouterr().err
     autoencoder = tmp_path / "autoencoder.h5"
     whole = weights.read(plain)
     networks = {name: whole.parameters[name] for name in AUTOENCODER}
