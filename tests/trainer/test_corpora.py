@@ -323,6 +323,54 @@ def test_two_songs_that_would_be_one_track_are_refused(tmp_path: Path) -> None:
     assert len(Corpus.open(tmp_path / "out").tracks) == 2
 
 
+def test_music_of_a_folder_that_is_called_alike_replaces_none(tmp_path: Path) -> None:
+    first, second, moved = (tmp_path / name / "music" for name in ("one", "two", "three"))
+    out = tmp_path / "out"
+
+    def build(folder: Path) -> int:
+        return corpus_command("--audio", folder, "--hold-out", 0, "-o", out)
+
+    for folder, seed in ((first, 1), (second, 2)):
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "song.wav", music(0.5, seed=seed), RATE)
+    assert build(first) == 0
+    (track,) = Corpus.open(out).tracks
+    labels = out / "labels" / f"{track.id}.json"
+    labels.parent.mkdir()
+    labels.write_text('{"bpm": 120.0, "sources": {"bpm": "me.csv"}}')
+    with pytest.raises(
+        UsageError, match=r"two/music/song\.wav: .*out has another 'song\.wav', of .*one/music; call one"
+    ):
+        build(second)
+    assert Corpus.open(out).tracks == (track,)
+    assert labels.exists()
+    moved.parent.mkdir()
+    first.rename(moved)
+    assert build(moved) == 0  # the same music wherever it lies
+    assert Corpus.open(out).tracks == (replace(track, folder=str(moved)),)
+    assert labels.exists()
+    soundfile.write(moved / "song.wav", music(0.5, seed=3), RATE)
+    assert build(moved) == 0  # that has changed
+    (changed,) = Corpus.open(out).tracks
+    assert changed.source_sha256 != track.source_sha256
+    with pytest.raises(UsageError, match=r"if that one was moved, remove .*\.npy"):
+        build(second)
+    changed.path.unlink()
+    assert build(second) == 0
+    assert [t.folder for t in Corpus.open(out).tracks] == [str(second)]
+
+
+def test_a_manifest_of_before_folders_were_noted_is_read(folder: Path, built: Corpus) -> None:
+    manifest = built.folder / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for entry in data["tracks"]:
+        assert entry.pop("folder") == str(folder)
+    manifest.write_text(json.dumps(data))
+    assert Corpus.open(built.folder).tracks == tuple(replace(track, folder="") for track in built.tracks)
+    assert corpus_command("--audio", folder, "-o", built.folder, "--hold-out", 0, "--style", "techno") == 0
+    assert Corpus.open(built.folder).tracks == built.tracks
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
 def test_names_that_are_no_text_are_spelled(folder: Path, tmp_path: Path) -> None:
     """Bytes that are no UTF-8, as old archives have them, in the names of a file and of its folder."""

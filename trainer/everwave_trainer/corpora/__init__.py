@@ -141,9 +141,9 @@ def own_sources(
     kept = chosen([path.name for path, _ in found], hold_out)
     sources = []
     for path, root in found:
-        name, package = printable(path.relative_to(root).as_posix()), printable(root.resolve().name)
-        split = "held-out" if path.name in kept else "train"
-        sources.append(Source(path, name, package, style, licence, "not stated", split))
+        name, folder = printable(path.relative_to(root).as_posix()), root.resolve()
+        split, package = "held-out" if path.name in kept else "train", printable(folder.name)
+        sources.append(Source(path, name, package, style, licence, "not stated", split, folder=printable(str(folder))))
     return sources
 
 
@@ -160,11 +160,14 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         name = path.relative_to(args.midi)
         kept = held_out(name.parent.as_posix(), args.hold_out / 2) or held_out(path.name, args.hold_out / 2)
         split = "held-out" if kept else "train"
-        package, style = printable(args.midi.resolve().name), args.style or "piano"
+        folder, style = args.midi.resolve(), args.style or "piano"
         title, copyright = midi.texts(path)
         soundfont = printable(args.soundfont.name) if args.soundfont else SOUNDFONT
         author = f"{copyright or 'not stated'}; played on {soundfont}"
-        yield Source(path, printable(name.as_posix()), package, style, args.licence, author, split, title)
+        yield Source(
+            path, printable(name.as_posix()), printable(folder.name), style, args.licence, author, split, title,
+            folder=printable(str(folder)),
+        )  # fmt: skip
 
 
 def _audio_files(given: Path, output: Path | None) -> list[Path]:

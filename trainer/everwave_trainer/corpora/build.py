@@ -45,6 +45,7 @@ class Source:
     split: str
     title: str = ""  # where the file's own tags have none; else its name
     minimum_seconds: float = 0.0  # shorter files are no music; left out without a complaint
+    folder: str = ""  # that the user named, where it lies now
 
     @property
     def id(self) -> str:
@@ -74,6 +75,7 @@ class Source:
             gain=gain,
             source_size=size,
             source_sha256=sha256,
+            folder=self.folder,
             sample_rate=sample_rate,
             path=path,
         )
@@ -166,11 +168,19 @@ class Builder:
         return self.folder / "labels" / f"{track.id}.json"
 
     def refresh(self, source: Source) -> bool:
-        """Whether the track is there already; its description follows the source's, as tables may have changed."""
+        """Whether the track is there already; its description follows the source's, as tables may have changed.
+
+        UsageError if it is of other music from another folder that is called alike, which would take its place.
+        """
         track = self.tracks.get(source.id)
         if track is None or not track.path.exists():
             return False
         if (track.source_size, track.source_sha256) != _contents(source.path):
+            if track.folder and source.folder != track.folder:
+                raise UsageError(
+                    f"{source.path}: {self.folder} has another {source.name!r}, of {track.folder}; call one of the folders"
+                    f" otherwise, or, if that one was moved, remove {track.path}"
+                )
             return False
         self.tracks[source.id] = source.describe(
             track.frames, track.gain, track.source_size, track.source_sha256, track.sample_rate, track.path
