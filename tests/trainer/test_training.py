@@ -433,6 +433,38 @@ def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
     assert run("-o", out, "--spread", 0) == 2
 
 
+def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_path, capsys):
+    """Its own in float16, with other decoders or not; not one of other encoders or sizes, nor a file without one."""
+    one, other_decoders, other_encoders = autoencoders
+    own = weights.read(one)
+    exact = {
+        name: {k: v.astype(np.float32) * np.float32(1 + 1e-5) for k, v in p.items()}
+        for name, p in own.parameters.items()
+    }
+    weights.write(tmp_path / "own.h5", dataclasses.replace(own, parameters=exact), "float32")
+    generator = {"generator": weights.random_model(PRESETS["tiny"]).parameters["generator"]}
+    domain = weights.ModelFile(own.config, "domain", generator, "CC0-1.0", {}, weights.reference(tmp_path / "own.h5"))
+    weights.write(tmp_path / "model.h5", domain)
+    wide = dataclasses.replace(own.config.signal, hop_length=2 * own.config.signal.hop_length)
+    wider = dataclasses.replace(own.config, signal=wide)
+    weights.write(tmp_path / "wider.h5", weights.random_model(wider))
+
+    def export(run, name):
+        words = ["export", run, "--licence", "CC0-1.0", "--autoencoder", name, "-o", tmp_path / "out.h5"]
+        return cli.main(list(map(str, words)))
+
+    for file in (one, other_decoders):
+        assert export(tmp_path, file) == 0
+        assert weights.read(tmp_path / "out.h5").autoencoder == weights.reference(file)
+    for file in (other_encoders, tmp_path / "wider.h5", tmp_path / "model.h5"):
+        assert export(tmp_path, file) == 2
+        assert "not the one that the run was trained with" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "autoencoder.h5").write_bytes(one.read_bytes())
+    assert export(tmp_path / "run", one) == 2
+    assert "is no generator" in capsys.readouterr().err
+
+
 def test_an_export_may_inject_less_noise(tmp_path):
     trained = dataclasses.replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
     weights.write(tmp_path / "model.h5", trained, "float32")
