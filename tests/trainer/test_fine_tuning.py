@@ -144,7 +144,9 @@ def refined(imported):
     file = weights.read(imported)
     config = replace(file.config, generator=replace(file.config.generator, refiner=2))
     refiner = {"refiner": weights.random_parameters("refiner", config, seed=5)}
-    refiner["refiner"]["out/kernel"] *= 0.005  # random ones make latents that no music has, and of them gradients that overflow
+    refiner["refiner"]["out/kernel"] *= (
+        0.005  # random ones make latents that no music has, and of them gradients that overflow
+    )
     path = imported.with_name("refined.h5")
     weights.write(path, replace(file, config=config, parameters=file.parameters | refiner), "float32")
     return path
