@@ -709,7 +709,10 @@ def test_weights_that_are_not_numbers_replace_no_checkpoint(tmp_path):
                 self.weight.assign(np.nan)
             return super().step(step)
 
-    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; .*last good one"):
+    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; there is no checkpoint in .*with a lower"):
+        loop.run(Diverges(), tmp_path / "long", 6)
+    assert not checkpoint.exists(tmp_path / "long")
+    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; .*last good one: .*--init and a lower"):
         loop.run(Diverges(), tmp_path, 10, minutes=1e-9)
     restored = Diverges()
     assert checkpoint.restore(tmp_path, restored.variables(), {}) == 5

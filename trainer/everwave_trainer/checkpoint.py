@@ -38,10 +38,13 @@ def save(folder: Path, step: int, variables: Mapping[str, Sequence[Any]], settin
 
 def not_finite(what: object, step: int, folder: Path) -> EverwaveError:
     """What ends the run in `folder` at `step`: from there on it would learn nothing."""
-    return EverwaveError(
-        f"step {step}: {what} is not finite; the checkpoint in {folder} is the last good one: "
-        "start again from it with a lower --learning-rate"
+    # another rate is another setting, so the run cannot go on with it
+    then = (
+        f"the checkpoint in {folder} is the last good one: begin a new run from the weights beside it with --init and"
+        if exists(folder)
+        else f"there is no checkpoint in {folder} yet: begin again with"
     )
+    return EverwaveError(f"step {step}: {what} is not finite; {then} a lower --learning-rate")
 
 
 def exists(folder: Path) -> bool:
