@@ -53,10 +53,12 @@ class Techno(GanTrainer):
 def latents(*labels):
     rng = np.random.default_rng(0)
     pieces = tuple(Piece("", "", "", 300, x) for x in labels)
-    arrays = tuple(rng.standard_normal((2, 300, 32)).astype(np.float16) for _ in pieces)
+    files = tuple(Path(sys.argv[1]) / f"{i}.npy" for i in range(len(pieces)))
+    for path in files:
+        np.save(path, rng.standard_normal((2, 300, 32)).astype(np.float16))
     file = Path(sys.argv[1]) / "autoencoder.h5"  # the ear reads it
     weights.write(file, weights.random_model(TINY), "float32")
-    return Latents(pieces, arrays, {"file": file.name}, {}, TINY.signal.latent_rate, file.parent)
+    return Latents(pieces, files, {"file": file.name}, {}, TINY.signal.latent_rate, file.parent)
 
 
 def gan(*labels):

@@ -108,9 +108,10 @@ def test_an_excerpt_is_of_left_and_right_in_turn_and_of_what_was_asked_there(lis
 @pytest.fixture
 def trainer(listener, tmp_path):
     piece = Piece("", "", "", 300, {"density": 2.0, "onsets": (np.arange(60) / 2).tolist()})
-    array = np.random.default_rng(0).standard_normal((4, 300, 32)).astype(np.float16)
+    file = tmp_path / "0.npy"
+    np.save(file, np.random.default_rng(0).standard_normal((4, 300, 32)).astype(np.float16))
     rate = PRESETS["tiny"].signal.latent_rate
-    latents = Latents((piece,), (array,), {"file": "a.h5"}, {}, rate, tmp_path)  # where `listener` has its autoencoder
+    latents = Latents((piece,), (file,), {"file": "a.h5"}, {}, rate, tmp_path)  # where `listener` has its autoencoder
     return GanTrainer(PRESETS["tiny"], latents, steps=4, batch_size=8, conditions=["density"], alone=4)
 
 

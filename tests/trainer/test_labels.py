@@ -12,7 +12,7 @@ import soundfile
 from everwave.errors import EverwaveError, UsageError
 from everwave_trainer import cli
 from everwave_trainer.corpora.store import Corpus
-from everwave_trainer.labels import curves, estimate, external, files, store
+from everwave_trainer.labels import command, curves, estimate, external, files, store
 from everwave_trainer.labels.store import TrackLabels
 from everwave_trainer.latents import track_labels
 
@@ -86,6 +86,25 @@ def test_estimates_do_not_replace_what_a_file_says() -> None:
     assert guess.updated(mine).bpm == 85.0
     exact = TrackLabels(bpm=120.0, sources={"bpm": "composed"})
     assert exact.updated(mine) == exact
+
+
+def test_a_tempo_that_was_not_found_is_not_looked_for_again(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+    found = TrackLabels(None, (0.1,), sources={"bpm": "librosa 1", "onsets": "librosa 1"})
+    monkeypatch.setattr(command, "with_librosa", lambda samples, *_: asked.append(len(samples)) or found)
+    assert [label(corpus), label(corpus)] == [0, 0]
+    assert len(asked) == 2  # tracks, once each
+    one, two = (track.id for track in sorted(corpus.tracks, key=lambda track: track.title))
+    assert store.read(corpus.folder, one) == found
+    (tmp_path / "tempi.json").write_text('{"one": {"bpm": 133.3}, "two": {"bpm": null}}')
+    assert label(corpus, "--with", tmp_path / "tempi.json") == 0
+    assert store.read(corpus.folder, one).sources["bpm"] == "tempi.json"
+    assert store.read(corpus.folder, two) == found  # a file that does not know has no say
+    known = TrackLabels(120.0, sources={"bpm": "tempocnn"})
+    assert known.updated(found) == TrackLabels(120.0, (0.1,), sources={"bpm": "tempocnn", "onsets": "librosa 1"})
+    assert found.updated(known).bpm == 120.0
 
 
 def test_beats_go_with_their_tempo() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -138,6 +139,24 @@ def test_a_folder_of_midi_becomes_tracks_with_onsets(synth: None, tmp_path: Path
     stamps = [track.path.stat().st_mtime_ns for track in corpus.tracks]
     assert cli.main([*map(str, command), "--licence", "CC0-1.0"]) == 1
     assert [track.path.stat().st_mtime_ns for track in Corpus.open(tmp_path / "out").tracks] == stamps
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_piece_that_can_no_longer_be_read_is_skipped(synth: None, tmp_path: Path, capsys) -> None:
+    piece = track((0, b"\x90\x3c\x40"), (480, b"\x3c\0"))
+    odd = os.fsdecode(b"\xe9tude.mid")  # and a name that is no text
+    for name in ("one.mid", odd):
+        file(tmp_path / "pieces" / name, piece)
+    (tmp_path / "font.sf3").write_bytes(b"any")
+    command = ["corpus", "--midi", tmp_path / "pieces", "--soundfont", tmp_path / "font.sf3", "-o", tmp_path / "out"]
+    assert cli.main([*map(str, command)]) == 0
+    assert {t.source for t in Corpus.open(tmp_path / "out").tracks} == {"one.mid", r"\udce9tude.mid"}
+    (tmp_path / "pieces" / "one.mid").unlink()
+    (tmp_path / "pieces" / "one.mid").symlink_to("/proc/self/mem")
+    file(tmp_path / "pieces" / "two.mid", piece)
+    assert cli.main([*map(str, command)]) == 1
+    assert "one.mid: cannot be read" in capsys.readouterr().err
+    assert len(Corpus.open(tmp_path / "out").tracks) == 3
 
 
 def test_hold_out_is_by_whole_folders_and_by_pieces(synth: None, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import everwave
 import numpy as np
@@ -277,6 +278,17 @@ def test_the_refiner_of_another_file_may_judge(folder, whole_model, tmp_path, mo
     PostTrainer(tmp_path / "after" / "model.h5", latents, steps=1, denoiser=whole_model)
     with pytest.raises(UsageError, match=r"--denoiser .*model\.h5: it has no refiner"):
         PostTrainer(whole_model, latents, steps=1, denoiser=folder / "model.h5")
+
+
+def test_between_weights_of_float16_lies_float32():
+    """Or what is exported would be rounded twice."""
+    rng = np.random.default_rng(0)
+    before, after = rng.standard_normal(1000).astype(np.float16), rng.standard_normal(1000).astype(np.float32)
+    average = SimpleNamespace(parameters=lambda: {"a": after})
+    file = SimpleNamespace(parameters={"refiner": {"a": before}})
+    found = PostTrainer.average_parameters(SimpleNamespace(share=0.7, file=file, averages={"refiner": average}))
+    exact = 0.3 * before.astype(np.float64) + 0.7 * after
+    np.testing.assert_allclose(found["refiner"]["a"], exact, rtol=0, atol=1e-6)
 
 
 def test_post_training_needs_a_refiner(folder, tmp_path, capsys):

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from everwave import networks, weights
 from everwave.config import DECODER_FRAMES, PRESETS, TUNED, Condition
-from everwave.errors import UsageError
+from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
@@ -170,7 +170,7 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert conditions.shape == (4, 64, 0)
     for crop, origin, start in zip(real, origins, starts, strict=True):  # where it says it is from, there it is
         first, shift = divmod(round(4 * start), 4)
-        there = opened.arrays[origin % 3][shift, first : first + 64]
+        there = opened.array(origin % 3)[shift, first : first + 64]
         np.testing.assert_array_equal(crop, np.roll(there, 16, axis=1) if origin >= 3 else there)
     gan = tmp_path / "gan"
     assert run("gan", latents, *TINY, "--steps", 3, "-o", gan) == 0
@@ -222,8 +222,9 @@ def test_a_song_that_changes_is_encoded_anew_and_loses_its_labels(autoencoders, 
         build = ["corpus", "--audio", song.parent, "--hold-out", 0, "-o", corpus]
         encode = ["encode", corpus, "--autoencoder", autoencoders[0], "-o", latents]
         assert [cli.main(list(map(str, words))) for words in (build, encode)] == [0, 0]
-        (track,), (array,) = Corpus.open(corpus).tracks, Latents.open(latents).arrays
-        return track, np.array(array)
+        (track,), opened = Corpus.open(corpus).tracks, Latents.open(latents)
+        assert len(opened.files) == 1
+        return track, np.array(opened.array(0))
 
     track, one = encoded(1)
     write(corpus, track.id, TrackLabels(120.0, sources={"bpm": "me.csv"}))
@@ -234,6 +235,23 @@ def test_a_song_that_changes_is_encoded_anew_and_loses_its_labels(autoencoders, 
     assert two.shape == one.shape
     assert np.abs(two - one).max() > 0.01
     assert read(corpus, track.id) == TrackLabels()
+
+
+def test_corpora_of_folders_that_are_called_alike_are_not_mixed_up(autoencoders, tmp_path, capsys):
+    """What both have is one track, and no error."""
+    for i, name in enumerate(("one", "two")):
+        (tmp_path / name / "music").mkdir(parents=True)
+        for song, seed in (("same.wav", 0), ("song.wav", i)):
+            samples = np.random.default_rng(seed).uniform(-0.5, 0.5, (2 * 44100, 2))
+            soundfile.write(tmp_path / name / "music" / song, samples, 44100)
+        words = ["corpus", "--audio", tmp_path / name / "music", "--hold-out", 0, "-o", tmp_path / f"corpus-{name}"]
+        assert cli.main(list(map(str, words))) == 0
+    corpora = [tmp_path / "corpus-one", tmp_path / "corpus-two"]
+    words = ["encode", *corpora, "--autoencoder", autoencoders[0], "-o", tmp_path / "latents"]
+    assert cli.main(list(map(str, words))) == 2
+    assert "'music--song-" in (said := capsys.readouterr().err)
+    assert "encode each into a folder of its own" in said
+    assert not (tmp_path / "latents").exists()
 
 
 def test_any_model_names_the_autoencoder_to_encode_with(corpus, tmp_path):
@@ -255,7 +273,7 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
     slow, fast = map(Latents.open, folders)
     both = Latents.join(folders)
     assert both.pieces == slow.pieces + fast.pieces
-    assert len(both.arrays) == 9
+    assert len(both.files) == 9
     assert (
         slow.sources["hours"] == fast.sources["hours"] == pytest.approx(both.sources["hours"], abs=0.002)
     )  # one music
@@ -415,6 +433,38 @@ def test_an_export_may_spread_styles_and_anchors_and_not_conditions(tmp_path):
     assert run("-o", out, "--spread", 0) == 2
 
 
+def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_path, capsys):
+    """Its own in float16, with other decoders or not; not one of other encoders or sizes, nor a file without one."""
+    one, other_decoders, other_encoders = autoencoders
+    own = weights.read(one)
+    exact = {
+        name: {k: v.astype(np.float32) * np.float32(1 + 1e-5) for k, v in p.items()}
+        for name, p in own.parameters.items()
+    }
+    weights.write(tmp_path / "own.h5", dataclasses.replace(own, parameters=exact), "float32")
+    generator = {"generator": weights.random_model(PRESETS["tiny"]).parameters["generator"]}
+    domain = weights.ModelFile(own.config, "domain", generator, "CC0-1.0", {}, weights.reference(tmp_path / "own.h5"))
+    weights.write(tmp_path / "model.h5", domain)
+    wide = dataclasses.replace(own.config.signal, hop_length=2 * own.config.signal.hop_length)
+    wider = dataclasses.replace(own.config, signal=wide)
+    weights.write(tmp_path / "wider.h5", weights.random_model(wider))
+
+    def export(run, name):
+        words = ["export", run, "--licence", "CC0-1.0", "--autoencoder", name, "-o", tmp_path / "out.h5"]
+        return cli.main(list(map(str, words)))
+
+    for file in (one, other_decoders):
+        assert export(tmp_path, file) == 0
+        assert weights.read(tmp_path / "out.h5").autoencoder == weights.reference(file)
+    for file in (other_encoders, tmp_path / "wider.h5", tmp_path / "model.h5"):
+        assert export(tmp_path, file) == 2
+        assert "not the one that the run was trained with" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "autoencoder.h5").write_bytes(one.read_bytes())
+    assert export(tmp_path / "run", one) == 2
+    assert "is no generator" in capsys.readouterr().err
+
+
 def test_an_export_may_inject_less_noise(tmp_path):
     trained = dataclasses.replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
     weights.write(tmp_path / "model.h5", trained, "float32")
@@ -479,6 +529,25 @@ def test_pieces_without_the_labels_are_left_out(tmp_path):
     assert [p.labels["bpm"] for p in latents.labelled(["bpm", "density"]).pieces] == [140]
     with pytest.raises(UsageError, match="tempo: no piece"):
         latents.labelled(["tempo"])
+
+
+def test_pieces_hold_no_files_open(tmp_path):
+    """Or a corpus of a thousand would need more than a system allows, usually 1,024."""
+    pieces = []
+    for i in range(100):
+        np.save(tmp_path / f"{i}.npy", np.full((4, 10, 4), i, np.float16))
+        pieces.append({"file": f"{i}.npy", "title": "", "package": "", "steps": 10, "labels": {}})
+    data = {"version": 2, "autoencoder": {}, "sources": {}, "latent_rate": 10.0, "pieces": pieces}
+    (tmp_path / "latents.json").write_text(json.dumps(data))
+    before = len(os.listdir("/dev/fd"))
+    latents = Latents.open(tmp_path)
+    crops, _, origins, _ = latents.crops(8, 200, seed=0, step=0)
+    np.testing.assert_array_equal(crops[:, 0, 0], origins % 100)
+    np.testing.assert_allclose(latents.statistics()[0], 49.5)
+    assert len(os.listdir("/dev/fd")) < before + 50
+    (tmp_path / "7.npy").unlink()
+    with pytest.raises(EverwaveError, match=r"7\.npy: .*encode the corpus again"):
+        latents.statistics()
 
 
 def test_killed_training_ends_in_the_same_weights(corpus, tmp_path):
@@ -631,6 +700,25 @@ def test_not_a_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path
     assert float(restored.weight) == 5.0
 
 
+def test_weights_that_are_not_numbers_replace_no_checkpoint(tmp_path):
+    """A loss is of the weights before the step, so theirs may be the first to show it."""
+
+    class Diverges(Counts):
+        def step(self, step):
+            if step == 5:
+                self.weight.assign(np.nan)
+            return super().step(step)
+
+    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; there is no checkpoint in .*with a lower"):
+        loop.run(Diverges(), tmp_path / "long", 6)
+    assert not checkpoint.exists(tmp_path / "long")
+    with pytest.raises(EverwaveError, match=r"step 6: weight is not finite; .*last good one: .*--init and a lower"):
+        loop.run(Diverges(), tmp_path, 10, minutes=1e-9)
+    restored = Diverges()
+    assert checkpoint.restore(tmp_path, restored.variables(), {}) == 5
+    assert float(restored.weight) == 5.0
+
+
 def test_a_signal_ends_a_run_with_its_number_after_a_checkpoint(corpus, tmp_path, monkeypatch, capsys):
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *x: (save(*x), signal.raise_signal(signal.SIGTERM)))
@@ -716,3 +804,18 @@ def test_a_checkpoint_of_an_earlier_trainer_is_refused_in_one_line(tmp_path):
     assert float(variables["weight"][0]) == 0.0  # nothing half loaded
     with pytest.raises(EverwaveError, match=r"no 'weight' of these sizes.*--init"):
         checkpoint.restore(tmp_path, {"weight": [keras.Variable([0.0, 0.0])]}, {})
+
+
+def test_a_checkpoint_to_begin_with_that_does_not_fit_is_not_called_damaged(tmp_path):
+    import keras
+
+    checkpoint.save(tmp_path, 3, {"a": [keras.Variable(1.0)], "b": [keras.Variable([2.0, 2.0])]}, {})
+    variables = {"a": [keras.Variable(0.0)], "b": [keras.Variable(0.0)], "c": [keras.Variable(0.0)]}
+    with pytest.raises(
+        EverwaveError, match=r"no 'b' of these sizes, as another trainer wrote it; give the weights file"
+    ):
+        checkpoint.load_groups(tmp_path, variables)
+    assert float(variables["a"][0]) == 0.0  # nothing half loaded
+    variables["b"] = [keras.Variable([0.0, 0.0])]
+    assert checkpoint.load_groups(tmp_path, variables) == {"a", "b"}
+    assert [float(variables["a"][0]), *np.array(variables["b"][0])] == [1.0, 2.0, 2.0]

@@ -21,13 +21,30 @@ FILE = "checkpoint.npz"
 
 
 def save(folder: Path, step: int, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> None:
-    """Write `variables` (named groups of Keras variables) so that a crash leaves the old file or the new one."""
+    """Write `variables` (named groups of Keras variables) so that a crash leaves the old file or the new one.
+
+    EverwaveError if one is not finite; the old file stays then.
+    """
     arrays = {f"{group}:{i}": ops.convert_to_numpy(v) for group, vs in variables.items() for i, v in enumerate(vs)}
+    # a loss is of the variables as they were before the step
+    if bad := sorted({name.partition(":")[0] for name, array in arrays.items() if not np.isfinite(array).all()}):
+        raise not_finite(", ".join(bad), step, folder)
     arrays["meta"] = np.frombuffer(json.dumps({"step": step, "settings": dict(settings)}).encode(), np.uint8)
     with whole(folder / FILE) as file:
         np.savez(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
+
+
+def not_finite(what: object, step: int, folder: Path) -> EverwaveError:
+    """What ends the run in `folder` at `step`: from there on it would learn nothing."""
+    # another rate is another setting, so the run cannot go on with it
+    then = (
+        f"the checkpoint in {folder} is the last good one: begin a new run from the weights beside it with --init and"
+        if exists(folder)
+        else f"there is no checkpoint in {folder} yet: begin again with"
+    )
+    return EverwaveError(f"step {step}: {what} is not finite; {then} a lower --learning-rate")
 
 
 def exists(folder: Path) -> bool:
@@ -40,16 +57,23 @@ def restore(folder: Path, variables: Mapping[str, Sequence[Any]], settings: Mapp
         meta = _meta(data)
         _check_settings(folder, meta, settings)
         found = {group: _members(data, group) for group in variables}
+    _assign(
+        folder, variables, found,
+        "so the music has changed since, or the trainer; begin a new run from its weights with --init",
+    )  # fmt: skip
+    return int(meta["step"])
+
+
+def _assign(
+    folder: Path, variables: Mapping[str, Sequence[Any]], found: Mapping[str, Sequence[np.ndarray]], then: str
+) -> None:
+    """Give the groups of `variables` their values, all or none; EverwaveError, with what to do `then`, if the sizes differ."""
     for group, members in variables.items():
         if [x.shape for x in found[group]] != [tuple(v.shape) for v in members]:
-            raise EverwaveError(
-                f"{folder}: the checkpoint has no {group!r} of these sizes, so the music has changed since, or the trainer; "
-                "begin a new run from its weights with --init"
-            )
+            raise EverwaveError(f"{folder}: the checkpoint has no {group!r} of these sizes, {then}")
     for group, members in variables.items():
         for variable, value in zip(members, found[group], strict=True):
             variable.assign(value)
-    return int(meta["step"])
 
 
 def config(folder: Path) -> Config:
@@ -102,8 +126,9 @@ def _check_settings(folder: Path, meta: Mapping[str, Any], settings: Mapping[str
 def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> set[str]:
     """Load those named groups that the checkpoint in `folder` has, whatever else it holds; returns their names."""
     with _opened(folder) as data:
-        found = {group for group in variables if f"{group}:0" in data}
-        for group in found:
-            for i, variable in enumerate(variables[group]):
-                variable.assign(data[f"{group}:{i}"])
-    return found
+        found = {group: _members(data, group) for group in variables if f"{group}:0" in data}
+    _assign(
+        folder, {group: variables[group] for group in found}, found,
+        "as another trainer wrote it; give the weights file beside it as --init",
+    )  # fmt: skip
+    return set(found)

@@ -15,9 +15,10 @@ import numpy as np
 from everwave import weights
 from everwave.config import Config, GeneratorConfig
 from everwave.errors import EverwaveError, UsageError
+from everwave.networks import AUTOENCODER
 
 from .evaluate.card import read_metrics
-from .latents import Latents
+from .latents import Latents, same_encoders
 from .layers import parameters
 
 EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
@@ -73,7 +74,7 @@ def export_run(
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
     metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
-    autoencoder: for a generator, the shipped file (same weights, float16) that it shall name.
+    autoencoder: for a generator, the shipped file that it shall name; its encoders are those of the run's own, to float16.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
     ranges: (condition, low, high) that a user may ask for, where the model obeys less than its training data had.
     spread: for a generator, how many times as far styles and anchors lie from the middle. The runtime draws them shorter than
@@ -105,11 +106,33 @@ def export_run(
             provenance[option] = factor
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
-    reference = weights.reference(weights.find(autoencoder)) if autoencoder else model.autoencoder
+    reference = _shipped(autoencoder, model, found[0]) if autoencoder else model.autoencoder
     model = dataclasses.replace(
         model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
     )
     weights.write(path, model, dtype=dtype)
+
+
+def _shipped(autoencoder: str, model: weights.ModelFile, path: Path) -> dict[str, str]:
+    """What the model read from `path` says of the file that `autoencoder` names. UsageError unless its latents are those it learned."""
+    if model.kind != "domain":
+        raise UsageError(f"--autoencoder: {path} is no generator; name the run of one, or leave the option out")
+    shipped, trained_with = weights.find(autoencoder), weights.autoencoder_path(model, path)
+    own, other = weights.read(trained_with), weights.read(shipped)
+    sizes, others = ((c.signal, c.autoencoder) for c in (model.config, other.config))
+    if other.kind == "domain" or sizes != others or not same_encoders(_rounded(own), _rounded(other)):
+        raise UsageError(
+            f"--autoencoder {autoencoder}: not the one that the run was trained with, {trained_with}; give that one, or an"
+            " export of it"
+        )
+    return weights.reference(shipped)
+
+
+def _rounded(model: weights.ModelFile) -> dict[str, weights.Parameters]:
+    """Its autoencoder's parameters as a shipped file has them."""
+    return {
+        name: {key: value.astype(np.float16) for key, value in model.parameters[name].items()} for name in AUTOENCODER
+    }
 
 
 def _spread(parameters: Mapping[str, np.ndarray], generator: GeneratorConfig, factor: float) -> dict[str, np.ndarray]:

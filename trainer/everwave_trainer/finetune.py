@@ -49,11 +49,10 @@ class Comparison:
     def __init__(self, music: Latents, name: str) -> None:
         self.name = name
         player, length = everwave.load(music.autoencoder_path), round(SECONDS * music.latent_rate)
-        pieces = [array[0] for array in music.arrays]
         # what is left over at an end is left out, but a shorter piece is taken as it is
-        cut = [x[at : at + length] for x in pieces for at in range(0, max(len(x) - length, 0) + 1, length)]
-        real = cut[:: -(-len(cut) // PIECES)]
-        self.windows = windows((player.decode(np.asarray(x)) for x in real), player.sample_rate)
+        cut = [(i, at) for i, p in enumerate(music.pieces) for at in range(0, max(p.steps - length, 0) + 1, length)]
+        real = (np.array(music.array(i)[0, at : at + length]) for i, at in cut[:: -(-len(cut) // PIECES)])
+        self.windows = windows(map(player.decode, real), player.sample_rate)
 
     def distance(self, model: Path) -> float:
         """How far what `model` makes is from the music."""
@@ -99,7 +98,7 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         check_librosa()  # `label` needs it, after all the work of `corpus`
     autoencoder = weights.autoencoder_path(model, start)
     corpus, latents, held_out, run = (folder / name for name in ("corpus", "latents", "held-out", "run"))
-    sources = corpora.own_sources(audio, HOLD_OUT, "other", licence)
+    sources = corpora.own_sources(audio, HOLD_OUT, "other", licence, folder)
     builder = Builder(corpus, model.config.signal.sample_rate, jobs=2)
     builder.add(sources)
     # what is skipped (a file that cannot be read, a track without a tempo) is said, and the rest is enough

@@ -54,10 +54,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Latents:
-    """An opened latents folder; `arrays` are memory maps in the order of `pieces`."""
+    """An opened latents folder; `files` are where the arrays of `pieces` lie, in their order."""
 
     pieces: tuple[Piece, ...]
-    arrays: tuple[np.ndarray, ...]
+    files: tuple[Path, ...]
     autoencoder: dict[str, str]  # file name and sha256 of the weights that made them
     sources: dict[str, Any]
     latent_rate: float  # steps per second
@@ -74,8 +74,8 @@ class Latents:
         if data is None:
             raise EverwaveError(f"{folder}: no latents.json; make it with `everwave-train encode -o {folder}`")
         pieces = tuple(Piece(**p) for p in data["pieces"])
-        arrays = tuple(np.load(folder / p.file, mmap_mode="r", allow_pickle=False) for p in pieces)
-        return cls(pieces, arrays, data["autoencoder"], data["sources"], data["latent_rate"], folder)
+        files = tuple(folder / piece.file for piece in pieces)
+        return cls(pieces, files, data["autoencoder"], data["sources"], data["latent_rate"], folder)
 
     @classmethod
     def join(cls, folders: Sequence[Path]) -> Latents:
@@ -94,9 +94,16 @@ class Latents:
         return replace(
             first,
             pieces=pieces,
-            arrays=tuple(array for one in all_of for array in one.arrays),
+            files=tuple(file for one in all_of for file in one.files),
             sources=together([one.sources for one in all_of], hours),
         )
+
+    def array(self, index: int) -> np.ndarray:
+        """A piece's latents as a read-only memory map, to let go of soon: each holds a file open, and a system allows few."""
+        try:
+            return np.load(self.files[index], mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise EverwaveError(f"{self.files[index]}: {error}; delete it and encode the corpus again") from None
 
     def labelled(self, names: Sequence[str], known: Sequence[Condition] = ()) -> Latents:
         """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
@@ -114,7 +121,7 @@ class Latents:
         kept = [i for i, piece in enumerate(pieces) if needed <= set(piece.labels)]
         if not kept:
             raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
-        return replace(self, pieces=tuple(pieces[i] for i in kept), arrays=tuple(self.arrays[i] for i in kept))
+        return replace(self, pieces=tuple(pieces[i] for i in kept), files=tuple(self.files[i] for i in kept))
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
         """Normalisation of the labels called `names`, which every piece has: mean, standard deviation, range as found.
@@ -136,8 +143,8 @@ class Latents:
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel (channels,), the same for left and right."""
         count, total, squares = 0, 0.0, 0.0
-        for array in self.arrays:
-            sides = np.concatenate(np.split(np.asarray(array[0], np.float64), 2, axis=1))
+        for index in range(len(self.pieces)):
+            sides = np.concatenate(np.split(np.asarray(self.array(index)[0], np.float64), 2, axis=1))
             count, total, squares = count + len(sides), total + sides.sum(axis=0), squares + (sides**2).sum(axis=0)
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
@@ -165,12 +172,13 @@ class Latents:
         rng = np.random.default_rng([seed, step])
         usable = self.places(length)
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
-        latents = np.empty((batch, length, self.arrays[0].shape[2]), np.float32)
+        latents = np.empty((batch, length, self.array(0).shape[2]), np.float32)
         signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)
         origins, starts = chosen.copy(), np.empty(batch)
         for row, index in enumerate(chosen):
             piece, start, shift = self.pieces[index], int(rng.integers(usable[index])), int(rng.integers(SHIFTS))
-            crop = self.arrays[index][shift % len(self.arrays[index]), start : start + length]
+            array = self.array(index)
+            crop = array[shift % len(array), start : start + length]
             swapped = int(rng.integers(2))
             latents[row] = np.roll(crop, crop.shape[1] // 2, axis=1) if swapped else crop
             origins[row] += swapped * len(self.pieces)
@@ -273,6 +281,18 @@ def _at_speed(track: Track, speed: float) -> np.ndarray:
     return quantise(samples / np.float32(32768), 16, "<i2")
 
 
+def _check_ids(tracks: Sequence[Track]) -> None:
+    """UsageError if two tracks would be one file, as their corpora were made of folders that are called alike."""
+    known: dict[str, Track] = {}
+    for track in tracks:
+        other = known.setdefault(track.id, track)
+        if other.source_sha256 != track.source_sha256:
+            raise UsageError(
+                f"{track.corpus} and {other.corpus}: both have a track {track.id!r}, but not the same music; encode each into"
+                " a folder of its own"
+            )
+
+
 def encode_corpus(
     corpora: Sequence[Path], autoencoder: str, folder: Path, *, styles: Sequence[str] | None = None,
     split: str = "train", speeds: Sequence[float] = (1.0,),
@@ -280,7 +300,7 @@ def encode_corpus(
     """Encode the tracks of corpora with the runtime into `folder`, with their labels; those there already are kept, unless their music has changed.
 
     Tracks of one second or less are left out. Each track is played at each of the `speeds`, faster and so much higher.
-    UsageError if what is already there is from other encoders.
+    UsageError if what is already there is from other encoders, or two corpora call different tracks by one id.
     """
     import everwave
 
@@ -291,6 +311,7 @@ def encode_corpus(
     if not chosen:
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
     check_rate(chosen, model.sample_rate, autoencoder)
+    _check_ids(chosen)
     checked_folder(folder).mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)

@@ -48,7 +48,7 @@ def run(
 
     A checkpoint is written every `minutes`, at the end, and on Ctrl-C, SIGTERM or SIGHUP; after each, `enough()` may end the run.
     A signal then raises Stopped, one during the last checkpoint, too.
-    Losses that are not finite stop the run before anything is written, so the last good checkpoint stays.
+    Losses, or variables, that are not finite stop the run before anything is written, so the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = checkpoint.restore(folder, trainer.variables(), trainer.settings) if checkpoint.exists(folder) else 0
@@ -112,7 +112,4 @@ def run(
 def _check_finite(scalars: Mapping[str, float], step: int, folder: Path) -> None:
     bad = {k: v for k, v in scalars.items() if not np.isfinite(v)}
     if bad:
-        raise EverwaveError(
-            f"step {step}: {bad} is not finite; the checkpoint in {folder} is the last good one: "
-            "start again from it with a lower --learning-rate"
-        )
+        raise checkpoint.not_finite(bad, step, folder)

@@ -184,7 +184,8 @@ class PostTrainer:
         """The networks' moving averages, as far from the weights as they were as `share` says, under the runtime's names."""
         return {
             name: {
-                key: (1 - self.share) * self.file.parameters[name][key] + self.share * value
+                # a shipped file has float16, in which products would stay
+                key: (1 - self.share) * self.file.parameters[name][key].astype(np.float32) + self.share * value
                 for key, value in average.parameters().items()
             }
             for name, average in self.averages.items()

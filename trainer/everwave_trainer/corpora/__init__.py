@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everwave.audio import ENDINGS, files_below
-from everwave.errors import UsageError
+from everwave.errors import UsageError, printable
 
 from .store import Corpus, CorpusError, Track, hours, random_crops, select
 
@@ -123,8 +123,13 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
             builder.problems.append(str(error))
 
 
-def own_sources(audio: Sequence[Path], hold_out: float, style: str, licence: str) -> list[Source]:
-    """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix."""
+def own_sources(
+    audio: Sequence[Path], hold_out: float, style: str, licence: str, output: Path | None = None
+) -> list[Source]:
+    """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix.
+
+    In `output` and below it lies what a model made, and no music.
+    """
     from .build import Source
 
     found = []
@@ -132,12 +137,13 @@ def own_sources(audio: Sequence[Path], hold_out: float, style: str, licence: str
         if not given.exists():
             raise UsageError(f"{given}: no such file or folder; give your music")
         root = given if given.is_dir() else given.parent
-        found += [(path, root) for path in _audio_files(given)]
+        found += [(path, root) for path in _audio_files(given, output)]
     kept = chosen([path.name for path, _ in found], hold_out)
     sources = []
     for path, root in found:
-        name, split = path.relative_to(root).as_posix(), "held-out" if path.name in kept else "train"
-        sources.append(Source(path, name, root.resolve().name, style, licence, "not stated", split))
+        name, folder = printable(path.relative_to(root).as_posix()), root.resolve()
+        split, package = "held-out" if path.name in kept else "train", printable(folder.name)
+        sources.append(Source(path, name, package, style, licence, "not stated", split, folder=printable(str(folder))))
     return sources
 
 
@@ -154,22 +160,30 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         name = path.relative_to(args.midi)
         kept = held_out(name.parent.as_posix(), args.hold_out / 2) or held_out(path.name, args.hold_out / 2)
         split = "held-out" if kept else "train"
-        package, style = args.midi.resolve().name, args.style or "piano"
+        folder, style = args.midi.resolve(), args.style or "piano"
         title, copyright = midi.texts(path)
-        author = f"{copyright or 'not stated'}; played on {args.soundfont.name if args.soundfont else SOUNDFONT}"
-        yield Source(path, name.as_posix(), package, style, args.licence, author, split, title)
+        soundfont = printable(args.soundfont.name) if args.soundfont else SOUNDFONT
+        author = f"{copyright or 'not stated'}; played on {soundfont}"
+        yield Source(
+            path, printable(name.as_posix()), printable(folder.name), style, args.licence, author, split, title,
+            folder=printable(str(folder)),
+        )  # fmt: skip
 
 
-def _audio_files(given: Path) -> list[Path]:
+def _audio_files(given: Path, output: Path | None) -> list[Path]:
     if given.is_file():
         return [given]
     try:
         found = sorted(files_below(given, lambda problem: print(f"skipped: {problem}", file=sys.stderr)))
     except OSError as error:
         raise UsageError(f"--audio {given}: cannot be looked into ({error.strerror}); make it readable") from None
+    if output:
+        made = output.resolve()
+        found = [path for path in found if not path.resolve().is_relative_to(made)]
     if not found:
+        besides = f", besides what lies in {output}" if output else ""
         raise UsageError(
-            f"--audio {given}: no audio files in this folder or below it; known endings are {' '.join(ENDINGS)}"
+            f"--audio {given}: no audio files in this folder or below it{besides}; known endings are {' '.join(ENDINGS)}"
         )
     return found
 
@@ -193,7 +207,7 @@ def held_out(file_name: str, fraction: float) -> bool:
 
 def _lot(file_name: str) -> float:
     """A number in [0, 1] that a name draws, always the same."""
-    return int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(printable(file_name).encode()).digest()[:8], "big") / 2**64
 
 
 def report(builder: Builder) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import tempfile
 import time
@@ -33,7 +34,7 @@ SAVE_SECONDS = 2.0  # a manifest of thousands of tracks is not rewritten after e
 
 @dataclass(frozen=True)
 class Source:
-    """One file to take in. `name` is its path inside its package or folder; `path` is where it lies now."""
+    """One file to take in. `name` is its path inside its package or folder, in printable characters; `path` is where it lies now."""
 
     path: Path
     name: str
@@ -44,6 +45,7 @@ class Source:
     split: str
     title: str = ""  # where the file's own tags have none; else its name
     minimum_seconds: float = 0.0  # shorter files are no music; left out without a complaint
+    folder: str = ""  # that the user named, where it lies now
 
     @property
     def id(self) -> str:
@@ -73,6 +75,7 @@ class Source:
             gain=gain,
             source_size=size,
             source_sha256=sha256,
+            folder=self.folder,
             sample_rate=sample_rate,
             path=path,
         )
@@ -107,6 +110,10 @@ class Builder:
         """Take in files, up to `jobs` at a time; files that cannot be used are noted in `problems`."""
         sources = list(sources)
         _check_names(sources)
+        self.make(partial(store, source, self.folder, self.sample_rate) for source in self.missing(sources))
+
+    def missing(self, sources: Iterable[Source]) -> list[Source]:
+        """Those of `sources` that are not there already, as they are now; what cannot be read is noted in `problems`."""
         missing = []
         for source in sources:
             try:
@@ -114,7 +121,7 @@ class Builder:
                     missing.append(source)
             except AudioError as error:
                 self.problems.append(str(error))
-        self.make(partial(store, source, self.folder, self.sample_rate) for source in missing)
+        return missing
 
     def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
         """Run tasks that each store one track, up to `jobs` at a time."""
@@ -161,11 +168,19 @@ class Builder:
         return self.folder / "labels" / f"{track.id}.json"
 
     def refresh(self, source: Source) -> bool:
-        """Whether the track is there already; its description follows the source's, as tables may have changed."""
+        """Whether the track is there already; its description follows the source's, as tables may have changed.
+
+        UsageError if it is of other music from another folder that is called alike, which would take its place.
+        """
         track = self.tracks.get(source.id)
         if track is None or not track.path.exists():
             return False
         if (track.source_size, track.source_sha256) != _contents(source.path):
+            if track.folder and source.folder != track.folder:
+                raise UsageError(
+                    f"{source.path}: {self.folder} has another {source.name!r}, of {track.folder}; call one of the folders"
+                    f" otherwise, or, if that one was moved, remove {track.path}"
+                )
             return False
         self.tracks[source.id] = source.describe(
             track.frames, track.gain, track.source_size, track.source_sha256, track.sample_rate, track.path
@@ -297,7 +312,8 @@ def tags(path: Path) -> tuple[str, str]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        # bytes: soundfile encodes text strictly, and names may be anything
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
             title, artist = (" ".join(tag.split()) for tag in (file.title, file.artist))
             return title, "" if artist.lower().strip("<>") == "unknown" else artist
     except (soundfile.LibsndfileError, OSError, UnicodeDecodeError):

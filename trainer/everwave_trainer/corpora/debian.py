@@ -13,6 +13,7 @@ planetblupi-music-ogg and fillets-ng-data (22 kHz mono).
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,6 @@ from everwave.errors import EverwaveError, UsageError
 
 from .build import Source
 
-STYLES = ("techno", "ambient", "orchestral", "rock", "other")
 MINIMUM_SECONDS = 20.0  # what is shorter are jingles and sound effects
 MUSIC_SUFFIXES = (".ogg", ".opus", ".flac", ".wav", ".mp3")
 
@@ -302,9 +302,8 @@ def find_packages(names: list[str]) -> list[Package]:
 
 def obtain(package: str, cache: Path) -> Path:
     """The .deb of the package of this name in the folder `cache`, downloaded with apt-get if it is not there."""
-    found = sorted(cache.glob(f"{package}_*.deb"))
-    if found:
-        return found[-1]
+    if found := list(cache.glob(f"{package}_*.deb")):
+        return max(found, key=_version)
     if shutil.which("apt-get") is None:
         raise PackageError(
             f"{package}: apt-get is needed to download it; on another system put {package}_*.deb from "
@@ -316,6 +315,11 @@ def obtain(package: str, cache: Path) -> Path:
         _command(["apt-get", "-q", "download", package], package, Path(folder))
         downloaded = next(Path(folder).glob("*.deb"))
         return downloaded.rename(cache / downloaded.name)
+
+
+def _version(deb: Path) -> list[str | int]:
+    """By which later ones sort behind: 1.10 after 1.9. Text and numbers take turns."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", deb.name)]
 
 
 def unpack(deb: Path, folder: Path) -> None:

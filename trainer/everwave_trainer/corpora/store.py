@@ -43,6 +43,7 @@ class Track:
     gain: float  # what the original was multiplied by; below 1 only where its peak passed full scale
     source_size: int  # bytes
     source_sha256: str
+    folder: str = ""  # that the user named, as it lay then; empty for a package's, and in older manifests
     sample_rate: int = field(default=44100, metadata={"corpus": True})
     path: Path = field(default=Path(), metadata={"corpus": True})
 
@@ -117,6 +118,7 @@ class Corpus:
 
 
 def _track(entry: dict, folder: Path, sample_rate: int) -> Track:
+    entry = {"folder": ""} | entry
     track = Track(**{name: entry[name] for name in _KEPT}, sample_rate=sample_rate)
     if Path(track.id).name != track.id or track.split not in SPLITS:
         raise ValueError(f"id {track.id!r}, split {track.split!r}")

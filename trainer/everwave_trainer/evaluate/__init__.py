@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the measures as JSON; with an output folder, write them and the pictures there."""
-    for name in ("clips", "seeds", "pieces"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    for name, least in (("clips", 1), ("seeds", 1), ("pieces", 2)):  # of one piece there is no diversity
+        if getattr(arguments, name) < least:
+            raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least {least}")
     if arguments.output:
         checked_folder(arguments.output)
     model = everwave.load(arguments.model)

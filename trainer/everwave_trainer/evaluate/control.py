@@ -6,7 +6,7 @@ clips) and what the estimator reaches on held-out music whose labels are exact, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def tempo(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator],
     (condition,) = (c for c in model.conditions if c.name == "bpm")
     asked = [bpm for bpm in tempi(condition) for _ in range(seeds)]
     clips = [model.generate(SECONDS, seed=i % seeds, bpm=bpm) for i, bpm in enumerate(_bar("tempo", asked))]
-    sounds = {"generated": (asked, clips), **_labelled(model, tracks, lambda labels: labels.bpm)}
+    sounds = {"generated": (asked, clips), **_labelled(model, tracks, "bpm")}
     result: dict[str, Any] = {"clips": len(clips), "seconds": SECONDS, "asked": asked}
     for name, estimate in estimators.items():
         result[name] = {}
@@ -85,7 +85,7 @@ def density(model: Any, tracks: Sequence[Track], estimators: dict[str, Estimator
     ]
     seconds = np.arange(int(CURVE_SECONDS)) + 0.5
     wanted = [np.interp(seconds, times, values) for values in random]
-    real = _labelled(model, tracks, lambda labels: labels.onsets)
+    real = _labelled(model, tracks, "onsets")
     result: dict[str, Any] = {"clips": len(held), "curves": len(moving), "low": low, "high": high}
     for name, estimate in estimators.items():
         rates = [len(curves.merged(onsets)) / SECONDS for onsets in estimate(held, model.sample_rate)]
@@ -134,15 +134,13 @@ def _shuffled(x: Sequence[float], y: Sequence[float]) -> list[float]:
     return [spearman(x, rng.permutation(y)) for _ in range(200)]
 
 
-def _labelled(
-    model: Any, tracks: Sequence[Track], wanted: Callable[[store.TrackLabels], Any]
-) -> dict[str, tuple[list[Any], list[Samples]]]:
-    """Excerpts from the middle of tracks with exact labels, real and through the autoencoder, with the truth of each."""
+def _labelled(model: Any, tracks: Sequence[Track], name: str) -> dict[str, tuple[list[Any], list[Samples]]]:
+    """Excerpts from the middle of tracks whose label `name` is exact, real and through the autoencoder, with the truth of each."""
     truth, real = [], []
     for track in tracks:
         labels = store.read(track.corpus, track.id)
-        value = wanted(labels)
-        if value is None or track.seconds < SECONDS or not set(store.EXACT) & set(labels.sources.values()):
+        value = getattr(labels, name)
+        if value is None or track.seconds < SECONDS or labels.sources.get(name) not in store.EXACT:
             continue
         start = (track.seconds - SECONDS) / 2
         real.append(track.excerpt(int(start * track.sample_rate), int(SECONDS * track.sample_rate)))

@@ -72,7 +72,8 @@ def _checked(path: Path, name: str, entry: dict) -> TrackLabels:
         raise UsageError(f"{path}: {name}: bpm {bpm}, must be greater than 0")
     if onsets and not (onsets[0] >= 0 and math.isfinite(sum(onsets))):
         raise UsageError(f"{path}: {name}: onsets must be finite and not negative, in seconds")
-    return TrackLabels(bpm, onsets, sources=dict.fromkeys(entry, path.name))
+    said = [label for label, value in (("bpm", bpm), ("onsets", onsets)) if value is not None]
+    return TrackLabels(bpm, onsets, sources=dict.fromkeys(said, path.name))
 
 
 def match(labels: dict[str, TrackLabels], tracks: Sequence[Track]) -> tuple[dict[str, TrackLabels], list[str]]:

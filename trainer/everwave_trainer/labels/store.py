@@ -26,7 +26,8 @@ SAME_TEMPO = 0.03  # beats go with a tempo that differs by less
 class TrackLabels:
     """What is known of one track: beats per minute, onsets and beats in seconds; None where unknown.
 
-    `sources` says for each of these names who says so: "composed", "MIDI", "librosa 0.11.0", a labels file.
+    `sources` says for each of these names who says so: "composed", "MIDI", "librosa 0.11.0", a labels file; and who was
+    asked for one that is unknown.
     """
 
     bpm: float | None = None
@@ -40,12 +41,14 @@ class TrackLabels:
         Beats do not stay beside another tempo than theirs.
         """
         names = ("bpm", "onsets", "beats")
+        old = {name: getattr(self, name) for name in names}
         new = {
             name: getattr(other, name)
-            for name in names
-            if getattr(other, name) is not None and authority(other.sources[name]) >= authority(self.sources.get(name))
+            for name, source in other.sources.items()
+            # where nobody knows, it is noted who was asked, or that would be repeated for ever
+            if (getattr(other, name) is not None or old[name] is None)
+            and authority(source) >= authority(self.sources.get(name))
         }
-        old = {name: getattr(self, name) for name in names}
         both = TrackLabels(**{**old, **new}, sources=self.sources | {name: other.sources[name] for name in new})
         if "beats" in new or not (self.bpm and both.bpm) or abs(both.bpm / self.bpm - 1) < SAME_TEMPO:
             return both

@@ -31,8 +31,7 @@ def add_piano(builder: Builder, sources: list[Source], soundfont: Path | None, c
     In an order that is shuffled, always in the same way: what an interrupted run has done is spread over all pieces.
     Without `soundfont` it is Debian's, from the .deb in `cache`, downloaded if absent.
     """
-    missing = [source for source in sources if not builder.refresh(source)]
-    if not missing:
+    if not (missing := builder.missing(sources)):
         return
     with tempfile.TemporaryDirectory() as scratch:
         path = soundfont or _debian_soundfont(cache, Path(scratch))
