@@ -465,6 +465,34 @@ def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_pat
     assert "is no generator" in capsys.readouterr().err
 
 
+def test_an_export_may_be_the_mean_of_runs_that_began_alike(tmp_path, capsys):
+    domains = []
+    for seed, name in enumerate(("one", "two", "three")):
+        file = dataclasses.replace(weights.random_model(PRESETS["tiny"], seed), licence="CC0-1.0")
+        (tmp_path / name).mkdir()
+        weights.write(tmp_path / name / "model.h5", file, "float32" if seed else "float16")
+        domains.append(weights.read(tmp_path / name / "model.h5"))
+    other = dataclasses.replace(PRESETS["tiny"], generator=dataclasses.replace(PRESETS["tiny"].generator, style=3))
+    (tmp_path / "other").mkdir()
+    weights.write(tmp_path / "other" / "model.h5", weights.random_model(other))
+    out = tmp_path / "out.h5"
+
+    def export(*runs):
+        words = ["export", tmp_path / "one", "--licence", "CC0-1.0", "-o", out, "--float32", "--mean-with"]
+        return cli.main([*map(str, words), *(str(tmp_path / run) for run in runs)])
+
+    assert export("two", "three") == 0
+    exported = weights.read(out)
+    assert exported.provenance["mean_of"] == 3
+    for name, parameters in exported.parameters.items():
+        for key, value in parameters.items():
+            expected = np.mean([d.parameters[name][key].astype(np.float64) for d in domains], axis=0)
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert export("two", "other") == 2
+    assert "began with the same weights" in capsys.readouterr().err
+    assert export("nothing") == 1
+
+
 def test_an_export_may_inject_less_noise(tmp_path):
     trained = dataclasses.replace(weights.random_model(PRESETS["tiny"]), licence="CC0-1.0")
     weights.write(tmp_path / "model.h5", trained, "float32")

@@ -166,6 +166,8 @@ def parser() -> argparse.ArgumentParser:
         "--noise", type=float, default=1.0,
         help="for a generator: how many times as strong its injected noise shall be as it was trained (default 1)",
     )  # fmt: skip
+    export.add_argument("--mean-with", type=Path, nargs="+", default=[], metavar="RUN",
+                        help="write the mean of the run and of these, which began with the same weights")  # fmt: skip
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -341,7 +343,7 @@ def _export(a: argparse.Namespace) -> None:
     except ValueError:
         raise UsageError(f"--range {a.range}: give a condition and two numbers") from None
     export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder,
-               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread, noise=a.noise)  # fmt: skip
+               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread, noise=a.noise, mean_with=a.mean_with)  # fmt: skip
 
 
 def _card(a: argparse.Namespace) -> None:

@@ -70,6 +70,7 @@ def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
     autoencoder: str | None = None, chunk_decoder: Path | None = None,
     ranges: Sequence[tuple[str, float, float]] = (), spread: float = 1.0, noise: float = 1.0,
+    mean_with: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
@@ -81,36 +82,63 @@ def export_run(
         training does (it cuts normals off), and little training makes pieces too much alike besides.
     noise: for a generator, how many times as strong the noise is that its layers inject. A layer adds the same number to all of
         its channels, so what the noise varies is not all that varies in music; less of it can be nearer.
+    mean_with: runs that began with the same weights, as post-training with other seeds does: the mean of them all is written.
     """
-    found = [folder / name for name in EXPORTS if (folder / name).exists()]
-    if not found:
-        raise EverwaveError(f"{folder}: neither {' nor '.join(EXPORTS)} there; train at least to the first checkpoint")
-    model = weights.read(found[0])
+    newest = _newest(folder)
+    model = weights.read(newest)
     provenance = model.provenance | {"trainer": everwave.__version__}
     if metrics is not None:
         provenance["metrics"] = read_metrics(metrics)
     networks = dict(model.parameters)
+    if mean_with:
+        networks = _mean(model, mean_with)
+        provenance["mean_of"] = 1 + len(mean_with)
     if chunk_decoder is not None:
         if model.kind != "domain":
-            raise UsageError(f"--chunk-decoder: {found[0]} is no generator; an autoencoder has its chunk decoder")
+            raise UsageError(f"--chunk-decoder: {newest} is no generator; an autoencoder has its chunk decoder")
         theirs = weights.read(chunk_decoder / "autoencoder.h5")
         networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
         provenance["chunk_decoder"] = theirs.provenance
     for option, factor, change in (("spread", spread, _spread), ("noise", noise, _noise)):
         if factor != 1.0:
             if "generator" not in networks:
-                raise UsageError(
-                    f"--{option}: {found[0]} is no generator; name the run of one, or leave the option out"
-                )
+                raise UsageError(f"--{option}: {newest} is no generator; name the run of one, or leave the option out")
             networks["generator"] = change(networks["generator"], model.config.generator, factor)
             provenance[option] = factor
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
-    reference = _shipped(autoencoder, model, found[0]) if autoencoder else model.autoencoder
+    reference = _shipped(autoencoder, model, newest) if autoencoder else model.autoencoder
     model = dataclasses.replace(
         model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
     )
     weights.write(path, model, dtype=dtype)
+
+
+def _newest(folder: Path) -> Path:
+    found = [folder / name for name in EXPORTS if (folder / name).exists()]
+    if not found:
+        raise EverwaveError(f"{folder}: neither {' nor '.join(EXPORTS)} there; train at least to the first checkpoint")
+    return found[0]
+
+
+def _mean(model: weights.ModelFile, others: Sequence[Path]) -> dict[str, weights.Parameters]:
+    """Means of the parameters of runs that began alike (arXiv 2203.05482); UsageError for what cannot have."""
+    models = [model]
+    for folder in others:
+        other = weights.read(_newest(folder))
+        if any(getattr(other, what) != getattr(model, what) for what in ("kind", "config", "autoencoder")) or (
+            other.parameters.keys() != model.parameters.keys()
+        ):
+            raise UsageError(
+                f"--mean-with {folder}: it has other networks or conditions than the run, or another autoencoder; give runs"
+                " that began with the same weights"
+            )
+        models.append(other)
+
+    def mean(name: str, key: str) -> np.ndarray:
+        return np.stack([m.parameters[name][key] for m in models]).mean(axis=0, dtype=np.float32)
+
+    return {name: {key: mean(name, key) for key in values} for name, values in model.parameters.items()}
 
 
 def _shipped(autoencoder: str, model: weights.ModelFile, path: Path) -> dict[str, str]:
