@@ -86,7 +86,8 @@ def export_run(
     """
     newest = _newest(folder)
     model = weights.read(newest)
-    provenance = model.provenance | {"trainer": everwave.__version__}
+    # what was measured of other weights is not said of these
+    provenance = {k: v for k, v in model.provenance.items() if k != "metrics"} | {"trainer": everwave.__version__}
     if metrics is not None:
         provenance["metrics"] = read_metrics(metrics)
     networks = dict(model.parameters)
