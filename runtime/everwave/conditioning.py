@@ -278,6 +278,8 @@ def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
         if path.stat().st_size > MAX_CSV_BYTES:
             raise UsageError(f"{name}: {path} is larger than {MAX_CSV_BYTES >> 20} MiB; that is no curve")
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except UsageError:
+        raise
     except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, or a zero in the path
         reason = getattr(error, "strerror", None) or "no text of lines `seconds,value`"
         raise UsageError(f"{name}={short(str(path))}: neither a number nor a readable CSV file ({reason})") from None
