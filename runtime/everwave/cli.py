@@ -198,7 +198,10 @@ def _about_audio(path: str) -> dict[str, Any]:
 
     header = audio.info(path)
     length = {"sample_rate": header.sample_rate, "channels": header.channels, "frames": header.frames}
-    return length | {"seconds": round(header.frames / header.sample_rate, 3)} | audio.tags(path)
+    tags, seconds = audio.tags(path), header.frames / header.sample_rate
+    if (words := tags.get("comment", "")).startswith("everwave stream "):  # which did not know when it would end
+        tags["comment"] = words.replace("stream", "generate", 1) + f" --seconds {seconds!r}"
+    return length | {"seconds": round(seconds, 3)} | tags
 
 
 def bundle(options: argparse.Namespace) -> None:

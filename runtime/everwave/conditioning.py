@@ -271,7 +271,7 @@ def _checked_times(name: str, times: Array) -> Array:
 
 
 def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
-    """(seconds, value) of every line of a CSV file; empty lines, and a first one that begins with no number, are skipped."""
+    """(seconds, value) of every line of a CSV file; empty lines, and a first one that begins like no number, are skipped."""
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{name}={short(str(path))}: neither a number nor a file of lines `seconds,value`")
@@ -290,8 +290,10 @@ def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
         numbers = [_number(cell) for cell in row]
         if len(row) == 2 and None not in numbers:
             pairs.append((numbers[0], numbers[1]))  # type: ignore[arg-type]
-        elif line > 1 or numbers[0] is not None:
-            raise UsageError(f"{name}: {path}, line {line}: {short(','.join(row))} is not `seconds,value`")
+        elif line > 1 or row[0].strip()[:1] in ("+", "-", ".", *"0123456789"):
+            raise UsageError(
+                f"{name}: {path}, line {line}: {short(','.join(row))} is not `seconds,value`, two numbers and a comma between"
+            )
     if not pairs:
         raise UsageError(f"{name}: {path} has no line `seconds,value`")
     return pairs

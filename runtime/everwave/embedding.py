@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from .errors import UsageError, short
 from .model import load
 
 
@@ -27,9 +28,12 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Iterable[str | os.PathLike[str]]) -> np.ndarray:
-        """AudioError for the first file that cannot be read."""
+        """A list, a column or a series of paths. AudioError for the first file that cannot be read."""
+        if isinstance(X, str | os.PathLike):
+            raise UsageError(f"transform({short(X)}): one path; give a list of them")
         model = load(self.model, self.threads)
-        return np.stack([model.embed(path) for path in X])
+        width = 2 * model.config.autoencoder.latents
+        return np.array([model.embed(path) for path in np.ravel(np.asarray(X, object))], np.float32).reshape(-1, width)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -43,6 +43,7 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
     """What files, folders, globs and "-" (stdin) stand for, in order, each name once.
 
     A file's latents are called as it is, without its ending; what a folder or a glob holds keeps its path inside it.
+    Where two would be called alike the later one keeps its ending, or has the name of what was given in front.
     """
     taken: dict[str, str] = {}
     for given in inputs:
@@ -54,11 +55,13 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
         if not found:
             failed(f"{given}: no audio file there; known endings are {' '.join(audio.ENDINGS)}")
         for path, name in found:
-            if name in taken:
+            names = (name, name + path.suffix, f"{Path(given).resolve().name}/{name}")
+            free = next((each for each in names if each not in taken), None)
+            if free is None or taken.get(name) == str(path):
                 failed(f"{path}: would be called {name} like {taken[name]}; encode it apart, to another place")
                 continue
-            taken[name] = str(path)
-            yield Recording(name, path, "stdin" if given == "-" else str(path))
+            taken[free] = str(path)
+            yield Recording(free, path, "stdin" if given == "-" else str(path))
 
 
 def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:

@@ -18,7 +18,7 @@ from .audio import to_stereo
 from .checks import matrix, number
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .controls import Piece, plain
-from .errors import UsageError
+from .errors import UsageError, short
 from .looping import Loop
 from .pipeline import Pipeline
 from .player import Player
@@ -179,6 +179,8 @@ class Model:
         """A piece whose end goes on into its start, about `seconds` long, as blocks (n, 2); see `Loop`."""
         self._needs("generator", "chunk_decoder", "frame_decoder")
         number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS, " (30 days)")
+        if "gain" in conditions:
+            raise UsageError(f"gain={short(conditions['gain'])}; a loop has none, multiply its samples")
         controls = self._plain({"truncation": truncation, "style": style, **conditions})
         return Loop(self._pipeline(), checks.seed(seed), controls, float(seconds), progress, cancel)
 
@@ -263,6 +265,8 @@ class Model:
         """
         if isinstance(audio, str | os.PathLike):
             sample_rate, audio = audio_files.blocks(audio)
+        elif sample_rate is None:
+            raise UsageError("sample_rate=None; give the rate of the samples, in Hz, beside them")
         return pool(self.encode_blocks(audio, sample_rate))  # type: ignore[arg-type]  # None is refused there
 
     def decode(self, latents: Any, seed: int = 0) -> Array:

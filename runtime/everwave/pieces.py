@@ -85,7 +85,7 @@ def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream |
 def _about_loop(piece: Stream | Loop) -> str:
     if not isinstance(piece, Loop):
         return ""
-    bars = f", {piece.bars} bars of {piece.bpm:.2f} bpm" if piece.bars else ""
+    bars = f", {piece.bars} bar{'s' * (piece.bars != 1)} of {piece.bpm:.2f} bpm" if piece.bars else ""
     return f", a loop of {piece.latents} latents{bars}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -163,6 +163,9 @@ class Stream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream cannot be copied or pickled; `model.replay(stream.log)` plays it again, anywhere")
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if "_player" in self.__dict__ and not ending():  # at the interpreter's end the workers have gone

@@ -85,7 +85,9 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
 def _header(file: Any) -> ModelFile:
     """The root attributes, checked; parameters are still empty."""
     if "format" not in file.attrs or _text(file, "format") != FORMAT:
-        raise ModelError("an HDF5 file, but no everwave weights; `everwave import-musika` reads Musika's checkpoints")
+        raise ModelError(
+            "an HDF5 file, but no everwave weights; `everwave decode` plays latents, `everwave import-musika` reads Musika's checkpoints"
+        )
     version = _integer(file, "format_version")
     if version != VERSION:
         raise ModelError(f"format_version {version}; this everwave reads {VERSION}, so upgrade everwave or the file")

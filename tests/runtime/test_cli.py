@@ -261,7 +261,7 @@ def test_a_loop_says_its_length(tiny: str, steered: str, capsys: pytest.CaptureF
     assert len(samples("a.wav")) == 43 * 1024
     assert "a loop of 43 latents" in capsys.readouterr().out
     assert main(["generate", "--model", steered, "--seconds", "2", "--bpm", "125", "--loop", "-o", "b.flac"]) == 0
-    assert "a loop of 83 latents, 1 bars of 124.53 bpm" in capsys.readouterr().out
+    assert "a loop of 83 latents, 1 bar of 124.53 bpm" in capsys.readouterr().out
 
 
 def test_a_stream_tells_a_terminal_its_seed(
@@ -276,6 +276,21 @@ def test_a_stream_tells_a_terminal_its_seed(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(["stream", "--model", tiny, "-o", "out.wav", "--seed", "12"]) == 130
     assert "seed 12\n" in capsys.readouterr().err
+
+
+def test_a_stream_that_ended_can_be_made_again_by_what_info_says(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(
+        everwave("stream", "--model", tiny, "--seed", "7", "-o", "s.wav"), stderr=subprocess.PIPE
+    ) as process:
+        while not any(path.stat().st_size > 300_000 for path in Path().glob(".s.wav.*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    assert main(["info", "s.wav", "--json"]) == 0
+    command = shlex.split(json.loads(capsys.readouterr().out)["comment"])
+    assert command[:2] == ["everwave", "generate"]
+    command[command.index("--model") + 1] = tiny  # folders are left out
+    assert main([*command[1:], "-o", "again.wav"]) == 0
+    np.testing.assert_array_equal(samples("again.wav"), samples("s.wav"))
 
 
 def test_playing_without_a_sound_card_says_why(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from everwave.conditioning import Blend, Constant, Lines, drawn, signal, with_clocks
+from everwave.conditioning import Blend, Constant, Lines, _read_csv, drawn, signal, with_clocks
 from everwave.config import TAKEN, Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
 from everwave.model import Model
@@ -46,6 +46,14 @@ def test_any_stretch_is_a_slice_of_the_whole_and_loops_repeat():
     whole = wishes(0, 200)
     assert np.array_equal(wishes(37, 80), whole[37:117])
     assert np.array_equal(wishes(30, 80, period=50), whole[np.arange(30, 110) % 50])
+
+
+def test_csv_files_with_another_sign_between_are_explained(tmp_path):
+    path = tmp_path / "curve.csv"
+    for text in ("0;120\n2;130\n", "0;120\n2,130\n", "time;bpm\n0;120\n", "0\t120\n"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="a comma between"):
+            _read_csv("bpm", path)
 
 
 @pytest.mark.parametrize("text", ["time,bpm\n0,120\n2, 140\n", "0,120\n\n2,140", "\ufeff0,120\r\n2,140\r\n"])

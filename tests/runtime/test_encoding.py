@@ -260,10 +260,23 @@ def test_bad_files_are_reported_and_the_others_encoded(
 
 def test_two_of_one_name(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("a.wav", seed=1)
-    write("x/a.wav", seed=2)
-    assert main(["encode", "a.wav", "x/a.wav", "--model", model, "-o", "out"]) == 1
-    assert "would be called a like a.wav" in lines(capsys)[0]
-    assert about("out/a.npy")["source"] == os.path.abspath("a.wav")
+    write("x/a.flac", seed=2)
+    write("y/a.wav", seed=3)
+    assert main(["encode", "a.wav", "x", "y", "--model", model, "-o", "out"]) == 0
+    for name, source in (("a", "a.wav"), ("a.flac", "x/a.flac"), ("a.wav", "y/a.wav")):
+        assert about(f"out/{name}.npy")["source"] == os.path.abspath(source)
+    write("z/y/a.wav", seed=4)
+    assert main(["encode", "a.wav", "a.wav", "x", "y", "z/y", "--model", model, "-o", "out"]) == 1
+    assert any("a.wav: would be called a like a.wav" in line for line in lines(capsys))
+    assert about("out/y/a.npy")["source"] == os.path.abspath("z/y/a.wav")
+
+
+def test_a_damaged_recording_takes_no_name_from_a_good_one(model: str) -> None:
+    write("x/a.wav", seed=1)
+    Path("x/a.flac").write_text("no music")
+    assert main(["encode", "x", "--model", model, "--pool", "-o", "out.h5"]) == 1
+    with h5py.File("out.h5") as file:
+        assert list(file) == ["a.wav"]
 
 
 def test_hidden_recordings_that_are_asked_for_are_stored(model: str) -> None:
@@ -605,6 +618,10 @@ def test_scikit_learn_takes_embeddings(model: str) -> None:
     assert list(classifier.predict(["b.wav", "a.wav"])) == ["second", "first"]
     with pytest.raises(EverwaveError, match=r"c\.wav: no such file"):
         transformer.transform(["c.wav"])
+    np.testing.assert_array_equal(transformer.transform(np.array([["a.wav"], ["b.wav"]])), expected)  # a column
+    assert transformer.transform([]).shape == (0, len(expected[0]))
+    with pytest.raises(UsageError, match="one path"):
+        transformer.transform("a.wav")
 
 
 def test_integers_and_loud_samples_are_explained(model: str) -> None:

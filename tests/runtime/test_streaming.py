@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -229,6 +231,22 @@ def test_no_work_ahead(model: Model) -> None:
     with model.stream(seed=1, ahead=0) as stream:
         audio = pull(stream, RATE)
     np.testing.assert_array_equal(audio[:RATE], model.generate(1.0, seed=1))
+
+
+def test_a_stream_is_not_copied(model: Model) -> None:
+    stream = model.stream(seed=1)
+    next(stream)
+    for take in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied"):
+            take(stream)
+    next(stream)
+    stream.close()
+
+
+def test_a_loop_has_no_gain(model: Model) -> None:
+    for take in (model.loop, lambda seconds, **controls: model.generate(seconds, loop=True, **controls)):
+        with pytest.raises(everwave.UsageError, match="a loop has none"):
+            take(1.0, gain=0.5)
 
 
 def test_closing_from_another_thread_ends_the_wait(model: Model) -> None:

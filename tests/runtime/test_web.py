@@ -421,10 +421,13 @@ def _answers(running: Served) -> bool:
 
 
 def test_the_command_says_what_is_wrong(weights_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / weights_file.name
+    other.parent.mkdir()
+    other.write_bytes(weights_file.read_bytes())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        for arguments, reason in ((("--port", port), f"port {port} ("), (("--port", "70000"), "--port 70000"),
-                                  (("--model", str(weights_file)), "two models are called tiny")):  # fmt: skip
+        for arguments, reason in ((("--port", port), f"port {port} (Address already in use);"), (("--port", "70000"), "--port 70000"),
+                                  (("--model", str(other)), "two models are called tiny")):  # fmt: skip
             with command("--model", str(weights_file), "--threads", "1", *arguments) as process:
                 assert process.wait(60) == 2
                 assert process.stderr is not None

@@ -171,7 +171,7 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     trained, before = weights.read(out / "model.h5"), weights.read(imported)
     # as wide as the generator
     with_refiner = replace(before.config, generator=replace(before.config.generator, refiner=2))
-    assert (trained.licence, trained.config) == ("CC0-1.0", with_refiner)
+    assert (trained.licence, trained.config) == (f"{before.licence} AND CC0-1.0", with_refiner)
     assert everwave.load(out / "model.h5").generate(seconds=0.5, seed=1).shape == (22050, 2)
     best = weights.read(out / "run" / "best.h5").parameters
     for network in ("generator", "refiner"):

@@ -141,14 +141,16 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, help="folder: corpus, latents, run, model.h5; resumed"
     )
     tune.add_argument("--minutes", type=float, default=15.0, help="of training at most (default 15)")
-    tune.add_argument("--licence", default="not stated", help="of the music, and so of the model")
+    tune.add_argument("--licence", default="not stated", help="of the music; that of --init is added to it")
     tune.add_argument("--seed", type=int, default=0)
     tune.set_defaults(run=_finetune)
 
     export = commands.add_parser("export", help="write a training run's model as a weights file")
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument("-o", "--output", type=Path, required=True)
-    export.add_argument("--licence", required=True, help="licence of the weights, from that of the training data")
+    export.add_argument(
+        "--licence", required=True, help="of the training data; that of the model which the run began with is added"
+    )
     export.add_argument("--metrics", type=Path, help="metrics.json of `evaluate`, to keep with the weights")
     export.add_argument("--autoencoder", help="for a generator: the shipped autoencoder that it shall name")
     export.add_argument(

@@ -44,10 +44,11 @@ def save_domain(
     networks: Mapping[str, Mapping[str, np.ndarray]],
     autoencoder: dict[str, str],
     provenance: dict[str, Any],
+    licence: str = UNSTATED,
 ) -> None:
     """Write a generator, and what goes with it, as a domain file that names its autoencoder, float32."""
     parts = {name: dict(values) for name, values in networks.items()}
-    weights.write(path, weights.ModelFile(config, "domain", parts, UNSTATED, provenance, autoencoder), dtype="float32")
+    weights.write(path, weights.ModelFile(config, "domain", parts, licence, provenance, autoencoder), dtype="float32")
 
 
 def save_trained_on(
@@ -56,14 +57,14 @@ def save_trained_on(
 ) -> None:  # fmt: skip
     """Write `folder`/model.h5 beside the autoencoder of `latents`: the domain that `file` is, but for these networks and what is said of them.
 
-    What was measured of it before is left out.
+    What was measured of it before is left out, and its licence stays: what goes on from its weights is made of them.
     """
     shutil.copyfile(latents.autoencoder_path, folder / latents.autoencoder["file"])
     # in any other kind the chunk decoder is the autoencoder's
     own = ("generator", "refiner", "chunk_decoder") if file.kind == "domain" else ("generator", "refiner")
     parts = {name: values for name, values in file.parameters.items() if name in own} | dict(networks)
     known = {key: value for key, value in file.provenance.items() if key != "metrics"}
-    save_domain(folder / "model.h5", config, parts, latents.autoencoder, known | provenance)
+    save_domain(folder / "model.h5", config, parts, latents.autoencoder, known | provenance, file.licence)
 
 
 def export_run(
@@ -74,6 +75,7 @@ def export_run(
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
+    licence: of the music; that of the model which the run began with is added.
     metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
     autoencoder: for a generator, the shipped file that it shall name; its encoders are those of the run's own, to float16.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
@@ -110,9 +112,16 @@ def export_run(
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = _shipped(autoencoder, model, newest) if autoencoder else model.autoencoder
     model = dataclasses.replace(
-        model, licence=licence, parameters=networks, provenance=provenance, autoencoder=reference
+        model, licence=both(model.licence, licence), parameters=networks, provenance=provenance, autoencoder=reference
     )
     weights.write(path, model, dtype=dtype)
+
+
+def both(before: str, added: str) -> str:
+    """Two licences as one SPDX expression, which names each once."""
+    stated = [] if before == UNSTATED else [before]
+    parts = [f"({text})" if " OR " in text and "(" not in text else text for text in [*stated, added]]
+    return " AND ".join(dict.fromkeys(part for text in parts for part in text.split(" AND ")))
 
 
 def _newest(folder: Path) -> Path:

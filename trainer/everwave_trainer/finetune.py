@@ -129,6 +129,9 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         keras.mixed_precision.set_global_policy(policy)
     shutil.copyfile(music.autoencoder_path, folder / music.autoencoder["file"])
     export_run(run, folder / "model.h5", licence=licence)
+    steps = weights.read(run / BEST).provenance["posttrained"]["steps"]
+    says = f"of step {steps}" if steps else "what training began with, as nothing later was nearer"
+    print(f"{folder / 'model.h5'}: {says}")
 
 
 def _train(

@@ -94,7 +94,9 @@ def choose(precision: str = "auto", name: str | None = None) -> Path:
     if name:
         names = [path.name for path in paths]
         if name not in names:
-            raise UsageError(f"path {name!r} is not available on this CPU; it has {', '.join(names)}")
+            raise UsageError(
+                f"path {name!r} is not available on this CPU; it has {', '.join(names)}, and numpy ({ENVIRONMENT})"
+            )
         paths = paths[names.index(name) :]
     for path in paths:
         if precision in ("auto", path.precision):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import re
 import socket
 import sys
@@ -135,14 +136,16 @@ class Server(uvicorn.Server):
 
 def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str, Model]:
     """By the name that requests use: a shipped model's, or that of the file without its ending."""
-    paths = [weights.find(name) for name in names] or [weights.find(name) for name in weights.available()]
+    paths = list(dict.fromkeys(map(weights.find, names))) or [weights.find(name) for name in weights.available()]
     models: dict[str, Model] = {}
     for path in paths:
         try:
             file = weights.read(path)
             if "generator" not in file.parameters:
                 if names:
-                    raise UsageError(f"{path}: a {file.kind} file has no generator; give a model that generates")
+                    raise UsageError(
+                        f"{path}: no generator in it, it is of kind {file.kind!r}; give a model that generates"
+                    )
                 continue
             file = weights.resolve(file, path)
         except ModelError as error:
@@ -167,7 +170,8 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         server = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        reason = error.strerror or error
+        named = isinstance(error, socket.gaierror)  # of others the text has the address in it, too
+        reason = error.strerror if named or not error.errno else os.strerror(error.errno)
         raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others: --host, --port") from None
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     return server
