@@ -65,7 +65,7 @@ def choose_conditions(config: Config, latents: Latents, names: Sequence[str]) ->
     for needed in {TIMES[c.name] for c in chosen if c.clocks}:
         if not all(needed in piece.labels for piece in latents.pieces):
             raise UsageError(
-                f"{latents.folder}: not every piece says when its {needed} are, as the model's clocks need; label the corpus and"
+                f"{latents.folder}: no piece says when its {needed} are, as the model's clocks need; label the corpus and"
                 " encode it again, or, where the music has no steady ones, begin with a model without such a condition"
             )
     return chosen
