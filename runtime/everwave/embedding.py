@@ -33,7 +33,8 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
             raise UsageError(f"transform({short(X)}): one path; give a list of them")
         model = load(self.model, self.threads)
         width = 2 * model.config.autoencoder.latents
-        return np.array([model.embed(path) for path in np.ravel(np.asarray(X, object))], np.float32).reshape(-1, width)
+        paths = np.ravel(np.asarray(X if hasattr(X, "__array__") else list(X), object))
+        return np.array([model.embed(path) for path in paths], np.float32).reshape(-1, width)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

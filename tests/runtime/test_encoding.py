@@ -619,6 +619,7 @@ def test_scikit_learn_takes_embeddings(model: str) -> None:
     with pytest.raises(EverwaveError, match=r"c\.wav: no such file"):
         transformer.transform(["c.wav"])
     np.testing.assert_array_equal(transformer.transform(np.array([["a.wav"], ["b.wav"]])), expected)  # a column
+    np.testing.assert_array_equal(transformer.transform(name for name in ("a.wav", Path("b.wav"))), expected)
     assert transformer.transform([]).shape == (0, len(expected[0]))
     with pytest.raises(UsageError, match="one path"):
         transformer.transform("a.wav")
