@@ -386,6 +386,14 @@ def test_the_command_makes_no_fuss_about_those_who_leave_or_are_left(weights_fil
         assert becomes(lambda: _answers(running), 30)
         proxied = {"host": "radio.example", "origin": "https://radio.example"}
         assert running.ask("/api/models", **proxied)[0] == 200
+        for host, origin, status in (
+            ("radio.example:443", "https://radio.example", 200),  # as some proxies pass it on
+            ("radio.example", "http://radio.example:80", 200),
+            ("radio.example:443", "http://radio.example", 403),
+            ("radio.example:8443", "https://radio.example", 403),
+            ("radio.example", "https://radio.example:x", 403),
+        ):
+            assert running.ask("/api/models", host=host, origin=origin)[0] == status
         assert running.ask("/api/models", host="other.example")[0] == 403
         for _ in range(10):
             with running.listen("") as connection:

@@ -19,6 +19,8 @@ SECURITY = {
     "x-frame-options": "DENY",
 }
 
+PORTS = {"http": 80, "https": 443}
+
 
 class Guard:
     """Refuses other names than `hosts` (None: any), and requests that another site's page makes in a browser.
@@ -54,11 +56,21 @@ class Guard:
         if name is None or (self.hosts is not None and name not in self.hosts):
             return "this server does not answer to that name; open it by the address that it printed"
         origin = headers.get("origin")
-        if origin is not None and _split(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_of(origin, host):
             return "requests from pages of other sites are not served"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             return "requests from pages of other sites are not served"
         return None
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether `host` has given the page of `origin`; either may leave out the port that goes without saying."""
+    page, own = _split(origin), _split(f"//{host}")
+    usual = PORTS.get(page.scheme)
+    try:
+        return (page.hostname, page.port or usual) == (own.hostname, own.port or usual)
+    except ValueError:  # a port that is none
+        return False
 
 
 def _split(address: str) -> SplitResult:
