@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import everwave
@@ -19,10 +20,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5)
     options = parser.parse_args()
     model = everwave.load(options.model)
-    paths = sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in ENDINGS)
-    if not paths:
+    vectors = {}
+    for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
+        try:
+            vectors[path] = model.embed(path)
+        except everwave.AudioError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    if not vectors:
         raise SystemExit(f"error: {options.folder}: holds no audio; give a folder that does")
-    index = np.stack([model.embed(path) for path in paths])
+    paths, index = list(vectors), np.stack(list(vectors.values()))
     mean, spread = index.mean(axis=0), index.std(axis=0) + 1e-6
     index, query = (index - mean) / spread, (model.embed(options.query) - mean) / spread
     cosines = index @ query / (np.linalg.norm(index, axis=1) * np.linalg.norm(query) + 1e-9)

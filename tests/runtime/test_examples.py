@@ -117,6 +117,8 @@ def test_bad_paths_are_one_line(tiny: str, words: list[str]) -> None:
 
 def test_search(tiny: str) -> None:
     Path("folder").mkdir()
+    Path("folder/broken.flac").write_text("no music")
+    Path("folder/b.wav").mkdir()
     time = np.arange(44100)[:, None] / 44100 * [1, 1]
     for hertz in (110, 440, 1760, 7040):
         with audio.Writer(f"folder/{hertz}.flac", 44100) as writer:
