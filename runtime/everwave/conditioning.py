@@ -273,16 +273,16 @@ def _checked_times(name: str, times: Array) -> Array:
 def _read_csv(name: str, path: Path) -> list[tuple[float, float]]:
     """(seconds, value) of every line of a CSV file; empty lines, and a first one that begins like no number, are skipped."""
     try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{name}={short(str(path))}: neither a number nor a file of lines `seconds,value`")
-        if path.stat().st_size > MAX_CSV_BYTES:
-            raise UsageError(f"{name}: {path} is larger than {MAX_CSV_BYTES >> 20} MiB; that is no curve")
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except UsageError:
-        raise
+        size, is_file = path.stat().st_size, path.is_file()
+        text = path.read_text(encoding="utf-8-sig") if is_file and size <= MAX_CSV_BYTES else ""
+        rows = list(csv.reader(text.splitlines()))
     except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, or a zero in the path
         reason = getattr(error, "strerror", None) or "no text of lines `seconds,value`"
         raise UsageError(f"{name}={short(str(path))}: neither a number nor a readable CSV file ({reason})") from None
+    if not is_file:
+        raise UsageError(f"{name}={short(str(path))}: neither a number nor a file of lines `seconds,value`")
+    if size > MAX_CSV_BYTES:
+        raise UsageError(f"{name}: {path} is larger than {MAX_CSV_BYTES >> 20} MiB; that is no curve")
     pairs: list[tuple[float, float]] = []
     for line, row in enumerate(rows, start=1):
         if not any(cell.strip() for cell in row):

@@ -55,13 +55,14 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
         if not found:
             failed(f"{given}: no audio file there; known endings are {' '.join(audio.ENDINGS)}")
         for path, name in found:
-            names = (name, name + path.suffix, f"{Path(given).resolve().name}/{name}")
-            free = next((each for each in names if each not in taken), None)
-            if free is None or taken.get(name) == str(path):
+            if taken.get(name, str(path)) != str(path):
+                others = (name + path.suffix, f"{Path(given).resolve().name}/{name}")
+                name = next((other for other in others if other not in taken), name)
+            if name in taken:
                 failed(f"{path}: would be called {name} like {taken[name]}; encode it apart, to another place")
                 continue
-            taken[free] = str(path)
-            yield Recording(free, path, "stdin" if given == "-" else str(path))
+            taken[name] = str(path)
+            yield Recording(name, path, "stdin" if given == "-" else str(path))
 
 
 def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:

@@ -24,7 +24,7 @@ from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.corpora.store import Track
-from everwave_trainer.export import UNSTATED, both
+from everwave_trainer.export import UNSTATED, both_licences
 from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions
 from keras import ops
@@ -467,10 +467,10 @@ def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_pat
 
 
 def test_licences_of_what_a_model_is_made_of_are_named_once():
-    assert both(UNSTATED, "CC0-1.0") == "CC0-1.0"
-    assert both("MIT", "not stated") == "MIT AND not stated"
-    assert both("CC0-1.0 AND MIT", "MIT AND GPL-2.0-only") == "CC0-1.0 AND MIT AND GPL-2.0-only"
-    assert both("CC-BY-SA-3.0 OR GPL-2.0-only", "MIT") == "(CC-BY-SA-3.0 OR GPL-2.0-only) AND MIT"
+    assert both_licences(UNSTATED, "CC0-1.0") == "CC0-1.0"
+    assert both_licences("MIT", "not stated") == "MIT AND not stated"
+    assert both_licences("CC0-1.0 AND MIT", "MIT AND GPL-2.0-only") == "CC0-1.0 AND MIT AND GPL-2.0-only"
+    assert both_licences("CC-BY-SA-3.0 OR GPL-2.0-only", "MIT") == "(CC-BY-SA-3.0 OR GPL-2.0-only) AND MIT"
 
 
 def test_an_export_may_be_the_mean_of_runs_that_began_alike(tmp_path, capsys):

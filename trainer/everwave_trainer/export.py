@@ -112,12 +112,16 @@ def export_run(
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
     reference = _shipped(autoencoder, model, newest) if autoencoder else model.autoencoder
     model = dataclasses.replace(
-        model, licence=both(model.licence, licence), parameters=networks, provenance=provenance, autoencoder=reference
+        model,
+        licence=both_licences(model.licence, licence),
+        parameters=networks,
+        provenance=provenance,
+        autoencoder=reference,
     )
     weights.write(path, model, dtype=dtype)
 
 
-def both(before: str, added: str) -> str:
+def both_licences(before: str, added: str) -> str:
     """Two licences as one SPDX expression, which names each once."""
     stated = [] if before == UNSTATED else [before]
     parts = [f"({text})" if " OR " in text and "(" not in text else text for text in [*stated, added]]

@@ -172,7 +172,7 @@ class Latents:
         rng = np.random.default_rng([seed, step])
         usable = self.places(length)
         chosen = rng.choice(len(usable), batch, p=usable / usable.sum())
-        latents = np.empty((batch, length, self.array(0).shape[2]), np.float32)
+        latents = []
         signals = np.empty((batch, length, sum(c.channels for c in conditions)), np.float32)
         origins, starts = chosen.copy(), np.empty(batch)
         for row, index in enumerate(chosen):
@@ -180,12 +180,12 @@ class Latents:
             array = self.array(index)
             crop = array[shift % len(array), start : start + length]
             swapped = int(rng.integers(2))
-            latents[row] = np.roll(crop, crop.shape[1] // 2, axis=1) if swapped else crop
+            latents.append(np.roll(crop, crop.shape[1] // 2 * swapped, axis=1))
             origins[row] += swapped * len(self.pieces)
             starts[row] = start + shift / SHIFTS
             columns = [column for c in conditions for column in self._inputs(piece, c, start, shift, length)]
             signals[row] = np.reshape(columns, (-1, length)).T
-        return latents, signals, origins, starts
+        return np.stack(latents).astype(np.float32), signals, origins, starts
 
     def _inputs(self, piece: Piece, condition: Condition, start: int, shift: int, length: int) -> list[np.ndarray]:
         """A condition's network inputs (length,) for a crop, as `everwave.conditioning` makes them from wishes."""

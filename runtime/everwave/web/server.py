@@ -170,8 +170,9 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         server = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        named = isinstance(error, socket.gaierror)  # of others the text has the address in it, too
-        reason = error.strerror if named or not error.errno else os.strerror(error.errno)
+        reason = error.strerror or error
+        if error.errno and not isinstance(error, socket.gaierror):  # its own text has the address in it, too
+            reason = os.strerror(error.errno)
         raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others: --host, --port") from None
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     return server
