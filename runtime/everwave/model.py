@@ -155,7 +155,7 @@ class Model:
         whatever the start and the number of threads. Anchors and style are normal numbers cut at +-`truncation`: less is
         tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
         `conditions`) is a number, one number per latent, (seconds, value) pairs, or a CSV file of those.
-        With `loop`, the end goes on into the start; its length is whole latents, or bars where the tempo is constant.
+        With `loop`, the end goes on into the start; its length is whole bars where the tempo is constant, else whole latents.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
         seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")

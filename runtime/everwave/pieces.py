@@ -86,7 +86,7 @@ def _about_loop(piece: Stream | Loop) -> str:
     if not isinstance(piece, Loop):
         return ""
     bars = f", {piece.bars} bar{'s' * (piece.bars != 1)} of {piece.bpm:.2f} bpm" if piece.bars else ""
-    return f", a loop of {piece.latents} latents{bars}"
+    return f", a loop of {piece.frames} samples{bars}"
 
 
 def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]:

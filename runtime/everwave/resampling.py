@@ -139,3 +139,19 @@ def resample(samples: Array, from_rate: int, to_rate: int) -> Array:
     pieces = [resampler.push(columns[i : i + BLOCK_FRAMES]) for i in range(0, len(columns), BLOCK_FRAMES)]
     result = np.concatenate([*pieces, resampler.flush()])
     return result[:, 0] if samples.ndim == 1 else result
+
+
+def resample_circle(samples: Array, frames: int) -> Array:
+    """float32 (n, channels) whose end goes on into its start -> the same in `frames` samples, float32.
+
+    What repeats is a sum of whole waves, so nothing is lost but what lies at or above the new Nyquist frequency.
+    """
+    from scipy import fft
+
+    waves = (min(len(samples), frames) + 1) // 2
+    result = np.empty((frames, samples.shape[1]), np.float32)
+    for channel in range(samples.shape[1]):  # one at a time: minutes of them take memory
+        spectrum = fft.rfft(np.ascontiguousarray(samples[:, channel], np.float32))[:waves]
+        result[:, channel] = fft.irfft(spectrum, frames)
+    result *= frames / len(samples)
+    return result

@@ -18,9 +18,10 @@ import soundfile
 from everwave import audio, audio_writing, files, mpeg, resampling, wav
 from everwave.audio import FormatError, OutputError, Resampler, Writer, resample, to_stereo
 from everwave.errors import AudioError, Cancelled, NoRoom, UsageError
-from everwave.resampling import anti_alias_filter
+from everwave.resampling import anti_alias_filter, resample_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample as scipy_resample
 from scipy.signal import resample_poly
 
 RATE = 44100
@@ -722,3 +723,25 @@ def test_disk_space_is_that_of_the_target(monkeypatch: pytest.MonkeyPatch, folde
     with pytest.raises(NoRoom, match=r"needs up to 1\.0 MB, 1\.0 MB are free; make room"):
         Writer("a.wav", RATE, frames=most + 1)
     assert asked == [folder, folder]
+
+
+@settings(deadline=None)
+@given(st.integers(2, 3000), st.integers(1, 3000))
+def test_a_circle_is_resampled_as_scipy_does(before: int, after: int) -> None:
+    """All but what lies at the Nyquist frequency itself, which scipy halves and we leave out."""
+    samples = np.random.default_rng(before).standard_normal((before, 2)).astype(np.float32)
+    spectrum = np.fft.rfft(samples.astype(float), axis=0)
+    spectrum[(min(before, after) + 1) // 2 :] = 0
+    expected = scipy_resample(np.fft.irfft(spectrum, before, axis=0), after)
+    result = resample_circle(samples, after)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(331776, 330750), (84992, 84672), (4096, 6043), (4097, 4095)])
+def test_whole_waves_of_a_circle_stay_whole_waves(before: int, after: int) -> None:
+    def waves(length: int) -> np.ndarray:
+        turns = np.array([[3, 440], [1, 1500]])
+        return np.sin(2 * np.pi * turns * np.arange(length)[:, None, None] / length).sum(axis=2) / 2
+
+    np.testing.assert_allclose(resample_circle(waves(before).astype(np.float32), after), waves(after), atol=2e-6)

@@ -8,11 +8,12 @@ from itertools import pairwise
 import everwave
 import numpy as np
 import pytest
-from everwave import weights
+from everwave import looping, weights
 from everwave.config import PRESETS, REFINER_MARGIN, Condition
 from everwave.controls import LOOP_FADE_LATENTS, Piece
 from everwave.model import Model
-from everwave.pipeline import Pipeline
+from everwave.pipeline import Pipeline, clipped
+from everwave.resampling import resample_circle
 
 TINY = PRESETS["tiny"]
 BPM = Condition("bpm", "beats per minute", mean=140.0, scale=10.0, low=60.0, high=240.0, clocks=(1, 4))
@@ -44,8 +45,21 @@ def test_with_a_tempo_a_loop_is_whole_bars(steered: Model, seconds: float, bpm: 
     loop = steered.loop(seconds, seed=3, bpm=bpm)
     assert loop.bars == bars
     assert loop.latents == round(bars * 240 / bpm * TINY.signal.latent_rate)
-    assert loop.bpm == pytest.approx(bpm, rel=0.5 / loop.latents)
+    assert loop.frames == round(bars * 240 / bpm * RATE)
+    assert loop.bpm == pytest.approx(bpm, rel=0.5 / loop.frames)
     assert sum(map(len, loop)) == loop.frames
+
+
+def test_a_loop_is_brought_to_its_tempo_around_its_circle(steered: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    loop = steered.generate(4.0, seed=3, bpm=131, loop=True, progress=lambda *now: calls.append(now))
+    assert calls[-1] == (len(loop), len(loop))
+    monkeypatch.setattr(looping, "MAX_EXACT_SECONDS", 1)
+    source = steered.loop(4.0, seed=3, bpm=131)
+    assert source.bpm == pytest.approx(131, rel=0.5 / source.latents)
+    made = np.concatenate(list(source))
+    assert len(made) == source.frames == source.latents * LATENT != len(loop)
+    np.testing.assert_array_equal(loop, clipped(resample_circle(made, len(loop))))
 
 
 def test_a_tempo_that_is_drawn_gives_bars_and_a_curve_latents(steered: Model) -> None:
@@ -103,12 +117,15 @@ def test_threads_change_no_sample(model: Model) -> None:
     np.testing.assert_array_equal(one.generate(5.0, seed=3, loop=True), model.generate(5.0, seed=3, loop=True))
 
 
-def test_progress_cancel_and_bad_use(model: Model) -> None:
+def test_progress_cancel_and_bad_use(model: Model, steered: Model) -> None:
     calls: list[tuple[int, int]] = []
     model.generate(1.0, loop=True, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (43 * LATENT, 43 * LATENT)
     with pytest.raises(everwave.Cancelled):
         model.generate(1.0, loop=True, cancel=lambda: True)
+    answers = iter([False, True])
+    with pytest.raises(everwave.Cancelled, match=r"after \d+ of"):
+        steered.generate(60.0, loop=True, bpm=131, cancel=lambda: next(answers))
     with pytest.raises(everwave.UsageError, match="start="):
         model.generate(1.0, loop=True, start=3.0)
     with pytest.raises(everwave.UsageError, match="seconds="):
