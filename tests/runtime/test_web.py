@@ -442,6 +442,13 @@ def test_the_command_says_what_is_wrong(weights_file: Path, tmp_path: Path) -> N
                 assert reason in process.stderr.read()
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_all_addresses_are_those_of_ipv4_too() -> None:
+    with web_server.listening("::", 0) as server:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, server.getsockname()[1]), timeout=5).close()
+
+
 @pytest.mark.parametrize("missing", ["uvicorn", "websockets"])
 def test_the_command_without_the_extra(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

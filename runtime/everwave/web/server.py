@@ -168,7 +168,8 @@ def listening(host: str, port: int) -> socket.socket:
         raise UsageError(f"--port {port}; choose one from 1 to 65535, or 0 for any that is free")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        server = socket.create_server((host, port), family=family, backlog=512)
+        both = host == "::" and socket.has_dualstack_ipv6()  # every address of this machine, of IPv4 too
+        server = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=both)
     except OSError as error:
         reason = error.strerror or error
         if error.errno and not isinstance(error, socket.gaierror):  # its own text has the address in it, too
