@@ -10,8 +10,8 @@ counted from the start of the piece.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,19 +70,28 @@ class Signal:
         turns = max(round((last - first) / condition.seconds / max(condition.clocks)), 1)
         return curve.integral(n % period) * (turns * max(condition.clocks) / max(last - first, 1e-9))
 
-    def after(self, previous: Signal, n: int) -> Signal:
-        """This signal with clocks that go on at latent `n` from where those of `previous` are."""
-        at = np.array([n])
-        ahead = [
-            previous.beats(i, at)[0] - self.curves[i].integral(at)[0] / condition.seconds if condition.clocks else 0.0
-            for i, condition in enumerate(self.conditions)
-        ]
-        return replace(self, ahead=tuple(float(a) for a in ahead))
+    def turned(
+        self, previous: Signal, changed: Collection[str], first: int, length: float, latent_rate: float
+    ) -> Signal:
+        """What `previous` becomes at latent `first`, where the conditions called `changed` set out for those of this signal.
 
-    def glide(self, previous: Signal, first: int, length: float, latent_rate: float) -> Signal:
-        """From `previous` to this signal in straight lines over `length` latents from `first` on; clocks go on."""
-        curves = (Blend(*pair, first, length, latent_rate) for pair in zip(previous.curves, self.curves, strict=True))
-        return replace(previous, curves=tuple(curves))
+        They take `length` latents, in a straight line from where they are; the others stay on their way, and clocks go on.
+        """
+        at = np.array([first])
+
+        def curve(i: int, condition: Condition) -> Curve:
+            before = previous.curves[i]
+            if condition.name not in changed:
+                return before
+            return Glide(float(before(at)[0]), self.curves[i], first, length, latent_rate) if length else self.curves[i]
+
+        curves = tuple(curve(i, condition) for i, condition in enumerate(self.conditions))
+        ahead = [
+            previous.ahead[i] if new is previous.curves[i] or not condition.clocks
+            else float(previous.beats(i, at)[0] - new.integral(at)[0] / condition.seconds)
+            for i, (condition, new) in enumerate(zip(self.conditions, curves, strict=True))
+        ]  # fmt: skip
+        return Signal(self.conditions, curves, tuple(ahead))
 
 
 def channels(condition: Condition, values: Array, beats: Array) -> list[Array]:
@@ -213,10 +222,10 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
-class Blend:
-    """One curve until latent `first`, `length` latents later another, a straight line from one to the other between."""
+class Glide:
+    """A value until latent `first`, `length` latents later a curve, a straight line from one to the other between."""
 
-    before: Curve
+    before: float
     after: Curve
     first: int
     length: float
@@ -224,13 +233,13 @@ class Blend:
 
     def __call__(self, n: Array) -> Array:
         weight = np.clip((n + 0.5 - self.first) / self.length, 0, 1)
-        return (1 - weight) * self.before(n) + weight * self.after(n)
+        return (1 - weight) * self.before + weight * self.after(n)
 
     def integral(self, n: Array) -> Array:
         end = self._way[-1]
         late = self._areas[-1] + self.after.integral(np.maximum(n, end)) - self.after.integral(self._way[-1:])
         between = self._areas[np.clip(n - self.first, 0, end - self.first)]
-        early = self.before.integral(n) if (n <= self.first).any() else between  # it may be a blend, and so on
+        early = self.before * (n + 0.5) / self.latent_rate
         return np.where(n >= end, late, np.where(n > self.first, between, early))
 
     @cached_property
@@ -239,10 +248,10 @@ class Blend:
 
     @cached_property
     def _areas(self) -> Array:
-        """From the start of the piece to each latent of the way; kept, as every blend on top of this one asks for them."""
+        """From the start of the piece to each latent of the way; kept, as every window asks for them."""
         steps = self(self._way)
         sums = np.concatenate([[0.0], np.cumsum((steps[1:] + steps[:-1]) / 2)]) / self.latent_rate
-        return self.before.integral(self._way[:1]) + sums
+        return self.before * (self.first + 0.5) / self.latent_rate + sums
 
 
 def _checked(condition: Condition, values: Array) -> Array:

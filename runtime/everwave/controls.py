@@ -1,17 +1,17 @@
 """What controls do to a piece: coordinates that glide, latents that fade over, a gain that ramps.
 
-A state holds the controls in force from one latent on, and what was in force before. Under a new state the generator's
-windows are made anew, as if its conditions had always been there: what it has learned are pieces of one tempo. Two
-things keep the change from being heard as a cut: coordinates move from the old ones to the new ones over `glide`, and
-the latents of the old windows fade into those of the new ones over FADE_LATENTS. All of it is a function of the states
-and the position, so a piece with changes is as repeatable as one without.
+A state holds the controls in force from one latent on, each on its way from where it was. Under a new state the
+generator's windows are made anew, as if its conditions had always been there: what it has learned are pieces of one
+tempo. Two things keep the change from being heard as a cut: a control that was asked to glide moves in a straight line
+from where it is, and the latents of the old windows fade into those of the new ones over FADE_LATENTS. All of it is a
+function of the states and the position, so a piece with changes is as repeatable as one without.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +21,7 @@ import numpy as np
 
 from . import checks, conditioning, coordinates
 from .errors import UsageError, short
-from .pipeline import Latents, Pipeline, Stages, refiner_rows
+from .pipeline import Latents, Pipeline, Stages, clipped, refiner_rows
 
 Array = np.ndarray
 
@@ -33,25 +33,38 @@ OWN = ("truncation", "style", "gain")  # every model has these; conditions come 
 
 
 @dataclass(frozen=True, eq=False)
+class Way:
+    """From one number or vector to another, in a straight line over `length` latents from latent `first` on."""
+
+    before: Any
+    after: Any
+    first: int = 0
+    length: float = 0.0
+
+    def share(self, n: Array) -> Array:
+        """How much of `after` there is at latents `n`, 0 to 1."""
+        return np.clip((n + 0.5 - self.first) / self.length, 0, 1) if self.length else np.ones(len(n))
+
+    def at(self, n: int) -> Any:
+        (share,) = self.share(np.array([n]))
+        return self.after if share == 1 else (1 - share) * self.before + share * self.after
+
+    def turn(self, after: Any, first: int, length: float) -> Way:
+        """From where this way is at latent `first`, to another value."""
+        return Way(self.at(first), after, first, length)
+
+
+@dataclass(frozen=True, eq=False)
 class State:
-    """Controls from latent `first` of the piece on; `glide` in latents; `key` tells states apart in caches."""
+    """Controls from latent `first` of the piece on, and their ways; `key` tells states apart in caches."""
 
     first: int
     controls: Mapping[str, Any]
-    style: Array | None  # None: the one that the seed gives
-    conditions: conditioning.Signal  # on the way to
-    aim: conditioning.Signal
-    glide: float = 0.0
-    previous: State | None = None
+    truncation: Way
+    style: Way
+    conditions: conditioning.Signal
+    previous: State | None = None  # what fades out
     key: object = field(default_factory=object)
-
-    def settled(self, at: int) -> State:
-        """The same without its past, if that cannot be heard from latent `at` on any more."""
-        if self.previous is None or at < self.first + max(self.glide, FADE_LATENTS):
-            return self
-        if not self.glide:
-            return replace(self, previous=None)
-        return replace(self, previous=None, conditions=self.aim.after(self.conditions, at), key=object())
 
 
 class Piece:
@@ -69,38 +82,54 @@ class Piece:
         """UsageError for a condition among `controls` that does not fit the model; `plain` has checked the rest."""
         conditioning.signal(self.config, {name: v for name, v in controls.items() if name not in OWN}, self.seed)
 
-    def state(self, controls: Mapping[str, Any], first: int = 0, glide: float = 0.0,
-              previous: State | None = None) -> State:  # fmt: skip
-        """The state of `controls` (truncation, style, and any condition) as `plain` gives them."""
+    def state(self, controls: Mapping[str, Any], first: int = 0, glide: float = 0.0, previous: State | None = None,
+              changed: Collection[str] = ()) -> State:  # fmt: skip
+        """The state of `controls` (truncation, style, and any condition) as `plain` gives them, after that of `previous`.
+
+        Those called `changed` take `glide` latents from where they are; the others go on as they were.
+        """
         wishes = {name: value for name, value in controls.items() if name not in OWN}
-        signal = aim = conditioning.signal(self.config, wishes, self.seed)
-        if previous is not None and glide:
-            signal = aim.glide(previous.conditions, first, glide, self.config.signal.latent_rate)
-        elif previous is not None:  # the beat goes on
-            signal = aim = aim.after(previous.conditions, first)
+        conditions = conditioning.signal(self.config, wishes, self.seed)
+        truncation, style = controls["truncation"], self._style(controls)
+        if previous is None:
+            return State(first, controls, Way(truncation, truncation), Way(style, style), conditions)
+        conditions = conditions.turned(previous.conditions, changed, first, glide, self.config.signal.latent_rate)
+        ways = {"truncation": previous.truncation, "style": previous.style}
+        if "truncation" in changed:
+            ways["truncation"] = previous.truncation.turn(truncation, first, glide)
+        if "style" in changed or not np.array_equal(style, previous.style.after):
+            # a style that is drawn depends on the truncation; one that is on its way keeps its time
+            left = 0.0 if "style" in changed else previous.style.first + previous.style.length - first
+            ways["style"] = previous.style.turn(style, first, max(glide, left))
+        heard = previous.previous if previous.first == first else replace(previous, previous=None)
+        return State(first, controls, ways["truncation"], ways["style"], conditions, heard)
+
+    def _style(self, controls: Mapping[str, Any]) -> Array:
+        """The style vector (style,) float32 that `controls` ask for: their own, or one drawn by their seed or the piece's."""
         style = controls["style"]
-        if isinstance(style, int):
-            size = self.config.generator.style
-            style = coordinates.truncated_normals(style, "style", 0, size, controls["truncation"])
-        elif style is not None:
-            style = np.asarray(style, np.float32)
-        return State(first, controls, style, signal, aim, glide, previous)
+        if style is None or isinstance(style, int):
+            seed, size = self.seed if style is None else style, self.config.generator.style
+            style = coordinates.truncated_normals(seed, "style", 0, size, controls["truncation"])
+        return np.asarray(style, np.float32)
 
     def coordinates(self, state: State, first: int, count: int) -> Array:
-        """Rows (count, coordinates): a straight line from those of the state before to the state's own over `glide`."""
-        own = coordinates.coordinates(
-            self.config, self.seed, first, count, state.controls["truncation"],
-            state.conditions(first, count, self._period), self._period, state.style,
-        )  # fmt: skip
-        if state.previous is None or not state.glide:
+        """Rows (count, coordinates) of latents first ...: anchors, style and conditions, each on its way."""
+        n = np.arange(first, first + count)
+        asked = state.conditions(first, count, self._period)
+
+        def rows(truncation: float, style: Array) -> Array:
+            return coordinates.coordinates(
+                self.config, self.seed, first, count, truncation, asked, self._period, style
+            )  # fmt: skip
+
+        own = rows(state.truncation.after, state.style.after)
+        if min(state.truncation.share(n).min(), state.style.share(n).min()) == 1:
             return own
-        weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / state.glide, 0, 1)
-        if weight.min() == 1:
-            return own
-        drawn = (
-            self.config.generator.anchor + self.config.generator.style
-        )  # what follows are conditions on their own way
-        own[:, :drawn] = _mixed(self.coordinates(state.previous, first, count), own, weight)[:, :drawn]
+        generator = self.config.generator
+        before = rows(state.truncation.before, state.style.before)
+        anchors, style = np.split(np.arange(generator.anchor + generator.style), [generator.anchor])
+        for columns, way in ((anchors, state.truncation), (style, state.style)):
+            own[:, columns] = _mixed(before[:, columns], own[:, columns], way.share(n))
         return own
 
     def latents(self, state: State, first: int, count: int) -> Latents:
@@ -194,23 +223,27 @@ class Envelope:
         self.points = [(-1, gain, gain, 0)]  # (frame, gain there, gain to go to, frames it takes), sorted by frame
 
     def add(self, at: int, gain: float, frames: int) -> None:
+        """Begin at frame `at` to go to another gain; what was to begin there does not."""
         i = self._index(at) + 1
+        if self.points[i - 1][0] == at:
+            i -= 1
+            del self.points[i]
         self.points.insert(i, (at, gain, gain, frames))
         for j in range(i, len(self.points)):  # where each line begins depends on those before it
             at, _, gain, frames = self.points[j]
             self.points[j] = (at, float(_line(self.points[j - 1], np.array(at))), gain, frames)
 
     def apply(self, samples: Array, at: int) -> Array:
-        """Samples (n, 2), the first of which is heard as frame `at`, made louder or softer."""
+        """Samples (n, 2), the first of which is heard as frame `at`, made louder or softer, and then held within +-1."""
         first, last = self._index(at), self._index(at + len(samples) - 1)
         begin, _, gain, frames = self.points[first]
         if first == last and at >= begin + frames:
-            return samples if gain == 1 else np.clip(samples * np.float32(gain), -1, 1)
+            return clipped(samples if gain == 1 else samples * np.float32(gain))
         n = np.arange(at, at + len(samples))
         gains = np.empty(len(n), np.float32)
         for point in self.points[first : last + 1]:
             gains[n >= point[0]] = _line(point, n[n >= point[0]])
-        return np.clip(samples * gains[:, None], -1, 1)
+        return clipped(samples * gains[:, None])
 
     def _index(self, at: int) -> int:
         return bisect_right(self.points, at, key=lambda point: point[0]) - 1

@@ -188,9 +188,9 @@ class Model:
                style: Any = None, gain: float = 1.0, ahead: float | None = None, workers: Executor | None = None,
                progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
                **conditions: Any) -> Stream:  # fmt: skip
-        """The same samples as `generate` times `gain`, as blocks (n, 2), endless unless `seconds` is given; see `Stream`.
+        """The same samples as `generate`, as blocks (n, 2), endless unless `seconds` is given; see `Stream`.
 
-        Memory stays constant. Controls can be changed as it plays: `stream.bpm = 140`.
+        `gain` multiplies them before they are held within +-1, so less of it saves loud ones. Memory stays constant. Controls can be changed as it plays: `stream.bpm = 140`.
         `ahead`: seconds that are worked on in the background before they are pulled; default 6, more where `seconds`
         are given and there are many threads. `workers`: threads that several streams share.
         """

@@ -13,7 +13,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from functools import partial
@@ -23,9 +23,9 @@ import numpy as np
 
 from . import checks, signal
 from .config import DECODER_LATENTS
-from .controls import FADE_LATENTS, RAMP_SECONDS, Envelope, Piece, State, plain
+from .controls import RAMP_SECONDS, Envelope, Piece, State, plain
 from .errors import EverwaveError, UsageError
-from .pipeline import CHANNELS, SEGMENT_WINDOWS, SEGMENTS_PER_WORKER, Pipeline, clipped, segment_size
+from .pipeline import CHANNELS, SEGMENT_WINDOWS, SEGMENTS_PER_WORKER, Pipeline, segment_size
 
 Array = np.ndarray
 AHEAD_SECONDS = 6.0  # an endless stream's work ahead
@@ -35,7 +35,6 @@ KEPT_SECONDS = (
 LIVE_WINDOWS = 2  # decoder windows in a segment of an endless stream: what is finest for a control
 ECHO_HOPS = 8  # 46 ms: how long what was heard last fades out after a jump
 MAX_AHEAD = 3600.0
-MAX_UNDER_WAY = 32  # changes at once: each is computed from the one before, so they cost time and depth
 
 
 class Run(NamedTuple):
@@ -99,7 +98,6 @@ class Player:
         for change in sorted(log["changes"], key=lambda change: change["at"]):
             piece.check(_controls(change))
             self._record(dict(change))
-        self._check_turns()
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -112,9 +110,7 @@ class Player:
                 self._forget(round(KEPT_SECONDS * self.rate))
                 begun = self.cursor.window > self._first_window(self.cursor.run)
                 earliest = self.cursor.window * self.window - self.carry
-                at = max(self.cursor.run.heard + begun, self.cursor.run.heard_at(earliest), self.settled)
-                self._check_under_way(self.cursor.run, len(self.turns) - self._joins(at), at, glide)
-                self.settled = at
+                at = self.settled = max(self.cursor.run.heard + begun, self.cursor.run.heard_at(earliest), self.settled)
             self.values = self.values | wishes  # states hold the old ones
             if "gain" in wishes:
                 self._record({"at": self.heard, "gain": wishes.pop("gain"), "glide": glide})
@@ -144,59 +140,29 @@ class Player:
             }  # fmt: skip
 
     def _record(self, change: dict[str, Any]) -> None:
-        """Put a change where it belongs in time; one that comes together with another of its kind is part of it."""
+        """Put a change where it belongs in time; of several of one control at one frame the last counts."""
         at = change["at"]
         if "gain" in change:
+            if self.levels and self.levels[-1]["at"] == at:
+                self.levels.pop()
             self.levels.append(change)
             self.envelope.add(at, change["gain"], round(max(change["glide"], RAMP_SECONDS) * self.rate))
             return
         i = len(self.turns)
         while i > self.taken.turns and self.turns[i - 1]["at"] > at:
             i -= 1
-        if "seek" not in change and self._joins(at, i):
-            self.turns[i - 1].update(change)
-        else:
-            self.turns.insert(i, change)
-
-    def _joins(self, at: int, i: int | None = None) -> bool:
-        """Whether a change at frame `at`, as turn `i` (default: the last), becomes part of the one before it."""
-        i = len(self.turns) if i is None else i
-        return i > self.taken.turns and self.turns[i - 1]["at"] == at and "seek" not in self.turns[i - 1]
-
-    def _check_under_way(self, run: Run, i: int, at: int, glide: float) -> None:
-        """UsageError if a change at frame `at` of `run`, as turn `i`, comes on top of MAX_UNDER_WAY that are under way.
-
-        Those are under way without which this one cannot be computed: it glides away from them and they have not
-        settled, or they come in the same decoder window and still fade.
-        """
-        size, window, asked = self.piece.config.generator.window, self._border(run, at), glide
-        for count in range(min(i, MAX_UNDER_WAY)):
-            before = self.turns[i - 1 - count]
-            if "seek" in before or window == self._first_window(run):
-                return
-            earlier = self._border(run, before["at"])
-            begun, length = earlier * DECODER_LATENTS, before["glide"] * self.piece.config.signal.latent_rate
-            settled = window * DECODER_LATENTS // size * size >= begun + max(length, FADE_LATENTS)
-            if settled or (not glide and earlier < window):
-                return
-            window, glide = earlier, before["glide"]
-        if i >= MAX_UNDER_WAY:
-            raise UsageError(
-                f"glide={asked:g}: the {MAX_UNDER_WAY} changes before it are still under way, as many as may be;"
-                " wait, or change without a glide"
-            )
-
-    def _check_turns(self) -> None:
-        """The same for all of a log, but those that a seek makes unheard."""
-        run = self.cursor.run
-        for i, turn in enumerate(self.turns):
-            if "seek" in turn:
-                run = Run(round(turn["seek"] * self.rate), turn["at"])
-            elif i + 1 == len(self.turns) or self.turns[i + 1]["at"] > turn["at"]:
-                try:
-                    self._check_under_way(run, i, turn["at"], turn["glide"])
-                except UsageError as error:
-                    raise UsageError(f"log: at frame {turn['at']}: {error}") from None
+        if "seek" not in change:
+            begin = i
+            while (
+                begin > self.taken.turns and self.turns[begin - 1]["at"] == at and "seek" not in self.turns[begin - 1]
+            ):
+                begin -= 1
+            others = [_without(turn, _controls(change)) for turn in self.turns[begin:i]]
+            together = {k: v for turn in others if turn["glide"] == change["glide"] for k, v in turn.items()}
+            change = together | change
+            apart = [turn for turn in others if turn["glide"] != change["glide"] and _controls(turn)]
+            self.turns[begin:i], i = apart, begin + len(apart)
+        self.turns.insert(i, change)
 
     def _forget(self, keep: int) -> None:
         """Drop work ahead beyond `keep` frames and what is planned from there on."""
@@ -227,12 +193,10 @@ class Player:
                 cursor = Cursor(run, self._first_window(run), self.piece.state(cursor.state.controls), cursor.turns + 1)
             else:
                 first, glide = cursor.window * DECODER_LATENTS, turn["glide"] * self.piece.config.signal.latent_rate
-                controls = {**cursor.state.controls, **_controls(turn)}
-                before = None  # at the start of a run there is nothing to come from
-                if cursor.window > self._first_window(run):
-                    size = self.piece.config.generator.window
-                    before = cursor.state.settled(first // size * size)
-                state = self.piece.state(controls, first, glide, before)
+                changes = _controls(turn)
+                # at the start of a run there is nothing to come from
+                before = cursor.state if cursor.window > self._first_window(run) else None
+                state = self.piece.state({**cursor.state.controls, **changes}, first, glide, before, changes)
                 cursor = cursor._replace(state=state, turns=cursor.turns + 1, size=1)
         return cursor
 
@@ -293,7 +257,7 @@ class Player:
                 begin = max(self.run.sample(self.heard) - at, 0)
                 stop = self._stop(segment.end)
                 end = len(samples) if stop is None else min(len(samples), self.run.sample(stop) - at)
-                self.ready = clipped(samples[begin : max(end, begin)])
+                self.ready = samples[begin : max(end, begin)]
 
     def hand_out(self) -> Array | None:
         """The next block, if one is ready; none is longer than a decoder window."""
@@ -352,3 +316,7 @@ class Player:
 
 def _controls(change: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in change.items() if name not in ("at", "glide", "seek")}
+
+
+def _without(change: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in change.items() if name not in names}

@@ -20,7 +20,7 @@ Array = np.ndarray
 Progress = Callable[[int, int], object]  # (frames done, frames in all or 0 if endless)
 
 MAX_SECONDS = 30 * 86400.0
-MAX_CHANGES = 100_000  # in a log from somewhere
+MAX_CHANGES = 1_000_000  # in a log from somewhere
 
 
 class Stream:
@@ -48,9 +48,10 @@ class Stream:
     def set(self, *, glide: float = 0.0, **controls: Any) -> None:
         """Change controls: `truncation`, `style` (a seed, or a vector as `coordinates` takes), `gain`, any condition.
 
-        Coordinates move to the new ones in a straight line over `glide` seconds; without, they change at once and only
-        the latents of old and new fade over 0.4 s. None puts a style or condition back to what the seed gives.
-        UsageError if one is unknown or out of its range; then nothing changes.
+        These controls move from where they are to their new values in a straight line over `glide` seconds; without,
+        they change at once and only the latents of old and new fade over 0.4 s. Others that glide go on doing so. None
+        puts a style or condition back to what the seed gives. UsageError if one is unknown or out of its range; then
+        nothing changes.
         """
         self._player.change(controls, checks.number("glide", glide, 0, checks.MAX_GLIDE))
 
@@ -68,7 +69,8 @@ class Stream:
         """All that decides what was heard so far, for JSON: `model.replay(stream.log)` gives the same samples.
 
         seed, start and frames (samples), controls at the start, and changes: {"at": frame heard, control: value,
-        "glide": seconds} or {"at": frame heard, "seek": seconds}.
+        "glide": seconds} or {"at": frame heard, "seek": seconds}. Each takes 0.4 KB; of
+        several of one control between two blocks the last is kept.
         """
         return self._player.log()
 

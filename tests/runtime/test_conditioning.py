@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from everwave.conditioning import Blend, Constant, Lines, _read_csv, drawn, signal, with_clocks
+from everwave.conditioning import Constant, Glide, Lines, _read_csv, drawn, signal, with_clocks
 from everwave.config import TAKEN, Condition, Config, GeneratorConfig, SignalConfig
 from everwave.errors import UsageError
 from everwave.model import Model
@@ -126,47 +126,34 @@ def test_clocks_sum_up_a_tempo_that_changes(wish):
 
 def test_a_changed_tempo_goes_on_from_the_same_beat():
     slow = signal(TICKING, {"bpm": 120})
-    fast = signal(TICKING, {"bpm": 165}).after(slow, 37)
+    fast = signal(TICKING, {"bpm": 165}).turned(slow, ["bpm"], 37, 0, 10)
     assert fast.beats(1, np.array([37])) == pytest.approx(slow.beats(1, np.array([37])))
     assert np.diff(fast.beats(1, np.array([37, 47]))) == pytest.approx([165 / 60])
-    again = signal(TICKING, {"bpm": 110}).after(fast, 80)
+    again = signal(TICKING, {"bpm": 110}).turned(fast, ["bpm"], 80, 5.5, 10)
     assert again.beats(1, np.array([80])) == pytest.approx(fast.beats(1, np.array([80])))
 
 
-def summed(curve, n):
-    """The slow twin of a blend's integral: whatever it needs, it asks for."""
-    if not isinstance(curve, Blend):
-        return curve.integral(n)
-    end = curve.first + int(np.ceil(curve.length))
-    way = np.arange(curve.first, end + 1)
-    steps = curve(way)
-    areas = (
-        summed(curve.before, way[:1])
-        + np.concatenate([[0.0], np.cumsum((steps[1:] + steps[:-1]) / 2)]) / curve.latent_rate
-    )
-    late = areas[-1] + summed(curve.after, np.maximum(n, end)) - summed(curve.after, way[-1:])
-    between = areas[np.clip(n - curve.first, 0, end - curve.first)]
-    return np.where(n >= end, late, np.where(n > curve.first, between, summed(curve.before, n)))
+def test_what_is_not_changed_stays_as_it_is():
+    before = signal(TICKING, {"bpm": 120}).turned(signal(TICKING, {"bpm": 160}), ["bpm"], 10, 100.5, 10)
+    after = signal(TICKING, {"bpm": 150, "density": 9}).turned(before, ["density"], 40, 0, 10)
+    n = np.arange(200)
+    np.testing.assert_array_equal(after.values(n)[1], before.values(n)[1])
+    np.testing.assert_array_equal(after.beats(1, n), before.beats(1, n))
+    assert after.values(n)[0] == pytest.approx(9)
 
 
-def test_blends_of_blends_are_summed_up_once():
-    calls = []
-
-    class Counted(Lines):
-        def integral(self, n):
-            calls.append(n)
-            return super().integral(n)
-
-    curve = Counted(np.array([0.0, 9.0]), np.array([120.0, 160.0]), 10.0)
-    for depth, first in enumerate((8, 20, 33, 33, 60)):
-        curve = Blend(curve, Constant(115.0 + 7 * depth, 10.0), first, 50.5 + depth, 10.0)
-        for n in (np.arange(200), np.arange(3), np.arange(40, 50), np.array([8]), np.array([20, 150])):
-            assert np.array_equal(curve.integral(n), summed(curve, n))
-    for first in range(70, 90):
-        curve = Blend(curve, Constant(150.0, 10.0), first, 60.0, 10.0)
-    calls.clear()
-    curve.integral(np.arange(100, 200))
-    assert len(calls) <= 1  # else 2**20
+@pytest.mark.parametrize("after", [Constant(115.0, 10.0), Lines(np.array([0.0, 20.0]), np.array([120.0, 160.0]), 10.0)])
+@pytest.mark.parametrize(("first", "length"), [(8, 50.5), (20, 3.0), (0, 0.25), (33, 1.0)])
+def test_a_glide_is_a_straight_line_and_its_integral_that_of_its_values(after, first, length):
+    glide, n = Glide(140.0, after, first, length, 10.0), np.arange(150)
+    share = np.clip((n + 0.5 - first) / length, 0, 1)
+    np.testing.assert_allclose(glide(n), 140 + share * (after(n) - 140), rtol=1e-12)
+    steps = (glide(n)[1:] + glide(n)[:-1]) / 2 / 10  # trapezoids
+    here = n[1:] > first  # before that it is one value always, as if nothing would come
+    np.testing.assert_allclose(np.diff(glide.integral(n))[here], steps[here], rtol=1e-9)
+    np.testing.assert_allclose(glide.integral(n[: first + 1]), 140 * (n[: first + 1] + 0.5) / 10, rtol=1e-12)
+    for part in (np.arange(3), np.arange(40, 50), np.array([first]), np.array([20, 149])):
+        np.testing.assert_array_equal(glide.integral(part), glide.integral(n)[part])
 
 
 def test_the_clocks_of_a_loop_have_whole_turns():
