@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,17 +18,17 @@ from .resampling import resample_circle
 Array = np.ndarray
 
 BEATS_PER_BAR = 4
-MAX_EXACT_SECONDS = 300  # of a loop that is brought to its tempo, for which all of it must be there
+MAX_EXACT_SECONDS = 300  # of a loop that is brought to its length, for which all of it must be there
 
 
 class Loop:
     """Blocks (n, 2) of a loop, float32 in [-1, 1], played once; put end to end they go on without a seam.
 
-    What is generated is a whole number of latents (4096 samples at 44.1 kHz): the nearest to the seconds asked for. Of a
-    model with a tempo that is constant, it is the nearest number of bars of four beats, at least one, and then of
-    latents, over which the beats are spread evenly. Such a loop is then resampled around its circle to the bars' own
-    length, at most half a latent away: it has the tempo asked for, to the sample. That shifts its pitch by up to
-    46 ms in its length, 10 cents in 8 s. One of more than five minutes is left as it is, wrong by 0.015 % at most.
+    It is as long as was asked for, to the sample; of a model with a tempo that is constant, the nearest number of bars
+    of four beats, at least one. What is generated is a whole number of latents (4096 samples at 44.1 kHz), at least
+    one, over which the beats are spread evenly; it is then resampled around its circle, which shifts its pitch by up to
+    46 ms in its length, 10 cents in 8 s. All of it comes as one block then. A loop of more than five minutes is left as
+    long as its latents are, at most 46 ms off, and comes in blocks.
 
     latents, frames (samples), seconds    bars, bpm: None where there is no constant tempo
     """
@@ -41,12 +42,12 @@ class Loop:
         wanted = seconds if self.bars is None else self.bars * BEATS_PER_BAR * 60 / tempo  # type: ignore[operator]
         self.latents = max(1, round(wanted * signal.latent_rate))
         self._made = self.latents * signal.latent_samples
-        exact = self.bars is not None and wanted <= MAX_EXACT_SECONDS
-        self.frames = max(1, round(wanted * signal.sample_rate)) if exact else self._made
+        wanted = max(wanted, 1 / signal.latent_rate)
+        self.frames = round(wanted * signal.sample_rate) if wanted <= MAX_EXACT_SECONDS else self._made
         self.seconds = self.frames / signal.sample_rate
         self.bpm = None if self.bars is None else self.bars * BEATS_PER_BAR * 60 / self.seconds
         self.stages = pipeline.stages
-        self._progress, self._cancel = progress, cancel
+        self._progress, self._cancel, self._closed = progress, cancel, False
         piece = Piece(pipeline, seed, period=self.latents)
         self._source = pipeline.loop(partial(piece.looped, state), seed, self.latents)
         self._blocks = self._watched() if self.frames == self._made else self._in_time()
@@ -54,7 +55,7 @@ class Loop:
     def _watched(self) -> Iterator[Array]:
         """The blocks as they are generated."""
         done = 0
-        while True:
+        while not self._closed:
             if self._cancel is not None and self._cancel():
                 self.close()
                 raise Cancelled(f"cancelled after {done} of {self._made} frames")
@@ -67,8 +68,10 @@ class Loop:
             yield block
 
     def _in_time(self) -> Iterator[Array]:
-        """All of it as one block, in the bars' own length."""
-        yield clipped(resample_circle(np.concatenate(list(self._watched())), self.frames))
+        """All of it as one block, as long as was asked for."""
+        blocks = list(self._watched())
+        if not self._closed:
+            yield clipped(resample_circle(np.concatenate(blocks), self.frames))
 
     def __iter__(self) -> Iterator[Array]:
         return self
@@ -77,8 +80,10 @@ class Loop:
         return next(self._blocks)
 
     def close(self) -> None:
-        """Begin no more work; called by `with`."""
-        self._source.close()  # type: ignore[attr-defined]
+        """Begin no more work; called by `with`. Nothing more comes, of one whose length is exact nothing at all."""
+        self._closed = True
+        with contextlib.suppress(ValueError):  # another thread waits for a block; after that it ends by itself
+            self._source.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Loop:
         return self
@@ -86,12 +91,17 @@ class Loop:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a loop cannot be copied or pickled; make it again from its seed, or keep its samples")
+
 
 def _tempo(pipeline: Pipeline, seed: int, controls: Mapping[str, Any]) -> float | None:
-    """Beats per minute, of a model that has a tempo, unless it is a curve."""
+    """Beats per minute, of a model that has a tempo, unless it changes."""
     for condition in pipeline.config.generator.conditions:
         if condition.name == "bpm":
             wish = controls.get("bpm")
-            wish = conditioning.drawn(condition, seed) if wish is None else wish
-            return float(wish) if isinstance(wish, int | float) else None
+            values = np.asarray(conditioning.drawn(condition, seed) if wish is None else wish)
+            if values.ndim == 2:  # (seconds, value) pairs
+                values = values[:, 1]
+            return float(values.flat[0]) if np.ptp(values) == 0 else None
     return None

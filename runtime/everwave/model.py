@@ -155,7 +155,7 @@ class Model:
         whatever the start and the number of threads. Anchors and style are normal numbers cut at +-`truncation`: less is
         tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
         `conditions`) is a number, one number per latent, (seconds, value) pairs, or a CSV file of those.
-        With `loop`, the end goes on into the start; its length is whole bars where the tempo is constant, else whole latents.
+        With `loop`, the end goes on into the start; where the tempo is constant it is the nearest number of bars.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
         seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
@@ -176,7 +176,7 @@ class Model:
     def loop(self, seconds: float, seed: int = 0, truncation: float = checks.TRUNCATION, *, style: Any = None,
              progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
              **conditions: Any) -> Loop:  # fmt: skip
-        """A piece whose end goes on into its start, about `seconds` long, as blocks (n, 2); see `Loop`."""
+        """A piece whose end goes on into its start, `seconds` long or the nearest number of bars; see `Loop`."""
         self._needs("generator", "chunk_decoder", "frame_decoder")
         number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS, " (30 days)")
         if "gain" in conditions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from dataclasses import replace
 from itertools import pairwise
 
@@ -32,10 +34,11 @@ def steered() -> Model:
     return Model.from_parts(weights.random_model(config, seed=1), threads=2, backend="numpy")
 
 
-@pytest.mark.parametrize(("seconds", "latents"), [(0.001, 1), (0.116, 5), (1.0, 43), (2.97, 128), (4.0, 172)])
-def test_a_loop_is_the_nearest_number_of_latents(model: Model, seconds: float, latents: int) -> None:
+@pytest.mark.parametrize(("seconds", "latents"), [(0.116, 5), (1.0, 43), (2.97, 128), (4.0, 172)])
+def test_a_loop_is_as_long_as_was_asked_for(model: Model, seconds: float, latents: int) -> None:
+    assert model.loop(seconds, seed=3).latents == latents
     loop = model.generate(seconds, seed=3, loop=True)
-    assert loop.shape == (latents * LATENT, 2)
+    assert loop.shape == (round(seconds * RATE), 2)
     assert loop.dtype == np.float32
     assert 0 < np.abs(loop).max() <= 1
 
@@ -62,9 +65,34 @@ def test_a_loop_is_brought_to_its_tempo_around_its_circle(steered: Model, monkey
     np.testing.assert_array_equal(loop, clipped(resample_circle(made, len(loop))))
 
 
-def test_a_tempo_that_is_drawn_gives_bars_and_a_curve_latents(steered: Model) -> None:
+def test_a_loop_is_a_latent_at_least(model: Model) -> None:
+    assert model.generate(0.001, seed=3, loop=True).shape == (LATENT, 2)
+
+
+def test_a_tempo_that_is_drawn_gives_bars_and_a_curve_seconds(steered: Model) -> None:
     assert steered.loop(4.0, seed=3).bars
     assert steered.loop(4.0, seed=3, bpm=[(0, 120), (4, 140)]).bars is None
+    assert steered.loop(4.0, seed=3, bpm=[(0, 120), (4, 120)]).bars == 2
+    assert steered.loop(4.0, seed=3, bpm=[120.0]).bars == 2
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_nothing_comes_of_a_loop_that_was_closed(model: Model, monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
+    if not exact:
+        monkeypatch.setattr(looping, "MAX_EXACT_SECONDS", 0)
+    closed = model.loop(4.0, seed=3)
+    closed.close()
+    assert list(closed) == []
+    loops: list[looping.Loop] = []
+    loops.append(model.loop(60.0, seed=3, progress=lambda done, total: loops[0].close()))
+    assert sum(map(len, loops[0])) < (1 if exact else loops[0].frames / 2)
+    loop = model.loop(60.0, seed=3)
+    reader = threading.Thread(target=lambda: list(loop), daemon=True)
+    reader.start()
+    loop.close()  # whatever the other one is about
+    reader.join(timeout=20)
+    assert not reader.is_alive()
+    assert list(loop) == []
 
 
 @pytest.mark.parametrize("latents", [1, 3, 43, 130])
@@ -120,7 +148,9 @@ def test_threads_change_no_sample(model: Model) -> None:
 def test_progress_cancel_and_bad_use(model: Model, steered: Model) -> None:
     calls: list[tuple[int, int]] = []
     model.generate(1.0, loop=True, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (43 * LATENT, 43 * LATENT)
+    assert calls[-1] == (RATE, RATE)
+    with pytest.raises(TypeError, match="from its seed"):
+        pickle.dumps(model.loop(1.0))
     with pytest.raises(everwave.Cancelled):
         model.generate(1.0, loop=True, cancel=lambda: True)
     answers = iter([False, True])
