@@ -9,26 +9,17 @@ import argparse
 import math
 
 import everwave
-import numpy as np
 from everwave.audio import Writer
 
 FRAMES_PER_SECOND = 60
 
 
 class Music:
-    """Samples by the frame, from a stream that works ahead in the background: the loop never waits for it."""
+    """A stream that works ahead in the background, so that the loop never waits for it."""
 
     def __init__(self, model: everwave.Model, seed: int) -> None:
         self.stream = model.stream(seed=seed, ahead=4.0)
-        self.rest = next(self.stream)
         self.level = -1
-
-    def take(self, count: int) -> np.ndarray:
-        """The next `count` samples, (count, 2)."""
-        while len(self.rest) < count:
-            self.rest = np.concatenate([self.rest, next(self.stream)])
-        samples, self.rest = self.rest[:count], self.rest[count:]
-        return samples
 
     def intensity(self, tension: float) -> None:
         """From 0, calm, to 1. Only a new level is a change: every change plans the music ahead anew."""
@@ -50,7 +41,7 @@ def main() -> None:
         for frame in range(round(options.seconds * FRAMES_PER_SECOND)):
             enemies = 0.5 - 0.5 * math.cos(2 * math.pi * frame / FRAMES_PER_SECOND / 20)  # come and go every 20 s
             music.intensity(enemies)
-            mixer.write(music.take(model.sample_rate // FRAMES_PER_SECOND))
+            mixer.write(music.stream.read(model.sample_rate // FRAMES_PER_SECOND))
     music.stream.close()
     print(f"{options.output}: {len(music.stream.log['changes'])} changes of intensity")
 

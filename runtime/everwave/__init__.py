@@ -17,18 +17,25 @@ from typing import TYPE_CHECKING, Any
 from .errors import AudioError, Cancelled, EverwaveError, ModelError, UsageError
 
 if TYPE_CHECKING:
+    from .config import Condition
+    from .looping import Loop
     from .model import Model, load, random_model
     from .streaming import Stream
     from .weights import available
 
     __version__: str
 
-_LAZY = {"Model": "model", "Stream": "streaming", "load": "model", "random_model": "model", "available": "weights"}
+_LAZY = {
+    "Condition": "config", "Loop": "looping", "Model": "model", "Stream": "streaming", "load": "model",
+    "random_model": "model", "available": "weights",
+}  # fmt: skip
 
 __all__ = [
     "AudioError",
     "Cancelled",
+    "Condition",
     "EverwaveError",
+    "Loop",
     "Model",
     "ModelError",
     "Stream",
@@ -40,13 +47,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return _version()
-    if name not in _LAZY:
-        raise AttributeError(f"module 'everwave' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
-    return value
+if not TYPE_CHECKING:  # checkers know the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return _version()
+        if name not in _LAZY:
+            raise AttributeError(f"module 'everwave' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

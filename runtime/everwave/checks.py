@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ TRUNCATION, MAX_TRUNCATION = 2.0, 8.0  # unless it is asked for, and at most
 MAX_GAIN = 4.0
 MAX_GLIDE = 3600.0  # seconds
 MAX_THREADS = 1024
+MAX_CHANNELS = 64
+MAX_LEVEL = 256.0  # times full scale; beyond it samples are integers that nobody scaled, or damaged
 MAX_VALUE = 1e6  # of latents and coordinates, which are a few units: from far larger ones networks make NaN
 seed = check_seed  # in 0 .. 2^64 - 1
 
@@ -62,6 +65,32 @@ def matrix(name: str, value: Any, columns: int) -> np.ndarray:
             f"{name} reach {level:g}; a model's are a few units, at most {MAX_VALUE:g}, so scale them back"
         )
     return array
+
+
+def is_stream(audio: Any) -> bool:
+    """Whether `audio` is several arrays, not one; a list of numbers is one."""
+    if isinstance(audio, list | tuple):
+        return bool(audio) and bool(getattr(audio[0], "shape", ()))
+    return isinstance(audio, Iterable) and not hasattr(audio, "__array__")
+
+
+def samples(value: Any) -> np.ndarray:
+    """Float32 (frames,) or (frames, channels) that look like audio."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind != "f":
+        raise UsageError(f"audio of type {array.dtype}; give floating-point samples in [-1, 1] (int16 / 32768)")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
+        raise UsageError(f"audio of shape {array.shape}; give (frames,) or (frames, channels)")
+    if array.ndim == 2 and array.shape[1] > max(array.shape[0], MAX_CHANNELS):
+        raise UsageError(f"audio of shape {array.shape} looks like (channels, frames); give (frames, channels)")
+    if not np.isfinite(array).all():
+        raise UsageError("audio holds NaN or infinity; every sample must be finite")
+    if len(array) and (level := float(np.abs(array).max())) > MAX_LEVEL:
+        raise UsageError(f"audio peaks at {level:g}; samples must be in [-1, 1], divide integers by their full scale")
+    return array.astype(np.float32, copy=False)
 
 
 class Rows:

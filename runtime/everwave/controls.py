@@ -108,8 +108,8 @@ class Piece:
         """The style vector (style,) float32 that `controls` ask for: their own, or one drawn by their seed or the piece's."""
         style = controls["style"]
         if style is None or isinstance(style, int):
-            seed, size = self.seed if style is None else style, self.config.generator.style
-            style = coordinates.truncated_normals(seed, "style", 0, size, controls["truncation"])
+            seed = self.seed if style is None else style
+            return coordinates.style(self.config, seed, controls["truncation"])
         return np.asarray(style, np.float32)
 
     def coordinates(self, state: State, first: int, count: int) -> Array:

@@ -53,6 +53,11 @@ def coordinates(
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
+def style(config: Config, seed: int, truncation: float = TRUNCATION) -> Array:
+    """The style vector (config.generator.style,) float32 that `seed` draws."""
+    return truncated_normals(seed, "style", 0, config.generator.style, truncation).astype(np.float32)
+
+
 def layer_noise(seed: int, network: str, channel: str, first_window: int) -> Noise:
     """The noise of consecutive windows of `network` that start at `first_window`: a callable (layer, batch, steps).
 

@@ -31,10 +31,20 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):
         """A list, a column or a series of paths. AudioError for the first file that cannot be read."""
         if isinstance(X, str | os.PathLike):
             raise UsageError(f"transform({short(X)}): one path; give a list of them")
+        paths = np.asarray(X if hasattr(X, "__array__") else list(X), object)
+        if paths.ndim > 1 and paths.shape[1] != 1:
+            raise UsageError(f"transform: {paths.shape[1]} columns; give the one of the paths")
+        for row, path in enumerate(paths := paths.ravel()):
+            if not isinstance(path, str | os.PathLike):
+                raise UsageError(f"transform: row {row} is {short(path)}; give the path of an audio file")
         model = load(self.model, self.threads)
         width = 2 * model.config.autoencoder.latents
-        paths = np.ravel(np.asarray(X if hasattr(X, "__array__") else list(X), object))
         return np.array([model.embed(path) for path in paths], np.float32).reshape(-1, width)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """embedding0, embedding1 ... for scikit-learn's `set_output`."""
+        width = 2 * load(self.model, self.threads).config.autoencoder.latents
+        return np.array([f"embedding{i}" for i in range(width)], object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from . import audio as audio_files
-from . import checks, conditioning, ops, weights
+from . import checks, conditioning, coordinates, ops, weights
 from .audio import to_stereo
 from .checks import matrix, number
 from .config import DECODER_FRAMES, PRESETS, Condition, Config
 from .controls import Piece, plain
-from .errors import UsageError, short
+from .errors import AudioError, UsageError, short
 from .looping import Loop
 from .pipeline import Pipeline
 from .player import Player
@@ -30,8 +31,6 @@ from .streaming import MAX_SECONDS, Progress, Stream, read_log
 Array = np.ndarray
 
 MAX_IN_MEMORY = 6 * 3600.0  # 7.6 GB of float32 stereo at 44.1 kHz
-MAX_CHANNELS = 64
-MAX_LEVEL = 256.0  # times full scale; beyond it samples are integers that nobody scaled, or damaged
 
 
 def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = None, precision: str = "auto",
@@ -43,7 +42,10 @@ def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = 
     UsageError for bad arguments, ModelError for a missing or damaged file.
     """
     path = weights.find(name_or_path)
-    return Model.from_parts(weights.resolve(weights.read(path), path), threads, precision, backend)
+    model = Model.from_parts(weights.resolve(weights.read(path), path), threads, precision, backend)
+    shipped = len(path.parts) > 1 and path.parent in weights.folders() and path.stem == os.fspath(name_or_path)
+    model.origin = (path.stem if shipped else str(path.absolute())), threads, precision, backend
+    return model
 
 
 def random_model(preset: str = "full", seed: int = 0, threads: int | None = None, precision: str = "auto",
@@ -93,6 +95,7 @@ class Model:
         self.threads = threads
         self.precision = precision
         self.backend = backend
+        self.origin: tuple[Any, ...] | None = None  # what `load` was asked for
         self._about = replace(file, parameters={})
         self._sizes = {name: sum(array.size for array in p.values()) for name, p in file.parameters.items()}
         self._parameters = dict(file.parameters)  # of the networks that are not made yet
@@ -109,6 +112,16 @@ class Model:
             raise UsageError(f"backend={backend!r}; choose auto, numba or numpy")
         return cls(file, checks.threads(threads), precision, backend)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle or a copy of a model is made of its file."""
+        if self.origin is None:
+            raise TypeError("this model was not loaded from a file; write its weights to one and `load` that")
+        return load, self.origin
+
+    def __repr__(self) -> str:
+        controls = "".join(f", {c.name} {c.low:g} to {c.high:g}" for c in self.conditions)
+        return f"<everwave.Model: {self._about.kind}, {self.sample_rate} Hz{controls}>"
+
     @property
     def sample_rate(self) -> int:
         return self.config.signal.sample_rate
@@ -124,10 +137,13 @@ class Model:
         return self.network("frame_decoder").precision
 
     def prepare(self) -> float:
-        """Make everything ready that `generate` needs, compiled kernels too; the seconds it took."""
+        """Make everything ready that `generate` needs, or else `encode`, compiled kernels too; the seconds it took."""
         begin = time.perf_counter()
-        for _ in self.stream(seconds=1 / self.sample_rate):
-            pass
+        if "generator" in self._sizes:
+            for _ in self.stream(seconds=1 / self.sample_rate):
+                pass
+        else:
+            self.encode(np.zeros(1, np.float32), self.sample_rate)
         return time.perf_counter() - begin
 
     def info(self) -> dict[str, Any]:
@@ -158,7 +174,7 @@ class Model:
         With `loop`, the end goes on into the start; where the tempo is constant it is the nearest number of bars.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
-        seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; `stream` has no such limit")
+        seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; for more take blocks of a `stream`")
         options: dict[str, Any] = {"style": style, "progress": progress, "cancel": cancel, **conditions}
         source: Stream | Loop
         if loop and start:
@@ -224,6 +240,12 @@ class Model:
         pipeline = self._pipeline(workers)
         return Stream(Player(pipeline, Piece(pipeline, log["seed"]), log, frames, ahead), progress, cancel)
 
+    def style(self, seed: int, truncation: float = checks.TRUNCATION) -> Array:
+        """The style (config.generator.style,) float32 that `seed` draws, to be mixed with others: `style=(a + b) / 2`."""
+        self._needs("generator")
+        number("truncation", truncation, 0, checks.MAX_TRUNCATION)
+        return coordinates.style(self.config, checks.seed(seed, "style"), truncation)
+
     def latents(self, coordinates: Any, seed: int = 0) -> Array:
         """The generator, with its refiner, alone: (T, coordinates) from latent 0 of a piece on -> float32 (T, 2 * latents) = left | right.
 
@@ -250,24 +272,32 @@ class Model:
                       workers: Executor | None = None) -> Iterator[Array]:  # fmt: skip
         """`encode`, a block of latents (k, 2 * latents) at a time; `workers` are threads that several calls may share."""
         self._needs("frame_encoder", "chunk_encoder")
+        if isinstance(audio, str | os.PathLike | bytes):
+            raise UsageError(f"audio={short(audio)}; give samples, or a path to `encode_file` or `embed`")
         rate = checks.whole("sample_rate", sample_rate, 1000, 1_000_000)
         return self._pipeline(workers).encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
 
     def encode_file(self, path: str | os.PathLike[str]) -> Array:
         """`encode` of an audio file of any format and length; AudioError if it cannot be read."""
+        self._needs("frame_encoder", "chunk_encoder")
         rate, blocks = audio_files.blocks(path)
-        return self.encode(blocks, rate)
+        with _named(path):
+            return self.encode(blocks, rate)
 
     def embed(self, audio: str | os.PathLike[str] | Any | Iterable[Any], sample_rate: int | None = None) -> Array:
         """One vector, float32 (2 * latents,), of a file, or of samples (frames,) or (frames, channels) and their rate.
 
         Mean and standard deviation of the latents over time, averaged over left and right; see `pooling`.
         """
+        self._needs("frame_encoder", "chunk_encoder")
         if isinstance(audio, str | os.PathLike):
-            sample_rate, audio = audio_files.blocks(audio)
-        elif sample_rate is None:
-            raise UsageError("sample_rate=None; give the rate of the samples, in Hz, beside them")
-        return pool(self.encode_blocks(audio, sample_rate))  # type: ignore[arg-type]  # None is refused there
+            sample_rate, blocks = audio_files.blocks(audio)
+            with _named(audio):
+                return pool(self.encode_blocks(blocks, sample_rate))
+        if sample_rate is None:
+            what = "an array of samples" if hasattr(audio, "__array__") else f"audio={short(audio)}"
+            raise UsageError(f"sample_rate=None beside {what}; give it, in Hz, or the path of a file")
+        return pool(self.encode_blocks(audio, sample_rate))
 
     def decode(self, latents: Any, seed: int = 0) -> Array:
         """Latents (T, 2 * latents) -> float32 (latent_samples * T, 2) in [-1, 1]; `seed` fixes the injected noise."""
@@ -295,6 +325,11 @@ class Model:
             return self._networks[name]
 
     def _pipeline(self, workers: Executor | None = None) -> Pipeline:
+        if workers is not None:
+            from concurrent.futures import ProcessPoolExecutor  # 20 ms that only those who share workers need
+
+            if isinstance(workers, ProcessPoolExecutor):
+                raise UsageError("workers: processes do not share the model's memory; give a ThreadPoolExecutor")
         return Pipeline(self.config, self.network, self.threads, ops.uses_numpy(self.backend), workers)
 
     def _plain(self, controls: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,8 +347,8 @@ class Model:
 def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
     """Checked blocks (n, 2) at the model's rate of an array, or of an iterable of arrays."""
     frames = 0
-    for block in audio if _is_stream(audio) else [audio]:
-        samples = to_stereo(_samples(block))
+    for block in audio if checks.is_stream(audio) else [audio]:
+        samples = to_stereo(checks.samples(block))
         frames += len(samples)
         for i in range(0, len(samples), BLOCK_FRAMES):
             yield resampler.push(samples[i : i + BLOCK_FRAMES])
@@ -322,26 +357,10 @@ def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
     yield resampler.flush()
 
 
-def _is_stream(audio: Any) -> bool:
-    """Whether `audio` is several arrays, not one; a list of numbers is one."""
-    if isinstance(audio, list | tuple):
-        return bool(audio) and bool(getattr(audio[0], "shape", ()))
-    return isinstance(audio, Iterable) and not hasattr(audio, "__array__")
-
-
-def _samples(value: Any) -> Array:
+@contextlib.contextmanager
+def _named(path: Any) -> Iterator[None]:
+    """What is wrong with samples is wrong with the file at `path`: AudioError says so."""
     try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.asarray(None)
-    if array.dtype.kind != "f":
-        raise UsageError(f"audio of type {array.dtype}; give floating-point samples in [-1, 1] (int16 / 32768)")
-    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
-        raise UsageError(f"audio of shape {array.shape}; give (frames,) or (frames, channels)")
-    if array.ndim == 2 and array.shape[1] > max(array.shape[0], MAX_CHANNELS):
-        raise UsageError(f"audio of shape {array.shape} looks like (channels, frames); give (frames, channels)")
-    if not np.isfinite(array).all():
-        raise UsageError("audio holds NaN or infinity; every sample must be finite")
-    if len(array) and (level := float(np.abs(array).max())) > MAX_LEVEL:
-        raise UsageError(f"audio peaks at {level:g}; samples must be in [-1, 1], divide integers by their full scale")
-    return array.astype(np.float32, copy=False)
+        yield
+    except UsageError as error:
+        raise AudioError(f"{os.fspath(path)}: {error}") from None

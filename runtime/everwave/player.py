@@ -35,6 +35,7 @@ KEPT_SECONDS = (
 LIVE_WINDOWS = 2  # decoder windows in a segment of an endless stream: what is finest for a control
 ECHO_HOPS = 8  # 46 ms: how long what was heard last fades out after a jump
 MAX_AHEAD = 3600.0
+WORKERS_GONE = "the stream's workers were shut down; keep them until the stream is closed"
 
 
 class Run(NamedTuple):
@@ -226,7 +227,10 @@ class Player:
         if self.pool is None:
             self.pool = self.workers.enter_context(self.pipeline.pool())
         job = partial(self.pipeline.render, latents, self.piece.seed, begin.window, count)
-        return Segment(begin, self.cursor, self.pool.submit(job))
+        try:
+            return Segment(begin, self.cursor, self.pool.submit(job))
+        except RuntimeError:  # after its shutdown
+            raise EverwaveError(WORKERS_GONE) from None
 
     # -- blocks ----------------------------------------------------------------------------------------------------
 
@@ -259,11 +263,12 @@ class Player:
                 end = len(samples) if stop is None else min(len(samples), self.run.sample(stop) - at)
                 self.ready = samples[begin : max(end, begin)]
 
-    def hand_out(self) -> Array | None:
-        """The next block, if one is ready; none is longer than a decoder window."""
+    def hand_out(self, most: int) -> Array | None:
+        """The next block, if one is ready; none is longer than a decoder window, or than `most` frames."""
         if not len(self.ready):
             return None
-        block, self.ready = self.ready[: self.window], self.ready[self.window :]
+        length = min(self.window, most)
+        block, self.ready = self.ready[:length], self.ready[length:]
         if len(self.echo):
             block = self._faded(block)
         echo = ECHO_HOPS * self.piece.config.signal.hop_length

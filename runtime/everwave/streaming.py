@@ -11,20 +11,21 @@ import numpy as np
 
 from . import checks
 from .config import Config
-from .controls import plain
-from .errors import Cancelled, EverwaveError, UsageError
+from .controls import OWN, plain
+from .errors import Cancelled, EverwaveError, UsageError, short
 from .pipeline import Stages
-from .player import Player, Segment
+from .player import WORKERS_GONE, Player, Segment
 
 Array = np.ndarray
 Progress = Callable[[int, int], object]  # (frames done, frames in all or 0 if endless)
 
 MAX_SECONDS = 30 * 86400.0
+MAX_READ = 1 << 28  # frames, 2 GB
 MAX_CHANGES = 1_000_000  # in a log from somewhere
 
 
 class Stream:
-    """Blocks (n, 2) of a piece, float32 in [-1, 1], in order: an iterator, and an asynchronous one.
+    """Blocks (n, 2) of a piece, float32 in [-1, 1], in order: an iterator, and an asynchronous one; or `read` any number.
 
     Controls are attributes; set one between blocks, from any thread, and later blocks follow: `stream.bpm = 140`,
     `stream.gain = 0.5`. `set` changes several at once and can let them glide.
@@ -53,6 +54,12 @@ class Stream:
         puts a style or condition back to what the seed gives. UsageError if one is unknown or out of its range; then
         nothing changes.
         """
+        known = self._controls()
+        for name, value in controls.items():
+            if name not in known:
+                raise UsageError(
+                    f"{name}={short(value)}: no control of this stream; it has {', '.join(known)}, and `seek`"
+                )
         self._player.change(controls, checks.number("glide", glide, 0, checks.MAX_GLIDE))
 
     def seek(self, seconds: float) -> None:
@@ -82,12 +89,20 @@ class Stream:
     def stages(self) -> Stages:
         return self._player.pipeline.stages
 
+    def _controls(self) -> tuple[str, ...]:
+        return *OWN, *(c.name for c in self._player.piece.config.generator.conditions)
+
     def __getattr__(self, name: str) -> Any:
-        player = self.__dict__.get("_player")
-        known = [c.name for c in player.piece.config.generator.conditions] if player else ()
-        if player and (name in player.values or name in known):
-            return player.values.get(name)
+        if "_player" in self.__dict__ and name in self._controls():
+            return self._player.values.get(name)
         raise AttributeError(f"this stream has no control {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._controls()]
+
+    def __repr__(self) -> str:
+        controls = "".join(f", {name}={short(getattr(self, name))}" for name in self._controls())
+        return f"<everwave.Stream: seed={self._player.piece.seed}, at {self.position:.1f} s{controls}>"
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.set(**{name: value})
@@ -96,12 +111,25 @@ class Stream:
         return self
 
     def __next__(self) -> Array:
+        block = self._next()
+        if block is None:
+            raise StopIteration
+        return block
+
+    def read(self, frames: int) -> Array:
+        """The next `frames` samples (frames, 2), for callbacks that ask for their own number; fewer at the end only."""
+        left, blocks = checks.whole("frames", frames, 0, MAX_READ), [np.empty((0, 2), np.float32)]
+        while left and (block := self._next(left)) is not None:
+            blocks.append(block)
+            left -= len(block)
+        return np.concatenate(blocks)
+
+    def _next(self, most: int = MAX_READ) -> Array | None:
+        """The next block, of no more than `most` frames, or None at the end."""
         while True:
-            block, segment = self._step()
-            if block is not None:
+            block, segment = self._step(most)
+            if block is not None or segment is None:
                 return block
-            if segment is None:
-                raise StopIteration
             try:
                 result = segment.result.result()
             except CancelledError:
@@ -134,7 +162,7 @@ class Stream:
                 raise error
             self._player.accept(segment, waiting.result())
 
-    def _step(self) -> tuple[Array | None, Segment | None]:
+    def _step(self, most: int = MAX_READ) -> tuple[Array | None, Segment | None]:
         """The next block, or the segment to wait for, or neither at the end."""
         player = self._player
         if not player.closed and self._cancel is not None and self._cancel():
@@ -142,7 +170,7 @@ class Stream:
             raise Cancelled(f"cancelled after {player.heard / player.rate:.1f} seconds")
         with player.lock:
             player.fill()
-            block = player.hand_out()
+            block = player.hand_out(most)
             segment = player.pending[0] if player.pending else None
         if block is None and segment is None:
             self.close()
@@ -154,7 +182,7 @@ class Stream:
         """Work is cancelled by a change of controls, or with the stream; else its workers have gone."""
         if segment in self._player.pending:
             self.close()
-            raise EverwaveError("the stream's workers were shut down; keep them until the stream is closed")
+            raise EverwaveError(WORKERS_GONE)
 
     def close(self) -> None:
         """Stop the workers; called by `with` and at the end. A stream that is forgotten does not wait for them."""
@@ -165,6 +193,14 @@ class Stream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)  # which waits for what is in work
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream cannot be copied or pickled; `model.replay(stream.log)` plays it again, anywhere")

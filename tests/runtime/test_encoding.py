@@ -25,7 +25,7 @@ from everwave import audio, latent_files, latent_hdf5, signal, weights
 from everwave.audio import resample
 from everwave.cli import main
 from everwave.config import DECODER_LATENTS, AutoencoderConfig, Config, SignalConfig
-from everwave.errors import EverwaveError, UsageError
+from everwave.errors import AudioError, EverwaveError, UsageError
 from everwave.model import Model
 from everwave.pipeline import SEGMENT_WINDOWS
 from everwave.pooling import STATISTIC, pool
@@ -623,6 +623,12 @@ def test_scikit_learn_takes_embeddings(model: str) -> None:
     assert transformer.transform([]).shape == (0, len(expected[0]))
     with pytest.raises(UsageError, match="one path"):
         transformer.transform("a.wav")
+    with pytest.raises(UsageError, match="row 1 is None; give the path"):
+        transformer.transform(["a.wav", None])
+    with pytest.raises(UsageError, match="2 columns"):
+        transformer.transform(np.array([["a.wav", "b.wav"]]))
+    assert list(transformer.get_feature_names_out())[::3] == ["embedding0", "embedding3"]
+    assert len(transformer.get_feature_names_out()) == len(expected[0])
 
 
 def test_integers_and_loud_samples_are_explained(model: str) -> None:
@@ -631,6 +637,14 @@ def test_integers_and_loud_samples_are_explained(model: str) -> None:
         loaded.encode(np.zeros(100, np.int16), 44100)
     with pytest.raises(UsageError, match="peaks at 32000"):
         loaded.encode(np.full(100, 32000.0), 44100)
+    soundfile.write("loud.wav", np.full((100, 2), 32000.0), 44100, subtype="FLOAT")
+    for read in (loaded.embed, loaded.encode_file):
+        with pytest.raises(AudioError, match=r"loud\.wav: audio peaks at 32000"):
+            read("loud.wav")
+    with pytest.raises(UsageError, match=r"audio=a\.wav; give samples, or a path to `encode_file`"):
+        loaded.encode("a.wav", 44100)
+    with pytest.raises(UsageError, match=r"sample_rate=None beside audio=.*BytesIO"):
+        loaded.embed(io.BytesIO())
 
 
 # -- long ones -----------------------------------------------------------------------------------------------------

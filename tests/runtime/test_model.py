@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import everwave
@@ -60,8 +63,8 @@ def test_blocks_are_the_callers_own(model: Model) -> None:
         copies = [b.copy() for b in blocks]
         first[:] = 0
         next(stream)
-    for block, copy in zip(blocks[1:], copies[1:], strict=True):
-        np.testing.assert_array_equal(block, copy)
+    for block, copied in zip(blocks[1:], copies[1:], strict=True):
+        np.testing.assert_array_equal(block, copied)
 
 
 def test_progress_counts_up_to_all_frames(model: Model) -> None:
@@ -287,3 +290,26 @@ def test_a_file_without_a_generator_says_so(model: Model) -> None:
 def test_load_of_an_unknown_name_lists_the_rest() -> None:
     with pytest.raises(everwave.EverwaveError, match="no-such-model"):
         everwave.load("no-such-model")
+
+
+def test_a_model_is_pickled_as_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it can be given to other processes; `everwave.load` of what it was loaded of."""
+    weights.write(tmp_path / "tiny.h5", weights.random_model(TINY, seed=1))
+    monkeypatch.chdir(tmp_path)
+    model = everwave.load("tiny.h5", threads=1, precision="float32", backend="numpy")
+    data = pickle.dumps(model)
+    assert len(data) < 1000
+    monkeypatch.chdir("/")
+    for again in (pickle.loads(data), copy.deepcopy(model)):
+        assert (again.threads, again.precision, again.backend) == (1, "float32", "numpy")
+        np.testing.assert_array_equal(again.generate(0.1, 7), model.generate(0.1, 7))
+    with pytest.raises(TypeError, match="write its weights to one"):
+        pickle.dumps(everwave.random_model("tiny"))
+
+
+def test_models_without_a_generator_are_prepared_to_encode() -> None:
+    file = weights.random_model(PRESETS["tiny"], seed=1)
+    encoders = {name: part for name, part in file.parameters.items() if name != "generator"}
+    model = Model.from_parts(replace(file, parameters=encoders, kind="autoencoder"), threads=1, backend="numpy")
+    assert model.prepare() > 0
+    assert "frame_encoder" in model._networks

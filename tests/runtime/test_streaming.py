@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Any
@@ -167,6 +167,64 @@ def test_a_log_may_have_many_changes_in_one_window(model: Model) -> None:
     changes = [{"at": RATE + i, "style": i, "bpm": 120 + i % 40, "gain": i / 480, "glide": i % 3} for i in range(480)]
     stream = model.replay(LOG | {"frames": 2 * RATE, "changes": changes})
     assert sum(map(len, stream)) == 2 * RATE
+
+
+def test_any_number_of_samples_can_be_read(model: Model) -> None:
+    whole = model.generate(2.0, seed=1, bpm=125)
+    with model.stream(seed=1, bpm=125, seconds=2.0) as stream:
+        parts = [stream.read(0), stream.read(1), stream.read(735), next(stream), stream.read(3 * WINDOW)]
+        assert [len(part) for part in parts[:3]] == [0, 1, 735]
+        assert len(parts[4]) == 3 * WINDOW
+        parts += [stream.read(10 * RATE), stream.read(10)]
+        with pytest.raises(everwave.UsageError, match="frames=-1"):
+            stream.read(-1)
+    assert parts[-1].shape == (0, 2)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_what_is_read_by_the_frame_is_steered_by_the_frame(model: Model) -> None:
+    with model.stream(seed=1, bpm=125) as stream:
+        heard = []
+        for i in range(60):
+            stream.gain = 1 - i % 2 / 2
+            heard.append(stream.read(RATE // 60))
+        changes = stream.log["changes"]
+    assert [change["at"] for change in changes] == [i * (RATE // 60) for i in range(60)]
+    np.testing.assert_array_equal(np.concatenate(list(model.replay(stream.log))), np.concatenate(heard))
+
+
+def test_streams_say_what_they_are(model: Model) -> None:
+    with model.stream(seed=7, bpm=125) as stream:
+        stream.read(RATE)
+        assert (
+            repr(stream)
+            == "<everwave.Stream: seed=7, at 1.0 s, truncation=2.0, style=None, gain=1.0, bpm=125.0, density=None>"
+        )
+        assert {"gain", "style", "truncation", "bpm", "density", "set", "read"} <= set(dir(stream))
+        with pytest.raises(
+            everwave.UsageError, match=r"position=3: no control of this stream; it has truncation, .* and `seek`"
+        ):
+            stream.position = 3
+    assert repr(model) == "<everwave.Model: bundle, 44100 Hz, bpm 120 to 160, density 0 to 20>"
+
+
+def test_styles_can_be_mixed(model: Model) -> None:
+    vector = model.style(99)
+    assert vector.shape == (CONFIG.generator.style,)
+    np.testing.assert_array_equal(model.generate(1.0, 3, style=vector), model.generate(1.0, 3, style=99))
+    assert np.abs(model.style(99, truncation=0.1)).max() <= 0.1
+
+
+def test_a_stream_is_closed_beside_the_event_loop(model: Model) -> None:
+    async def listen() -> everwave.Stream:
+        async with model.stream(seed=1) as stream:
+            async for block in stream:
+                assert len(block)
+                return stream
+        raise AssertionError
+
+    stream = asyncio.run(listen())
+    assert list(stream) == []
 
 
 def test_controls_can_be_read(model: Model) -> None:
@@ -358,8 +416,10 @@ def test_workers_that_are_shut_down_end_the_stream(model: Model) -> None:
     stream = model.stream(seed=1, workers=workers)
     next(stream)
     workers.shutdown(cancel_futures=True)
-    with pytest.raises((everwave.EverwaveError, RuntimeError), match="shut"):
+    with pytest.raises(everwave.EverwaveError, match="workers were shut down; keep them"):
         list(stream)
+    with pytest.raises(everwave.UsageError, match="give a ThreadPoolExecutor"), ProcessPoolExecutor(1) as processes:
+        model.stream(seed=1, workers=processes)
 
 
 # -- asyncio ---------------------------------------------------------------------------------------------------------
