@@ -24,6 +24,7 @@ from .philox import normals, uniforms
 
 Array = np.ndarray
 
+TEMPO = "bpm"  # what a condition is called whose beats are the music's
 MAX_CSV_BYTES = 64 * 2**20
 MAX_TIME = 1e10  # seconds, either way; no piece goes on for as long
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
-from .errors import ModelError
+from .errors import ModelError, short
 
 FRAMES_PER_LATENT = 16  # the chunk encoder's down-sampling
 DECODER_LATENTS = 4  # latents in one window of the chunk decoder
@@ -25,9 +25,10 @@ SIZES = {  # of each section, lowest and highest
     "autoencoder": {"width": (2, 1024), "frame_latents": (1, 1024), "latents": (1, 1024)},
     "generator": {"width": (2, 1024), "window": (64, 128), "anchor": (1, 1024), "style": (1, 1024), "refiner": REFINERS},
 }  # fmt: skip
+CEILING_BINS = 16  # 690 Hz at 44.1 kHz
 TAKEN = {  # names that no condition may have: they stand beside these in calls, in requests, in logs and on streams
     "self", "model", "seed", "seconds", "start", "loop", "truncation", "style", "gain", "glide", "at",
-    "ahead", "workers", "progress", "cancel", "set", "seek", "position", "log", "frames", "stages", "close",
+    "ahead", "workers", "progress", "cancel", "set", "read", "seek", "position", "beat", "log", "frames", "stages", "close",
 }  # fmt: skip
 
 
@@ -106,7 +107,8 @@ class Condition:
 class GeneratorConfig:
     """Widths are multiples of `width`; a window is 128 latents, 64 in Musika's "small" variant.
 
-    The widths of the refiner behind it are multiples of `refiner`; 0: there is none, as in Musika.
+    The widths of the refiner behind it are multiples of `refiner`; 0: there is none, as in Musika. `ceiling` is the
+    log-magnitude of the loudest frames of the music that was learned, in bands of CEILING_BINS bins; empty: none is known.
     """
 
     width: int = 128
@@ -115,6 +117,7 @@ class GeneratorConfig:
     style: int = 64
     conditions: tuple[Condition, ...] = ()
     refiner: int = 0
+    ceiling: tuple[float, ...] = ()
 
     @property
     def small(self) -> bool:
@@ -155,6 +158,8 @@ class Config:
             del data["autoencoder"]["phase"]
         if self.generator.refiner == GeneratorConfig.refiner:
             del data["generator"]["refiner"]
+        if not self.generator.ceiling:
+            del data["generator"]["ceiling"]
         for condition in data["generator"]["conditions"]:
             if not condition["choices"]:
                 del condition["choices"]
@@ -167,7 +172,9 @@ class Config:
         autoencoder = AutoencoderConfig(**_fields(data, "autoencoder", phase=AutoencoderConfig.phase))
         if autoencoder.phase not in PHASES:
             raise ModelError(f"config: autoencoder.phase={autoencoder.phase!r}; it must be {' or '.join(PHASES)}")
-        generator = GeneratorConfig(**_fields(data, "generator", refiner=GeneratorConfig.refiner, conditions=()))
+        generator = GeneratorConfig(
+            **_fields(data, "generator", refiner=GeneratorConfig.refiner, conditions=(), ceiling=())
+        )
         if not isinstance(generator.conditions, list | tuple) or len(generator.conditions) > 16:
             raise ModelError("config: generator.conditions must be a list of at most 16 conditions")
         if generator.window not in (64, 128):
@@ -178,7 +185,8 @@ class Config:
         names = [condition.name for condition in conditions]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ModelError(f"config: generator.conditions has {min(twice)!r} twice; call each by a name of its own")
-        return cls(signal, autoencoder, replace(generator, conditions=conditions))
+        ceiling = _ceiling(generator.ceiling, signal)
+        return cls(signal, autoencoder, replace(generator, conditions=conditions, ceiling=ceiling))
 
 
 def _fields(data: Any, section: str, **defaults: Any) -> dict[str, Any]:
@@ -195,6 +203,14 @@ def _fields(data: Any, section: str, **defaults: Any) -> dict[str, Any]:
         if type(value) is not int or not low <= value <= high:
             raise ModelError(f"config: {section}.{key}={value!r}; expected an integer in {low}..{high}")
     return values
+
+
+def _ceiling(data: Any, signal: SignalConfig) -> tuple[float, ...]:
+    bands = -(-signal.bins // CEILING_BINS)
+    numbers = isinstance(data, list | tuple) and all(type(value) in (int, float) and -2 <= value <= 2 for value in data)
+    if not numbers or len(data) not in (0, bands):
+        raise ModelError(f"config: generator.ceiling={short(data)}; expected {bands} numbers in -2..2, or none")
+    return tuple(map(float, data))
 
 
 def _condition(data: Any) -> Condition:

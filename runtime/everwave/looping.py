@@ -98,8 +98,8 @@ class Loop:
 def _tempo(pipeline: Pipeline, seed: int, controls: Mapping[str, Any]) -> float | None:
     """Beats per minute, of a model that has a tempo, unless it changes."""
     for condition in pipeline.config.generator.conditions:
-        if condition.name == "bpm":
-            wish = controls.get("bpm")
+        if condition.name == conditioning.TEMPO:
+            wish = controls.get(condition.name)
             values = np.asarray(conditioning.drawn(condition, seed) if wish is None else wish)
             if values.ndim == 2:  # (seconds, value) pairs
                 values = values[:, 1]

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import coordinates, signal
 from .checks import Rows
-from .config import DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, REFINER_MARGIN, Config
+from .config import CEILING_BINS, DECODER_FRAMES, DECODER_LATENTS, FRAMES_PER_LATENT, OVERLAP, REFINER_MARGIN, Config
 from .ops import Network
 
 Array = np.ndarray
@@ -69,6 +69,8 @@ class Pipeline:
         self.uses_blas = uses_blas
         self.workers = workers
         self.stages = Stages()
+        ceiling = np.repeat(np.array(config.generator.ceiling, np.float32), CEILING_BINS)
+        self.ceiling = ceiling[: config.signal.bins] if len(ceiling) else None
         self.window_samples = DECODER_FRAMES * config.signal.hop_length
         self.carry = (OVERLAP - 1) * config.signal.hop_length
 
@@ -133,20 +135,29 @@ class Pipeline:
         frames = (latents - last * DECODER_LATENTS) * FRAMES_PER_LATENT
         with self.pool() as pool:
             end = pool.submit(
-                self.render, source(last * DECODER_LATENTS, DECODER_LATENTS), seed, last, 1, frames
+                self.perform, source(last * DECODER_LATENTS, DECODER_LATENTS), seed, last, 1, frames
             ).result()
         sizes = segments(0, last, self.threads)
-        jobs = (partial(self.render, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
+        jobs = (partial(self.perform, source(i * DECODER_LATENTS, n * DECODER_LATENTS), seed, i, n) for i, n in sizes)
         overlap = signal.OverlapAdd(self.config.signal, len(CHANNELS))
         overlap.push(end.copy())  # what is left of it lies over the beginning
         for block in self._in_order(jobs):
             yield clipped(overlap.push(block))
         yield clipped(overlap.push(end))
 
-    def render(self, latents_of: Latents, seed: int, first: int, count: int, frames: int = DECODER_FRAMES) -> Array:
+    def perform(self, latents_of: Latents, seed: int, first: int, count: int, frames: int = DECODER_FRAMES) -> Array:
+        """`render` of what the generator makes: no louder, at any frequency, than the music that it has learned.
+
+        Now and then its latents are such as no music has, and decoders make bursts of those, up to 25 dB too loud.
+        """
+        return self.render(latents_of, seed, first, count, frames, self.ceiling)
+
+    def render(self, latents_of: Latents, seed: int, first: int, count: int, frames: int = DECODER_FRAMES,
+               ceiling: Array | None = None) -> Array:  # fmt: skip
         """Decoder windows first... of both channels -> (count * window_samples + 3 hops, 2), not yet overlapped.
 
-        `frames`: how many of the first window's frames are wanted, if that is the only one.
+        `frames`: how many of the first window's frames are wanted, if that is the only one. `ceiling`: the largest
+        log-magnitude (bins,) that is heard.
         """
         size, half = self.config.autoencoder.latents, count
         latents = latents_of(self.stages).reshape(count, DECODER_LATENTS, len(CHANNELS), size)
@@ -156,6 +167,8 @@ class Pipeline:
         with self.stages("frame_decoder"):
             log_magnitude, phase = self.networks("frame_decoder")(codes, _stereo_noise(seed, "frame_decoder", first))
         with self.stages("signal"):
+            if ceiling is not None:
+                np.minimum(log_magnitude, ceiling, out=log_magnitude)
             length = count * frames * self.config.signal.hop_length + self.carry
             block = np.empty((length, len(CHANNELS)), np.float32)
             for channel, rows in enumerate((slice(half), slice(half, None))):

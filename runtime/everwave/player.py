@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checks, signal
+from .conditioning import TEMPO
 from .config import DECODER_LATENTS
 from .controls import RAMP_SECONDS, Envelope, Piece, State, plain
 from .errors import EverwaveError, UsageError
@@ -91,7 +92,7 @@ class Player:
         run = Run(self.first, 0)
         self.cursor = self.taken = Cursor(run, self._first_window(run), piece.state(self.values), 0)
         self.pending: deque[Segment] = deque()
-        self.run = run  # of the next block
+        self.run, self.state = run, self.cursor.state  # of the next block
         self.overlap = signal.OverlapAdd(pipeline.config.signal, len(CHANNELS))
         self.ready = self.tail = self.echo = np.empty((0, len(CHANNELS)), np.float32)
         self.settled = 0  # no change may be put before this frame
@@ -127,10 +128,21 @@ class Player:
             self._forget(0)
             self._record({"at": self.heard, "seek": seconds})
             self.taken = self.cursor = self._turned(self.cursor)
+            self.state = self.cursor.state
             self._jump(self.cursor.run)
 
     def position(self) -> float:
         return self.run.sample(self.heard) / self.rate
+
+    def beat(self) -> float | None:
+        names = [condition.name for condition in self.piece.config.generator.conditions]
+        if TEMPO not in names:
+            return None
+        with self.lock:  # latent n stands for its middle
+            at = self.run.sample(self.heard) / self.piece.config.signal.latent_samples - 0.5
+            n = max(math.floor(at), 0)
+            before, after = self.state.conditions.beats(names.index(TEMPO), np.array([n, n + 1]))
+        return float(before + (after - before) * (at - n))
 
     def log(self) -> dict[str, Any]:
         with self.lock:
@@ -226,7 +238,7 @@ class Player:
         latents = self.piece.latents(begin.state, begin.window * DECODER_LATENTS, count * DECODER_LATENTS)
         if self.pool is None:
             self.pool = self.workers.enter_context(self.pipeline.pool())
-        job = partial(self.pipeline.render, latents, self.piece.seed, begin.window, count)
+        job = partial(self.pipeline.perform, latents, self.piece.seed, begin.window, count)
         try:
             return Segment(begin, self.cursor, self.pool.submit(job))
         except RuntimeError:  # after its shutdown
@@ -252,7 +264,7 @@ class Player:
             if not self.pending or self.pending[0] is not segment:
                 return
             self.pending.popleft()
-            self.taken = segment.end
+            self.taken, self.state = segment.end, segment.begin.state
             if segment.begin.run != self.run:
                 self._jump(segment.begin.run)
             with self.pipeline.stages("overlap_add"):

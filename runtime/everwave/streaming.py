@@ -72,6 +72,11 @@ class Stream:
         return self._player.position()
 
     @property
+    def beat(self) -> float | None:
+        """Beats from the start of the piece to the next block, whole ones where the music's are; None without a tempo."""
+        return self._player.beat()
+
+    @property
     def log(self) -> dict[str, Any]:
         """All that decides what was heard so far, for JSON: `model.replay(stream.log)` gives the same samples.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import threading
 import time
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from everwave import coordinates, pipeline, player, signal, weights
-from everwave.config import DECODER_LATENTS, PRESETS, REFINER_MARGIN
+from everwave import coordinates, looping, pipeline, player, signal, weights
+from everwave.config import CEILING_BINS, DECODER_LATENTS, PRESETS, REFINER_MARGIN
 from everwave.controls import Kept, Piece
 from everwave.model import Model
 from everwave.ops.numpy_ops import NumpyNetwork
@@ -42,8 +41,8 @@ def model(file: weights.ModelFile) -> Model:
 
 def play(model: Model, start: int, stop: int, seed: int = 7, threads: int = 2) -> np.ndarray:
     """Samples start..stop of a piece, as users get them."""
-    same = copy.copy(model)
-    same.threads = threads
+    same = object.__new__(Model)
+    same.__dict__.update(model.__dict__, threads=threads)
     with same.stream(seed, start=start / same.sample_rate, seconds=(stop - start) / same.sample_rate) as blocks:
         return np.concatenate(list(blocks))
 
@@ -95,6 +94,33 @@ def test_a_refiner_sees_across_the_borders_of_windows(file: weights.ModelFile, m
     borders = np.concatenate([np.arange(b - 2, b + 2) for b in (size, 2 * size)])
     error = lambda x: np.sqrt(np.square(x[borders] - whole[0, borders]).mean())  # noqa: E731
     assert error(latents) < 0.2 * error(alone)
+
+
+def test_what_is_generated_is_nowhere_louder_than_the_music_that_was_learned(
+    file: weights.ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a stream and in a loop; what is decoded for somebody is as it is."""
+    bands = -(-CONFIG.signal.bins // CEILING_BINS)
+    ceiling = tuple(np.linspace(0.1, -0.7, bands).tolist())
+    quiet = replace(CONFIG, generator=replace(CONFIG.generator, ceiling=ceiling))
+    model = Model.from_parts(replace(file, config=quiet), threads=2, backend="numpy")
+    free = Model.from_parts(file, threads=2, backend="numpy")
+    limit = np.repeat(ceiling, CEILING_BINS)[: CONFIG.signal.bins]
+    loudest: list[np.ndarray] = []
+
+    def synthesize(log_magnitude: np.ndarray, *rest: Any) -> np.ndarray:
+        loudest.append(log_magnitude.max(axis=(0, 1)))
+        return signal.synthesize_numpy(log_magnitude, *rest)
+
+    monkeypatch.setattr(pipeline.signal, "synthesize", synthesize)
+    for make in (lambda: model.generate(1.0, 7), lambda: model.generate(1.0, 7, loop=True)):
+        loudest.clear()
+        make()
+        over = np.max(loudest, axis=0) - limit
+        assert over.max() <= 1e-6
+        assert (over > -1e-6).mean() > 0.2  # and it has something to hold
+    latents = np.random.default_rng(0).standard_normal((8, 2 * CONFIG.autoencoder.latents))
+    np.testing.assert_array_equal(model.decode(latents), free.decode(latents))
 
 
 def test_a_piece_is_stereo_and_not_silent(piece: np.ndarray) -> None:
@@ -221,6 +247,7 @@ def test_the_garbage_collector_waits_for_no_worker(monkeypatch: pytest.MonkeyPat
     before, calls, waiting, held = set(threading.enumerate()), count(), threading.Event(), threading.Event()
     for name in ("render", "_analyse"):
         monkeypatch.setattr(Pipeline, name, _waiting(getattr(Pipeline, name), calls, waiting, held))
+    monkeypatch.setattr(looping, "MAX_EXACT_SECONDS", 0)  # so that a loop comes in blocks
     one = Model.from_parts(weights.random_model(PRESETS["tiny"]), threads=1)
     begin: dict[str, Callable[[], Any]] = {
         "stream": lambda: one.stream(seed=1),

@@ -208,6 +208,27 @@ def test_streams_say_what_they_are(model: Model) -> None:
     assert repr(model) == "<everwave.Model: bundle, 44100 Hz, bpm 120 to 160, density 0 to 20>"
 
 
+def test_the_beat_is_where_the_next_block_is(model: Model) -> None:
+    with model.stream(seed=1, bpm=120, ahead=0) as stream:
+        assert stream.beat == pytest.approx(0, abs=1e-9)
+        stream.read(RATE)
+        assert stream.beat == pytest.approx(2)
+        stream.seek(30.25)
+        assert stream.beat == pytest.approx(60.5)
+        stream.set(bpm=150)
+        stream.read(LATE)
+        before = stream.beat
+        stream.read(2 * RATE)
+        assert before is not None
+        assert stream.beat == pytest.approx(before + 5)
+    curve = [120.0 + i % 7 for i in range(2000)]
+    with model.stream(seed=1, bpm=curve, start=1.3) as stream:
+        beats = np.cumsum(np.repeat(curve, CONFIG.signal.latent_samples)) / 60 / RATE
+        assert stream.beat == pytest.approx(beats[round(1.3 * RATE) - 1], abs=1e-3)
+    plain = Model.from_parts(weights.random_model(TINY, seed=1), backend="numpy")
+    assert plain.stream(seed=1).beat is None
+
+
 def test_styles_can_be_mixed(model: Model) -> None:
     vector = model.style(99)
     assert vector.shape == (CONFIG.generator.style,)

@@ -225,6 +225,13 @@ def test_a_config_without_a_refiner_is_as_before_there_were_any(smallest_model: 
     assert weights.read(tmp_path / "model.h5").config.generator.refiner == 0
 
 
+def test_a_ceiling_is_kept(smallest_model: ModelFile, tmp_path: Path) -> None:
+    generator = replace(smallest_model.config.generator, ceiling=(0.5, 0.25, -1.0))
+    config = replace(smallest_model.config, generator=generator)
+    weights.write(tmp_path / "model.h5", replace(smallest_model, config=config))
+    assert weights.read(tmp_path / "model.h5").config == config
+
+
 def test_a_condition_may_have_choices(smallest_model: ModelFile, tmp_path: Path) -> None:
     plain = Condition("piano", "", 0.5, 0.5, 0.0, 1.0)
     generator = smallest_model.config.generator
@@ -348,6 +355,9 @@ HOSTILE = {  # edit of a good file: what the message must say
     "config of an odd width": (config(width=3), "even"),
     "config with an unknown field": (config(depth=4), "fields"),
     "config of no condition": (config(conditions=[]), "conditions"),
+    "ceiling of one number": (config(ceiling=[0.5]), "expected 3 numbers"),
+    "ceiling too high": (config(ceiling=[0.5, 0.5, 2.5]), "in -2..2"),
+    "ceiling of text": (config(ceiling="low"), "ceiling=low"),
     "condition without scale": (config(conditions=[{"name": "bpm", "unit": "", "mean": 0, "scale": 0, "low": 0, "high": 0}]), "scale"),
     "condition at infinity": (config(conditions=[{"name": "bpm", "unit": "", "mean": 1e308, "scale": 1, "low": 0, "high": "inf"}]), "finite"),
     "condition called as a control": (config(conditions=[dict(NAMELESS, name="gain")]), "'gain'"),
