@@ -68,7 +68,7 @@ class Resampler:
         elif max(self.up, self.down) <= MAX_PHASES:
             result = self._filter(end - self._made)
         else:
-            frames, size = np.arange(self._made, end), max(DIRECT_TAPS * self.up // (2 * self._half), 1)
+            frames, size = np.arange(self._made, end, dtype=np.int64), max(DIRECT_TAPS * self.up // (2 * self._half), 1)
             parts = [self._filter_directly(frames[i : i + size]) for i in range(0, len(frames), size)]
             result = np.concatenate(parts, axis=1)
         needed = max(-((self._half - end * self.down) // self.up), self._first)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from everwave.config import AutoencoderConfig, Condition, Config, GeneratorConfig, SignalConfig
 from everwave.model import Model
@@ -43,6 +45,24 @@ def radio(small: dict[str, Model]) -> Iterator[Served]:
 
     with served(small) as running:
         yield running
+
+
+class NumpyOfWindows:
+    """NumPy 1.26 on Windows: whole numbers have 32 bits, unless somebody asks for more."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(np, name)
+        return partial(self.shortened, found) if name in ("arange", "argsort", "array", "cumsum") else found
+
+    def shortened(self, function: Callable[..., np.ndarray], *arguments: Any, **options: Any) -> np.ndarray:
+        result = function(*arguments, **options)
+        asked = len(arguments) > 1 if function is np.array else "dtype" in options
+        return result.astype(np.int32) if result.dtype == np.int64 and not asked else result
+
+
+@pytest.fixture
+def numpy_of_windows() -> NumpyOfWindows:
+    return NumpyOfWindows()
 
 
 @pytest.fixture(autouse=True, scope="session")

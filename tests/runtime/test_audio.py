@@ -659,6 +659,16 @@ def test_rates_without_a_common_divisor(rate: int) -> None:
     assert np.abs(result[:, 0] - expected)[500:-500].max() < 1e-5
 
 
+def test_positions_are_exact_where_whole_numbers_are_short(
+    numpy_of_windows: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At these rates the product of a position and a rate passes 2^31 within a tenth of a second."""
+    samples = np.random.default_rng(0).uniform(-1, 1, (99_998, 1)).astype(np.float32)
+    expected = resample(samples, 999983, 44100)
+    monkeypatch.setattr(resampling, "np", numpy_of_windows)
+    np.testing.assert_array_equal(resample(samples, 999983, 44100), expected)
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.sampled_from(RATES), st.lists(st.integers(0, 3000), max_size=8))
 def test_streamed_resampling_equals_the_whole(rates: tuple[int, int], cuts: list[int]) -> None:

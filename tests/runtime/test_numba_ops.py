@@ -15,7 +15,8 @@ from everwave.config import PRESETS, AutoencoderConfig, Config, GeneratorConfig,
 from everwave.errors import UsageError
 from everwave.kernels import paths
 from everwave.networks import NETWORKS, input_shape
-from everwave.ops import make_network
+from everwave.ops import make_network, numba_ops
+from everwave.ops import plan as planning
 from everwave.ops.numba_ops import BFLOAT16_NETWORKS, NumbaNetwork, numba_network, preferred_batch
 from everwave.ops.numpy_ops import NumpyNetwork
 from everwave.ops.trace import trace
@@ -117,6 +118,28 @@ def test_threads_at_once() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_a_system_without_glibc_keeps_its_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows looks for separators in the library's name, and None has none."""
+
+    def library(name: None) -> None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+
+    monkeypatch.setattr(numba_ops.ctypes, "CDLL", library)
+    numba_ops._give_back()
+
+
+def test_plans_are_the_same_where_whole_numbers_are_short(
+    numpy_of_windows: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = random_parameters("chunk_decoder", TINY)
+    expected = numba_network("chunk_decoder", TINY, parameters).plan
+    monkeypatch.setattr(planning, "np", numpy_of_windows)
+    plan = numba_network("chunk_decoder", TINY, parameters).plan
+    assert plan.tables.dtype == plan.steps.dtype == np.int64
+    assert np.array_equal(plan.tables, expected.tables)
+    assert np.array_equal(plan.steps, expected.steps)
 
 
 def test_wrong_shape_is_named() -> None:

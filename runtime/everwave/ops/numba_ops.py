@@ -109,7 +109,7 @@ class Lease:
 
 def _give_back() -> None:
     """Freed memory back to the system: packing leaves holes as large as the weights in glibc's heap, where that is used."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
         ctypes.CDLL(None).malloc_trim(0)
 
 

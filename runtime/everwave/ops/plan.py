@@ -375,7 +375,7 @@ def compile(graph: Graph, parameters: Mapping[str, Array], path: Path, capacity:
     tables = planner.tables
     lines = [line for step in planner.steps for line in _lines(step, capacity, tables, outputs)]
     return Plan(
-        path, capacity, np.array(lines, np.int64), np.concatenate(tables), arena_size + SLACK,
+        path, capacity, np.array(lines, np.int64), np.concatenate(tables, dtype=np.int64), arena_size + SLACK,
         graph.input.shape[1:], outputs, tuple(planner.noise),
         _packed(planner), _aligned(planner.constants, np.float32),
     )  # fmt: skip
