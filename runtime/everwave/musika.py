@@ -42,6 +42,7 @@ STYLE = 64  # channels of the style; the rest of a coordinate is the anchor
 ASSUMED_SAMPLE_RATE = 44100
 MAX_PARAMETERS = 500_000_000
 CHILD_SECONDS, CHILD_BYTES, CHILD_REFUSED = 60, 8 << 30, 3  # what a process that tries the files may use
+SAID = ("utf-8", "surrogateescape")  # how it writes names of files, which may be no text, or not in a console's code page
 MAX_NAMES = 1024
 MAX_ATTRIBUTE = 2**16  # bytes
 KINDS = ("kernel", "bias", "noise_weight")
@@ -94,16 +95,18 @@ def _try_in_child(paths: Mapping[str, Path]) -> None:
 
     (Keras stores names with variable length, on HDF5's global heap; our own format has none of that.)
     """
-    command = [sys.executable, "-c", "from everwave.musika import _child; _child()", *paths, *map(str, paths.values())]
+    code = "from everwave.musika import _child; _child()"
+    # -P: what lies in the current folder is no library
+    command = [sys.executable, "-P", "-c", code, *paths, *map(str, paths.values())]
     path = os.pathsep.join(filter(None, sys.path))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": ":surrogateescape"}  # names that are no text
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": ":".join(SAID)}
     try:
         child = subprocess.run(command, capture_output=True, timeout=CHILD_SECONDS, env=environment)
         said, ended = child.stdout, child.returncode
     except subprocess.TimeoutExpired as error:
         said, ended = error.stdout or b"", -1
     if ended:
-        lines = os.fsdecode(said).splitlines() or ["the checkpoint"]
+        lines = said.decode(*SAID).splitlines() or ["the checkpoint"]
         known = ended == CHILD_REFUSED
         raise ModelError(lines[-1] if known else f"{lines[-1]}: so damaged that the HDF5 library fails; get it again")
 

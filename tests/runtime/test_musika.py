@@ -246,6 +246,30 @@ def test_names_that_are_no_text(folder):
         import_checkpoint(strange, strange)
 
 
+def test_names_that_a_code_page_lacks(folder, monkeypatch):
+    """Windows gives a program the console's code page, unless it is told another encoding."""
+    run = subprocess.run
+
+    def on_a_console(command, env, **options):
+        encoding, _, errors = env["PYTHONIOENCODING"].partition(":")
+        return run(command, env=env | {"PYTHONIOENCODING": f"{encoding or 'cp1252'}:{errors}"}, **options)
+
+    monkeypatch.setattr(subprocess, "run", on_a_console)
+    strange = folder.with_name("müsika-音楽")
+    folder.rename(strange)
+    assert import_checkpoint(strange, strange).kind == "bundle"
+    (strange / "enc2.h5").write_bytes(b"")
+    with pytest.raises(ModelError, match=f"{strange.name}.enc2.h5: no HDF5 file"):
+        import_checkpoint(strange, strange)
+
+
+def test_a_file_in_the_current_folder_is_no_library(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "h5py.py").write_text("open('was_run', 'w'); raise SystemExit(1)\n")
+    assert import_checkpoint(folder, folder).kind == "bundle"
+    assert not (folder / "was_run").exists()
+
+
 @pytest.mark.parametrize("code", ["import os; os.abort()", "while True: pass", "raise SystemExit(1)"])
 def test_what_happens_in_the_child_stays_there(folder, monkeypatch, code):
     monkeypatch.setattr(musika, "CHILD_SECONDS", 2)
