@@ -237,11 +237,15 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def warmup(options: argparse.Namespace) -> None:
+    from . import ops
     from .model import warm_up
 
     begin = time.perf_counter()
     precisions = warm_up(options.threads)
-    print(f"kernels ready for {', '.join(precisions)} in {time.perf_counter() - begin:.1f} s")
+    if ops.uses_numpy("auto"):
+        print("networks run in NumPy here, without kernels")
+    else:
+        print(f"kernels ready for {', '.join(precisions)} in {time.perf_counter() - begin:.1f} s")
 
 
 COMMANDS = (generate, stream, encode, decode, bench, info, bundle, import_musika, serve, warmup)

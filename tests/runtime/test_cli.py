@@ -418,9 +418,14 @@ def test_bundle(tiny: str) -> None:
     assert np.array_equal(samples("a.wav"), samples("b.wav"))
 
 
-def test_warmup(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
+def test_warmup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["warmup"]) == 0
-    assert "float32" in capsys.readouterr().out
+    assert capsys.readouterr().out == "networks run in NumPy here, without kernels\n"
+    monkeypatch.delenv("EVERWAVE_PATH")
+    monkeypatch.setattr("everwave.model.warm_up", lambda threads: ["float32"])
+    assert main(["warmup"]) == 0
+    assert capsys.readouterr().out.startswith("kernels ready for float32 in ")
 
 
 def test_warmup_of_a_path_that_there_is_not(

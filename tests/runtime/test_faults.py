@@ -120,27 +120,70 @@ def test_a_reader_that_leaves(tiny: str) -> None:
     assert Path("head").stat().st_size == 1000
 
 
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an installation that nobody may write to has in its site-packages."""
+    folder = tmp_path_factory.mktemp("install")
+    shutil.copytree(Path(everwave.__file__).parent, folder / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
+NORMALS = """
+from everwave import philox
+print(philox.normals(7, 'a', 0, 3).tobytes().hex(), philox._kernel() is not None)
+"""
+
+
+def runs_its_kernels(install: Path, env: dict[str, str], cwd: Path, before: str = "") -> str:
+    """Whether a fresh process computes with a kernel, on the code in `install`; what it says on standard error."""
+    unset = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    program = [*unprivileged(), sys.executable, "-P", "-c", before + NORMALS]
+    result = run(*program, env=environment | {"PYTHONPATH": str(install)} | env, cwd=cwd)
+    assert result.stdout.split() == [philox.normals_numpy(7, "a", 0, 3).tobytes().hex(), "True"], result.stderr
+    return result.stderr
+
+
 @linux
-def test_nowhere_to_write(tiny: str, tmp_path: Path) -> None:
+def test_nowhere_to_write(tiny: str, read_only: Path, tmp_path: Path) -> None:
     """An install, a home and a working folder that are read-only, and no cache: kernels are compiled for this run only."""
     pytest.importorskip("numba")
-    drop = unprivileged()
-    install, temporary = tmp_path / "install", tmp_path / "temporary"
-    shutil.copytree(Path(everwave.__file__).parent, install / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
-    temporary.mkdir()
-    for path in (install, *install.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    code = (
-        "from everwave import philox; print(philox.normals(7, 'a', 0, 3).tobytes().hex(), philox._kernel() is not None)"
-    )
-    keep = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    env = keep | {"PYTHONPATH": str(install), "HOME": str(install), "TMPDIR": str(temporary)}
-    result = run(*drop, sys.executable, "-c", code, env=env, cwd=install)
-    assert result.stdout.split() == [philox.normals_numpy(7, "a", 0, 3).tobytes().hex(), "True"], result.stderr
-    assert list(temporary.iterdir()) == []  # gone with the process
-    output = run(*drop, *command("generate", "--model", tiny, "-o", str(install / "out.wav")), env=env, cwd=install)
+    env = {"HOME": str(read_only), "TMPDIR": str(tmp_path)}
+    assert "so every start compiles them" in runs_its_kernels(read_only, env, read_only)
+    assert list(tmp_path.iterdir()) == []  # gone with the process
+    words = command("generate", "--model", tiny, "-o", str(read_only / "out.wav"))
+    output = run(*unprivileged(), *words, env=os.environ | env, cwd=read_only)
     assert output.returncode == 2
     assert "no permission" in one_line(output)
+
+
+HOMELESS = """
+import pwd
+def getpwuid(number): raise KeyError(number)
+pwd.getpwuid = getpwuid
+"""
+NO_TEMPORARY = "import tempfile; tempfile._candidate_tempdir_list = list\n"
+
+
+@linux
+@pytest.mark.parametrize("case", ["locked", "numba", "given", "homeless", "no temporary folder"])
+def test_caches_that_cannot_be(case: str, read_only: Path, tmp_path: Path) -> None:
+    """As containers have it: whatever folder is missing or locked, kernels run, and one line says what that costs."""
+    pytest.importorskip("numba")
+    home, work = tmp_path / "home", tmp_path / "work"
+    for folder in (home, work, home / ".cache" / "numba"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (home / ".cache" / "numba").chmod(0o555)
+    if case == "locked":
+        home.chmod(0)
+    env = {} if case == "homeless" else {"HOME": str(home)}
+    env |= {"NUMBA_CACHE_DIR": str(read_only)} if case == "given" else {}
+    before = {"homeless": HOMELESS, "no temporary folder": NO_TEMPORARY}.get(case, "")
+    said = runs_its_kernels(read_only, env, work, before)
+    assert said.splitlines() == ["compiled kernels can be kept nowhere, so every start compiles them; NUMBA_CACHE_DIR names another folder"]  # fmt: skip
+    assert list(work.iterdir()) == []  # no folder called "~" either
 
 
 @linux

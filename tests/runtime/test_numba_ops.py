@@ -188,11 +188,13 @@ def test_make_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_compilation() -> None:
-    """NUMBA_DISABLE_JIT: what has no kernels is NumPy's work."""
+    """NUMBA_DISABLE_JIT: what has no kernels is NumPy's work, and a line says why, unless NumPy was asked for."""
     code = "import everwave; print(everwave.random_model('tiny').generate(0.1, seed=1).shape)"
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(4410, 2)"
+    for asked, said in (({}, 1), ({paths.ENVIRONMENT: "numpy"}, 0)):
+        environment = os.environ | {"NUMBA_DISABLE_JIT": "1"} | asked
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "(4410, 2)"
+        assert done.stderr.count("slowly: NUMBA_DISABLE_JIT is set") == len(done.stderr.splitlines()) == said
 
 
 LESSER = """

@@ -14,6 +14,8 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
+from . import nothing_is_kept
+
 POLICY: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 log = logging.getLogger(__name__)
@@ -24,7 +26,10 @@ def entry(**options: Any) -> Callable[[Any], Any]:
 
     def decorate(function: Any) -> Any:
         kernel = njit(**(POLICY | options))(function)
-        kernel._cache = Cache(function)
+        try:
+            kernel._cache = Cache(function)
+        except (RuntimeError, OSError):  # Numba can write nowhere; the kernel is compiled for this process alone
+            nothing_is_kept()
         return kernel
 
     return decorate

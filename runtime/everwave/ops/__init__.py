@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 
 from ..config import Config
-from ..errors import UsageError
+from ..errors import UsageError, first_line
 
+log = logging.getLogger(__name__)
 Array = np.ndarray
 Noise = Callable[[str, int, int], Array]  # (layer, batch, steps) -> standard normal numbers (batch, steps)
 
@@ -54,11 +57,13 @@ def uses_numpy(backend: str) -> bool:
     )
 
 
+@cache
 def _numba_loads() -> bool:
+    """Whether there are kernels; if not, a warning says why, once."""
     try:
-        import numba  # noqa: F401
-
-        from .. import kernels  # noqa: F401 - says whether it may compile
-    except (ImportError, OSError):
+        from .. import kernels  # noqa: F401
+    except (ImportError, OSError) as error:  # OSError: LLVM is there but cannot be loaded
+        why = first_line(error)
+        log.warning("NumPy does the work of kernels, slowly: %s; if that is meant, set EVERWAVE_PATH=numpy", why)
         return False
     return True
