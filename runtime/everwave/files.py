@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import NoRoom, OutputError
+from .errors import AudioError, NoRoom, OutputError
 
 RESERVE = 1 << 18  # bytes left on a disk that fills up, so that every format can end its file
 NAME_LENGTH = 40  # characters of a name that its temporary one shows: the longest legal name leaves no room for more
@@ -53,15 +53,30 @@ def checked_folder(folder: Path) -> Path:
 
 @contextmanager
 def whole(path: str | os.PathLike[str], wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
-    """A temporary name beside `path`; its file takes that place if all went well and it is `wanted`, else it is removed."""
-    target = checked(path)
+    """A temporary name beside `path`; its file takes that place if all went well and it is `wanted`, else it is removed.
+
+    AudioError names the file where it cannot take that place; it stays under its temporary name then.
+    """
+    target, finished = checked(path), False
     part = target.with_name(f".{target.name[:NAME_LENGTH]}.{os.getpid()}-{next(_numbers)}.part")
     try:
         yield part
-        if wanted():
-            part.replace(target)
+        finished = wanted()
     finally:
-        part.unlink(missing_ok=True)
+        if not finished:
+            part.unlink(missing_ok=True)
+    if finished:
+        put_in_place(part, target, path)
+
+
+def put_in_place(part: Path, target: Path, name: str | os.PathLike[str]) -> None:
+    """`part`, a finished file, becomes `target`, which the user calls `name`; AudioError, and it stays, where that cannot be."""
+    try:
+        part.replace(target)
+    except OSError as error:  # a file that is mounted by itself; on Windows one that somebody has open
+        raise AudioError(
+            f"{os.fspath(name)}: cannot be replaced ({error.strerror or error}); the finished file is {part}, move it"
+        ) from None
 
 
 def check_room(folder: Path, needed: int, name: str | os.PathLike[str]) -> None:

@@ -114,6 +114,33 @@ def test_killed_while_it_writes(tiny: str) -> None:
 
 
 @linux
+@pytest.mark.parametrize("words", [["generate", "--seconds", "1"], ["encode", "in.wav"]], ids=lambda words: words[0])
+def test_a_file_that_cannot_be_replaced(tiny: str, words: list[str]) -> None:
+    """Containers mount single files: they can be written to but not replaced, and the finished work is kept beside them."""
+    if run("unshare", "-m", "true").returncode:
+        pytest.skip("nothing can be mounted here")
+    output = "out.wav" if words[0] == "generate" else "out.h5"
+    soundfile.write("in.wav", np.zeros((4410, 2)), 44100)
+    for name in ("mounted", output):
+        Path(name).touch()
+    mounted = f'mount --bind mounted {output} && exec "$@"'
+    overwrite = ["--overwrite"] * (words[0] == "encode")
+    arguments = command(*words, "--model", tiny, "-o", output, *overwrite)
+    result = run("unshare", "-m", "sh", "-c", mounted, "sh", *arguments)
+    assert result.returncode == 1
+    (part,) = Path().glob(".*.part")
+    assert (
+        f"{output}: cannot be replaced (Device or resource busy); the finished file is {part.absolute()}"
+        in one_line(result)
+    )
+    assert Path(output).stat().st_size == 0
+    if output == "out.wav":
+        assert len(audio.read(part)[0]) == 44100
+    else:
+        assert part.read_bytes().startswith(b"\x89HDF")
+
+
+@linux
 def test_a_reader_that_leaves(tiny: str) -> None:
     result = run("sh", "-c", '"$@" | head -c 1000 >head; echo done >&2', "sh", *command("stream", "--model", tiny))
     assert result.stderr == "done\n"

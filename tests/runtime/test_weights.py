@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from everwave import weights, weights_format
 from everwave.config import PRESETS, AutoencoderConfig, Condition, Config
-from everwave.errors import ModelError, NoRoom, OutputError
+from everwave.errors import AudioError, ModelError, NoRoom, OutputError
 from everwave.networks import AUTOENCODER, NETWORKS
 from everwave.ops.trace import trace
 from everwave.weights import ModelFile
@@ -132,6 +132,26 @@ def test_a_failed_write_leaves_the_old_file(domain: ModelFile, path: Path, monke
         weights.write(path, replace(domain, licence="other"))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_the_finished_one(
+    domain: ModelFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def refused(*_: object) -> None:  # as Windows does while somebody has it open
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(
+        AudioError, match=r"^\S+ cannot be replaced \(Access is denied\); the finished file is"
+    ) as caught:
+        weights.write(path, replace(domain, licence="other"))
+    assert path.read_bytes() == before
+    (part,) = path.parent.glob(".*.part")
+    assert f"the finished file is {part}" in str(caught.value)
+    part.rename(path)
+    assert weights.read(path).licence == "other"
 
 
 def changed(model: ModelFile, value: object) -> ModelFile:

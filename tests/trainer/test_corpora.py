@@ -19,6 +19,7 @@ from everwave.errors import AudioError, UsageError
 from everwave_trainer import corpora
 from everwave_trainer.corpora import build, debian
 from everwave_trainer.corpora.store import Corpus, CorpusError, random_crops, select
+from everwave_trainer.files import whole
 
 RATE = 44100
 
@@ -154,6 +155,22 @@ def test_a_second_run_decodes_only_what_is_new(folder: Path, built: Corpus, monk
     corpus = Corpus.open(built.folder)
     assert len(corpus.tracks) == 5
     assert {track.style for track in corpus.tracks} == {"rock"}  # the descriptions follow the command
+
+
+def test_a_file_that_cannot_be_replaced_leaves_the_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:  # as Windows does while somebody has it open
+        raise PermissionError(13, "Access is denied")
+
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", refused)
+    for _ in range(2):  # what lies there from the last time is no hindrance
+        with pytest.raises(AudioError, match=r"checkpoint\.npz: cannot be replaced .* is \S+checkpoint\.partial, move it"), whole(path) as file:  # fmt: skip
+            file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert path.with_suffix(".partial").read_bytes() == b"new"
 
 
 def test_an_interrupted_run_goes_on(folder: Path, built: Corpus) -> None:
