@@ -201,7 +201,7 @@ def measure(session: Session, settings: dict[tuple[str, str, int], Setting]) -> 
 
 def machine() -> Row:
     from everwave.bench import cpu_name, extensions
-    from everwave.checks import cores
+    from everwave.cpus import cores
 
     return {"cpu": cpu_name(), "cores": cores(), "system": platform.platform(), "features": extensions()}
 

@@ -19,8 +19,8 @@ from typing import Any, cast
 
 from . import __version__, ops
 from .audio import Writer
-from .checks import cores
 from .config import DECODER_LATENTS
+from .cpus import cores
 from .errors import UsageError
 from .model import Model, Stream, random_model
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .cpus import cores
 from .errors import UsageError, short
 from .philox import check_seed
 
@@ -44,10 +45,11 @@ def whole(name: str, value: Any, low: float, high: float) -> int:
 
 def threads(wanted: int | None) -> int:
     """The argument, else EVERWAVE_THREADS, else the cores that this process may use."""
-    name = "threads"
-    if wanted is None:
-        name, wanted = "EVERWAVE_THREADS", os.environ.get("EVERWAVE_THREADS") or cores()  # type: ignore[assignment]
-    return whole(name, wanted, 1, MAX_THREADS)
+    if wanted is not None:
+        return whole("threads", wanted, 1, MAX_THREADS)
+    if given := os.environ.get("EVERWAVE_THREADS"):
+        return whole("EVERWAVE_THREADS", given, 1, MAX_THREADS)
+    return min(cores(), MAX_THREADS)
 
 
 def matrix(name: str, value: Any, columns: int) -> np.ndarray:
@@ -106,7 +108,3 @@ class Rows:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return matrix(self._name, self._source[rows], self._columns)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
