@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
+import queue
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from .model import Model
 from .pooling import STATISTIC, pool
 
 FILES_AT_ONCE = 4  # each reads and resamples; the networks' work of all of them is shared out among all threads
+WAIT_SECONDS = 0.5
 Failed = Callable[[str], object]  # called with one line that names the recording
 
 
@@ -43,9 +46,10 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
     """What files, folders, globs and "-" (stdin) stand for, in order, each name once.
 
     A file's latents are called as it is, without its ending; what a folder or a glob holds keeps its path inside it.
-    Where two would be called alike the later one keeps its ending, or has the name of what was given in front.
+    Where two would be called alike the later one keeps its ending, or has the name of what was given in front. Names
+    that differ in case or in how accents are coded are alike: on many disks they are one file.
     """
-    taken: dict[str, str] = {}
+    taken: dict[str, str] = {}  # by `_as_disks_see_it`
     for given in inputs:
         try:
             found = [*_expanded(given, failed)]
@@ -55,13 +59,13 @@ def recordings(inputs: Sequence[str], failed: Failed) -> Iterator[Recording]:
         if not found:
             failed(f"{given}: no audio file there; known endings are {' '.join(audio.ENDINGS)}")
         for path, name in found:
-            if taken.get(name, str(path)) != str(path):
+            if taken.get(_as_disks_see_it(name), str(path)) != str(path):
                 others = (name + path.suffix, f"{Path(given).resolve().name}/{name}")
-                name = next((other for other in others if other not in taken), name)
-            if name in taken:
-                failed(f"{path}: would be called {name} like {taken[name]}; encode it apart, to another place")
+                name = next((other for other in others if _as_disks_see_it(other) not in taken), name)
+            if there := taken.get(_as_disks_see_it(name)):
+                failed(f"{path}: would be called {name} like {there}; encode it apart, to another place")
                 continue
-            taken[name] = str(path)
+            taken[_as_disks_see_it(name)] = str(path)
             yield Recording(name, path, "stdin" if given == "-" else str(path))
 
 
@@ -80,6 +84,11 @@ def _expanded(given: str, failed: Failed) -> Iterator[tuple[Path, str]]:
         for file in map(Path, sorted(glob.glob(given, recursive=True))):
             if file.is_file():
                 yield file, _called(file.relative_to(fixed))
+
+
+def _as_disks_see_it(name: str) -> str:
+    """The same for names that Windows or macOS take for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _called(file: Path) -> str:
@@ -128,12 +137,24 @@ def encode_all(model: Model, todo: Sequence[Recording], store: Store, about: Abo
                     failed(_explained(recording, recording.source, error))
                     continue
                 futures[files.submit(one, recording, path, workers)] = recording, str(path)
-            for future in as_completed(futures):
+            for future in _as_completed(futures):
                 if trouble := future.exception():
                     failed(_explained(*futures[future], trouble))
         finally:  # Ctrl-C: begin nothing more, and leave what is begun at its next block
             stop.set()
             files.shutdown(wait=True, cancel_futures=True)
+
+
+def _as_completed(futures: Collection[Future[None]]) -> Iterator[Future[None]]:
+    """As in concurrent.futures, but Ctrl-C ends the wait on Windows too, where it cannot end one without a limit."""
+    done: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(done.put)
+    left = len(futures)
+    while left:
+        with suppress(queue.Empty):
+            yield done.get(timeout=WAIT_SECONDS)
+            left -= 1
 
 
 def _encode(model: Model, recording: Recording, path: Path, store: Store, about: About, pooled: bool,
@@ -230,10 +251,11 @@ def _on_disk(recording: Recording) -> Iterator[Path]:
         return
     if sys.stdin is None:
         raise UsageError("stdin is closed; give a file, or send audio there")
-    with tempfile.NamedTemporaryFile(prefix="everwave-stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        file.flush()
-        yield Path(file.name)
+    with tempfile.TemporaryDirectory(prefix="everwave-") as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        yield path
 
 
 def _explained(recording: Recording, path: str, error: BaseException) -> str:

@@ -10,8 +10,11 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from signal import SIGINT, raise_signal
 from types import SimpleNamespace
@@ -222,6 +225,21 @@ def test_stdin(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert [line for line in lines(capsys) if line.startswith("everwave: error: stdin: cannot be read")]
 
 
+def test_stdin_where_an_open_file_is_its_owners_alone(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows: what NamedTemporaryFile has open nobody opens again."""
+    real = tempfile.NamedTemporaryFile
+
+    def exclusive(**options: object) -> object:
+        file = real(**options, delete=False)
+        os.remove(file.name)
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", exclusive)
+    write("in.wav")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path("in.wav").read_bytes())))
+    assert main(["encode", "-", "--model", model, "-o", "piped.npy"]) == 0
+
+
 @pytest.mark.parametrize("output", ["latents", "latents.h5"])
 def test_bad_files_are_reported_and_the_others_encoded(
     model: str, album: list[str], output: str, capsys: pytest.CaptureFixture[str]
@@ -269,6 +287,17 @@ def test_two_of_one_name(model: str, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["encode", "a.wav", "a.wav", "x", "y", "z/y", "--model", model, "-o", "out"]) == 1
     assert any("a.wav: would be called a like a.wav" in line for line in lines(capsys))
     assert about("out/y/a.npy")["source"] == os.path.abspath("z/y/a.wav")
+
+
+def test_names_that_are_one_on_other_disks(model: str) -> None:
+    """Windows and macOS do not tell a from A, nor an accented letter from a letter and its accent."""
+    names = ["x/song.wav", "y/Song.wav", "z/caf\u00e9.wav", "v/cafe\u0301.wav"]
+    for seed, name in enumerate(names):
+        write(name, seed=seed)
+    assert main(["encode", "x", "y", "z", "v", "--model", model, "-o", "out"]) == 0
+    made = {unicodedata.normalize("NFD", path.name).lower(): path for path in Path("out").glob("*.npy")}
+    assert len(made) == len(names)
+    assert {about(str(path))["source"] for path in made.values()} == {os.path.abspath(name) for name in names}
 
 
 def test_a_damaged_recording_takes_no_name_from_a_good_one(model: str) -> None:
@@ -556,6 +585,19 @@ def test_ctrl_c_keeps_what_is_finished(model: str, output: str, monkeypatch: pyt
         with h5py.File(output) as file:
             assert list(file) == ["a"]
     assert not [name for name in os.listdir() if name.endswith(".part")]
+
+
+def test_every_wait_for_recordings_has_an_end(model: str, album: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows Ctrl-C does not end one that has none."""
+
+    class Limited(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            return super().wait(timeout)
+
+    monkeypatch.setattr(futures._base, "threading", SimpleNamespace(**vars(threading) | {"Event": Limited}))
+    assert main(["encode", "album", "--model", model, "-o", "out"]) == 0
+    assert len(list(Path("out").rglob("*.npy"))) == len(album)
 
 
 def test_a_signal_while_the_hdf5_file_is_closed_waits(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
