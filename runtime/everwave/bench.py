@@ -25,7 +25,7 @@ from .errors import UsageError
 from .model import Model, Stream, random_model
 
 WARM_UP_SECONDS = 33.0  # two workers have a whole segment each, so that all of their memory has been touched
-PEAK_ROUNDS = 20
+PEAK_SECONDS = 0.2  # a thread's clock may tick in 16 ms
 CPU_SECONDS_OF = ("generator", "chunk_decoder", "frame_decoder", "signal", "overlap_add", "write")
 
 
@@ -34,7 +34,8 @@ def run(load: Callable[[], Model], seconds: float) -> dict[str, Any]:
 
     `load()` gives the model and is timed too. Compilation and warm-up are in no figure. `stages` holds thread CPU
     seconds summed over workers, the others are wall seconds; real_time_factor = wall_seconds / audio_seconds.
-    `memory_mb` is the most memory above what a tiny model needs: weights, workspaces, and audio under way.
+    `memory_mb` is the most memory above what a tiny model needs: weights, workspaces, and audio under way; None where
+    the system does not say.
     """
     random_model("tiny", 0, 1).prepare()  # so that libraries and kernels count as theirs
     before = status_mb("VmRSS")
@@ -58,8 +59,8 @@ def run(load: Callable[[], Model], seconds: float) -> dict[str, Any]:
         "cpu_seconds": round(cpu_seconds, 4),
         "first_audio_seconds": round(first, 4),
         "load_seconds": round(load_seconds, 4),
-        "peak_rss_mb": round(peak_rss_mb(), 1),
-        "memory_mb": round(peak_rss_mb() - before, 1),
+        "peak_rss_mb": _for_json(peak_rss_mb()),
+        "memory_mb": _for_json(peak_rss_mb() - before),
         "threads": model.threads,
         "precision": model.used_precision,
         "cpu": cpu_name(),
@@ -85,12 +86,12 @@ def survey(load: Callable[[int], Model], seconds: float, threads: int, precision
                 model = load(count)
                 result = run(lambda given=model: given, max(seconds / 4, 1.0) if first else seconds)  # type: ignore[misc]
                 rate, share = _products(result, model, name)
-            first = first or result
+            first, held = first or result, result["peak_rss_mb"]
             say(
                 f"| {name} | {result['precision']} | {count} | {result['times_real_time']:.1f} | "
-                f"{result['first_audio_seconds']:.3f} | {rate} | {share} | {result['peak_rss_mb']:.0f} |"
+                f"{result['first_audio_seconds']:.3f} | {rate} | {share} | {'-' if held is None else f'{held:.0f}'} |"
             )
-    total = sum(first["stages"].values())
+    total = sum(first["stages"].values()) or math.inf  # nothing was long enough for the clock
     say("\n| stage | CPU seconds per minute of audio | share |\n|---|---|---|")
     for stage, spent in first["stages"].items():
         say(f"| {stage} | {60 * spent / first['audio_seconds']:.3f} | {spent / total:.1%} |")
@@ -135,23 +136,33 @@ def _forced(path: str) -> Iterator[None]:
 
 
 def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str]:
-    """(GFLOP/s of a thread in the decoders' products, share of the register-only peak just measured); "-" for NumPy."""
-    if name == "numpy":
+    """(GFLOP/s of a thread in the decoders' products, share of the register-only peak just measured).
+
+    "-" for NumPy, and where the decoders took less time than the clock can tell.
+    """
+    spent = sum(result["stages"][network] for network in ("chunk_decoder", "frame_decoder"))
+    if name == "numpy" or not spent:
         return "-", "-"
-    from .kernels.peak import peak
     from .ops.numba_ops import NumbaNetwork
 
     networks = {each: cast(NumbaNetwork, model.network(each)) for each in ("chunk_decoder", "frame_decoder")}
     windows = 2 * result["audio_seconds"] * model.config.signal.latent_rate / DECODER_LATENTS
     work = 2 * windows * sum(network.plan.multiplications for network in networks.values())
-    rate = work / sum(result["stages"][network] for network in networks)
-    loop, operations = peak(networks["frame_decoder"].path)
+    rate = work / spent
+    return f"{rate * 1e-9:.0f}", f"{rate / _peak(networks['frame_decoder'].path):.0%}"
+
+
+def _peak(path: Any) -> float:
+    """Operations a second of this thread with nothing but registers."""
+    from .kernels.peak import peak
+
+    loop, operations = peak(path)
     loop()
-    begin = time.thread_time()
-    for _ in range(PEAK_ROUNDS):
+    begin, rounds = time.thread_time(), 0
+    while (spent := time.thread_time() - begin) < PEAK_SECONDS:
         loop()
-    top = PEAK_ROUNDS * operations / (time.thread_time() - begin)
-    return f"{rate * 1e-9:.0f}", f"{rate / top:.0%}"
+        rounds += 1
+    return rounds * operations / spent
 
 
 def extensions() -> list[str]:
@@ -209,6 +220,11 @@ def peak_rss_mb() -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _for_json(megabytes: float) -> float | None:
+    """Rounded; JSON knows no NaN."""
+    return None if math.isnan(megabytes) else round(megabytes, 1)
 
 
 def status_mb(name: str) -> float:

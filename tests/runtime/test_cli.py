@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import cli, commands, load, pieces, playing, weights
+from everwave import bench, cli, commands, load, pieces, playing, weights
 from everwave.audio import Writer
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
@@ -372,6 +373,27 @@ def test_bench_surveys_every_path(
         assert 0 < float(row[6].rstrip("%")) < 130
     assert {"generator", "frame_decoder", "signal"} <= {row[0].strip("| ") for row in rows if len(row) == 3}
     assert os.environ.get("EVERWAVE_PATH") is None
+
+
+def test_bench_where_memory_is_not_told_and_the_clock_is_slow(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows: no /proc, no getrusage, and threads' clocks tick in 16 ms; here in a second."""
+    from everwave.kernels import paths
+
+    thread_time = time.thread_time
+    monkeypatch.setattr(time, "thread_time", lambda: math.floor(thread_time()))
+    monkeypatch.setattr(bench, "status_mb", lambda name: math.nan)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert main(["bench", "--preset", "tiny", "--random-weights", "--seconds", "0.1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["peak_rss_mb"] is result["memory_mb"] is None
+    monkeypatch.delenv("EVERWAVE_PATH")
+    fastest = paths.choose("float32")
+    monkeypatch.setattr(paths, "available", lambda: (fastest,))
+    assert main(["bench", "--model", tiny, "--seconds", "0.1", "--threads", "1", "--precision", "float32"]) == 0
+    assert capsys.readouterr().out.count("| - | - | - |") == 1
+    assert bench._peak(fastest) > 0
 
 
 def test_bench_compare_runs_the_contenders_script(
