@@ -85,7 +85,7 @@ class NpyStore:
                     _write_npy(file, latents)
                 _json_path(path).unlink(missing_ok=True)  # at no time do latents lie beside what is said of others
             with whole(_json_path(path)) as part:
-                part.write_text(json.dumps(about(), indent=1) + "\n")
+                part.write_text(json.dumps(about(), indent=1) + "\n", encoding="utf-8")
         except OSError as error:  # what goes wrong with the audio is an AudioError
             raise EverwaveError(
                 f"{path}: cannot be written ({error.strerror or error}); make room, or choose another place"

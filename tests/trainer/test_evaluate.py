@@ -5,6 +5,7 @@ import json
 import struct
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -425,6 +426,22 @@ def test_bfloat16_is_measured_where_the_cpu_has_it(model, corpus, capsys, monkey
     assert cli.main(["evaluate", str(model), str(corpus), "--measures", "precision"]) == 0
     found = json.loads(capsys.readouterr().out)["precision"]
     assert 0 < found["log_mel_difference_db"] <= found["largest_db"] < 0.5
+
+
+def test_text_is_utf_8_on_every_system(tmp_path, monkeypatch):
+    """Windows takes a code page that lacks most letters, unless it is told."""
+    from everwave_trainer.evaluate import gallery
+
+    for name in ("read_text", "write_text"):
+        plain = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda *a, plain=plain, encoding="cp1252", **k: plain(*a, encoding=encoding, **k)
+        )
+    model = SimpleNamespace(sample_rate=RATE, info=lambda: {"parameters": {}})
+    page = gallery.write(model, [], tmp_path, "音楽 č")
+    assert "<title>音楽 č</title>" in page.read_text(encoding="utf-8")
+    (tmp_path / "metrics.json").write_text('{"model": "音楽"}', encoding="utf-8")
+    assert card.read_metrics(tmp_path / "metrics.json") == {"model": "音楽"}
 
 
 def test_gallery_shows_every_control(model, corpus, tmp_path, monkeypatch):

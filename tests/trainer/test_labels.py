@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -216,6 +220,7 @@ def test_librosa_hears_the_clicks(corpus: Corpus) -> None:
 PROGRAM = """
 import json, sys
 print("loading", file=sys.stderr)
+assert (sys.stdin.encoding, sys.stdin.errors) == ("utf-8", "surrogateescape")
 for number, line in enumerate(sys.stdin):
     open(line.strip(), "rb").read(4) == b"RIFF" or sys.exit(1)
     print(json.dumps({"bpm": 66.5} if number else {"error": "too odd"}), flush=True)
@@ -233,6 +238,31 @@ def test_external_programs_are_asked_track_by_track(
     first, second = (store.read(corpus.folder, track.id) for track in corpus.tracks)
     assert (first.bpm, second.bpm) == (None, 133.0)
     assert second.sources == {"bpm": "tempocnn"}
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL])
+def test_an_external_program_that_has_ended_is_named(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the system says that nobody reads what is sent to it: Windows says that an argument is invalid."""
+
+    class Left(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+    started = external._started
+
+    def ended(tool: external.Tool, python: Path) -> subprocess.Popen[str]:
+        process = started(tool, python)
+        process.stdin.close()
+        process.stdin = io.TextIOWrapper(io.BufferedWriter(Left()))
+        return process
+
+    monkeypatch.setattr(external, "_started", ended)
+    tool = external.Tool("tempocnn", os.devnull, ("bpm",))
+    with pytest.raises(EverwaveError, match="tempocnn: its program ended"):
+        next(external.answers(tool, Path(sys.executable), [(np.zeros((10, 2)), 44100)]))
 
 
 def test_bad_use_is_explained(corpus: Corpus, capsys: pytest.CaptureFixture) -> None:

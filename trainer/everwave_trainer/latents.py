@@ -200,7 +200,7 @@ class Latents:
 def _read(folder: Path) -> dict[str, Any] | None:
     """What `latents.json` says, or None where there is none yet. EverwaveError if it is of another version."""
     try:
-        data = json.loads((folder / "latents.json").read_text())
+        data = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     if data["version"] != VERSION:

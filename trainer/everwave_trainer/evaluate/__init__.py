@@ -92,7 +92,7 @@ def measure(a: argparse.Namespace, model: Any) -> dict[str, Any]:
         metrics[name] = run_measure()
         if a.output:
             a.output.mkdir(parents=True, exist_ok=True)
-            (a.output / "metrics.json").write_text(json.dumps(metrics, indent=1))
+            (a.output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return metrics
 
 

@@ -14,7 +14,7 @@ from everwave.errors import UsageError
 def read_metrics(path: Path) -> dict[str, Any]:
     """What `evaluate` has written; UsageError if it is not there or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--metrics {path}: {reason}; give the metrics.json of `everwave-train evaluate`") from None

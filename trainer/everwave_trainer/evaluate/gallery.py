@@ -48,7 +48,8 @@ def write(model: Any, tracks: Sequence[Track], folder: Path, title: str) -> Path
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n"
-        f"<p>Spectrograms: time from left to right, 30 Hz to {model.sample_rate // 2000} kHz from bottom to top, 80 dB.</p>\n{body}\n</html>\n"
+        f"<p>Spectrograms: time from left to right, 30 Hz to {model.sample_rate // 2000} kHz from bottom to top, 80 dB.</p>\n{body}\n</html>\n",
+        encoding="utf-8",
     )
     return index
 

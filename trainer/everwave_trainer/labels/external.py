@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,24 +69,36 @@ def answers(tool: Tool, python: Path, sounds: Iterable[tuple[np.ndarray, int]]) 
     import soundfile
 
     with tempfile.TemporaryDirectory() as folder, _started(tool, python) as process:
-        assert process.stdin
         assert process.stdout
         for samples, sample_rate in sounds:
             wav = Path(folder) / "sound.wav"
             soundfile.write(wav, samples, sample_rate, subtype="PCM_16")
-            with contextlib.suppress(BrokenPipeError):  # it has ended; it has no answer either
-                process.stdin.write(f"{wav}\n")
-                process.stdin.flush()
+            _ask(process, wav)
             line = next((line for line in process.stdout if line.startswith("{")), None)
             if line is None:
                 raise EverwaveError(f"{tool.name}: its program ended, see above; is it installed for {python}?")
             yield json.loads(line)
 
 
-def _started(tool: Tool, python: Path) -> subprocess.Popen:
-    program = Path(__file__).parent / tool.script
+def _ask(process: subprocess.Popen[str], wav: Path) -> None:
+    """Send a path to the program; one that has ended gets nothing, and has no answer either."""
+    assert process.stdin
     try:
-        return subprocess.Popen([python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process.stdin.write(f"{wav}\n")
+        process.stdin.flush()
+    except OSError:  # a broken pipe, which Windows calls an invalid argument
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # else the end of `with` sends it again, and its error would hide ours
+
+
+def _started(tool: Tool, python: Path) -> subprocess.Popen[str]:
+    program = Path(__file__).parent / tool.script
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"}  # for names of folders on every system
+    try:
+        return subprocess.Popen(
+            [python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="utf-8",
+            errors="surrogateescape",
+        )  # fmt: skip
     except OSError as error:
         raise UsageError(
             f"{python}: cannot be run ({error.strerror}); name the interpreter that has {tool.name}"
