@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import files
-from .errors import AudioError, Cancelled, OutputError, UsageError, printable
+from .errors import AudioError, Cancelled, OutputError, UsageError, printable, reader_left
 from .resampling import Resampler
 from .stopping import signals_held
 from .wav import BYTES, UNKNOWN, Layout, RawSink, WavSink, quantise
@@ -197,6 +197,8 @@ class Writer:
         except (BrokenPipeError, AudioError):
             raise
         except OSError as error:
+            if self.name == "-" and reader_left(error):
+                raise BrokenPipeError(errno.EPIPE, "the reader of stdout has left") from None
             if error.errno in FULL:
                 raise Full(self._full()) from None
             kind = AudioError if self._begun else OutputError

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from .errors import EverwaveError, one_line
+from .errors import EverwaveError, one_line, reader_left
 from .stopping import stopped_by_signals
 
 FAILURE, SIGNALLED = 1, 128  # SIGNALLED + the number of the signal, as shells have it
@@ -29,10 +29,10 @@ def run(program: str, command: Callable[[], int | None], debug: bool = False) ->
             return code
         except KeyboardInterrupt as stop:
             return _stopped(program, getattr(stop, "number", signal.SIGINT))
-        except BrokenPipeError:  # the reader of our output has left; there is no one to tell
-            _leave_stdout()
-            return 0
         except Exception as error:
+            if reader_left(error):  # there is no one to tell
+                _leave_stdout()
+                return 0
             if came:  # a library may make an error of its own of it, as NumPy does while it is imported
                 return _stopped(program, came[0])
             if debug:

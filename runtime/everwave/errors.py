@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 
@@ -41,6 +43,13 @@ class NoRoom(AudioError):
 
 class Cancelled(EverwaveError):
     """The caller's `cancel` function said so."""
+
+
+def reader_left(error: BaseException) -> bool:
+    """Whether it says that nobody reads a pipe any more; on Windows that is an invalid argument, and of no file by its name."""
+    return isinstance(error, BrokenPipeError) or (
+        os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    )
 
 
 def short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Audio in and out: round trips, headers, resampling in numbers, and what a failure or Ctrl-C leaves behind."""
 
+import errno
 import io
 import logging
 import math
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import audio, audio_writing, files, mpeg, resampling, wav
+from everwave import audio, audio_writing, errors, files, mpeg, resampling, wav
 from everwave.audio import FormatError, OutputError, Resampler, Writer, resample, to_stereo
 from everwave.errors import AudioError, Cancelled, NoRoom, UsageError
 from everwave.resampling import anti_alias_filter, resample_circle
@@ -196,6 +197,21 @@ def test_a_reader_that_leaves(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=pipe, isatty=lambda: False))
         with pytest.raises(BrokenPipeError):
             write("-", noise)
+
+
+def test_a_reader_that_leaves_on_windows(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it is an invalid argument; with other systems, and in files, that is what it says."""
+
+    class Left(io.RawIOBase):
+        def write(self, data: object) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=Left(), isatty=lambda: False))
+    with pytest.raises(OutputError, match="Invalid argument"):
+        write("-", noise)
+    monkeypatch.setattr(errors, "os", SimpleNamespace(name="nt"))
+    with pytest.raises(BrokenPipeError):
+        write("-", noise)
 
 
 def test_no_samples_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

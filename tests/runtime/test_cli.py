@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import bench, cli, commands, load, pieces, playing, weights
+from everwave import bench, cli, commands, errors, load, pieces, playing, weights
 from everwave.audio import Writer
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
@@ -702,6 +703,20 @@ def test_what_a_library_makes_of_a_signal_is_a_signal(capsys: pytest.CaptureFixt
 
     assert commands.run("everwave", import_that_is_interrupted) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "everwave: stopped by SIGTERM\n"
+
+
+def test_a_reader_that_leaves_on_windows_is_no_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*name: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument", *name)
+
+    assert commands.run("everwave", refused) == 1
+    monkeypatch.setattr(errors, "os", SimpleNamespace(name="nt"))
+    assert "Invalid argument" in capsys.readouterr().err
+    assert commands.run("everwave", refused) == 0
+    assert capsys.readouterr().err == ""
+    assert commands.run("everwave", lambda: refused("a?.wav")) == 1  # that is about a file
 
 
 def test_an_unknown_option_is_the_command_s_error(capsys: pytest.CaptureFixture[str]) -> None:
