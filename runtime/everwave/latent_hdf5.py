@@ -46,7 +46,8 @@ class Hdf5Store:
 
         with ExitStack() as stack:
             part = stack.enter_context(whole(self._output, lambda: self._used))
-            self._file = stack.enter_context(h5py.File(part, "w", libver="v110"))  # it checks what it reads
+            options = {"libver": "v110", "locking": False}  # this format checks what is read
+            self._file = stack.enter_context(h5py.File(part, "w", **options))
             hdf5.set_attributes(self._file, {"format": FORMAT})
             self._copy_existing()
             self._stack = stack.pop_all()
@@ -62,7 +63,7 @@ class Hdf5Store:
         self._seen = seen
         self._check_space(there.st_size)
         try:
-            with explained(self._output), h5py.File(self._output, "r") as old:
+            with explained(self._output), h5py.File(self._output, "r", locking=False) as old:
                 if not _is_ours(old):
                     raise UsageError(
                         f"{self._output}: is there and holds no latents; choose another name, or --overwrite"
@@ -156,7 +157,7 @@ def recording(path: Path, item: str | None, stack: ExitStack) -> tuple[Any, Abou
     """
     import h5py
 
-    file = stack.enter_context(h5py.File(path, "r"))
+    file = stack.enter_context(h5py.File(path, "r", locking=False))  # locks fail on some network shares
     if not _is_ours(file) and "format" in file.attrs:
         raise ValueError("it holds something else, a model perhaps")
     dataset = _dataset(file, _chosen(path, _names(file), item))

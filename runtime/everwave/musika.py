@@ -161,7 +161,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with open(path, "rb") as raw:
             if raw.read(8) != b"\x89HDF\r\n\x1a\n":
                 raise ModelError("no HDF5 file")
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

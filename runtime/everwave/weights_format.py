@@ -286,7 +286,7 @@ def write(path: str | os.PathLike[str], model_file: ModelFile, dtype: str = "flo
         attributes = _attributes(model_file)
     size = sum(array.nbytes for parameters in stored.values() for array in parameters.values())
     check_room(target.parent, size + ATTRIBUTES, path)  # the HDF5 library crashes where a disk is full
-    with whole(target) as part, named(path, "written"), h5py.File(part, "w") as file:
+    with whole(target) as part, named(path, "written"), h5py.File(part, "w", locking=False) as file:
         hdf5.set_attributes(file, attributes | {"format_version": VERSION})
         file.attrs["crc32"] = _write_datasets(file, stored)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 from everwave.config import AutoencoderConfig, Condition, Config, GeneratorConfig, SignalConfig
@@ -63,6 +65,19 @@ class NumpyOfWindows:
 @pytest.fixture
 def numpy_of_windows() -> NumpyOfWindows:
     return NumpyOfWindows()
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network share on which no file can be locked."""
+
+    class File(h5py.File):
+        def __init__(self, *arguments: Any, locking: bool | None = None, **options: Any) -> None:
+            if locking is not False:
+                raise OSError(errno.ENOLCK, "unable to lock file (No locks available)")
+            super().__init__(*arguments, locking=False, **options)
+
+    monkeypatch.setattr(h5py, "File", File)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -522,6 +522,14 @@ def test_a_closed_stdin_leaves_the_other_recordings(model: str) -> None:
     assert sorted(os.listdir("out")) == ["a.npy", "a.npy.json"]
 
 
+@pytest.mark.usefixtures("no_locks")
+def test_hdf5_where_nothing_can_be_locked(model: str) -> None:
+    for name in ("a", "b"):  # into a new file, and into one that is there
+        write(f"{name}.wav")
+        assert main(["encode", f"{name}.wav", "--model", model, "-o", "out.h5"]) == 0
+    assert main(["decode", "out.h5", "--item", "a", "--model", model, "-o", "again.wav"]) == 0
+
+
 def test_two_runs_may_add_to_an_hdf5_file_at_the_same_time(model: str) -> None:
     write("a.wav", seed=1)
     write("b.wav", seed=2)

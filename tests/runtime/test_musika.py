@@ -117,6 +117,11 @@ def test_an_imported_model_is_written_and_read_as_ours(folder):
     assert np.array_equal(again.parameters["generator"]["up0/kernel"], model.parameters["generator"]["up0/kernel"])
 
 
+def test_a_place_where_nothing_can_be_locked(folder, request):
+    request.getfixturevalue("no_locks")  # now that the files are there
+    assert read_checkpoint(folder, folder, 22050)[0] == NORMAL
+
+
 def test_an_autoencoder_alone(folder):
     model = import_checkpoint(None, folder, sample_rate=22050)
     assert (model.kind, len(model.parameters), model.provenance["sample_rate"]) == ("autoencoder", 4, "given")

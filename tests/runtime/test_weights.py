@@ -191,6 +191,12 @@ def test_what_cannot_be_read_is_not_written(domain: ModelFile, tmp_path: Path, c
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.usefixtures("no_locks")
+def test_a_place_where_nothing_can_be_locked(domain: ModelFile, tmp_path: Path) -> None:
+    weights.write(tmp_path / "new.h5", domain)
+    assert weights.read(tmp_path / "new.h5").licence == domain.licence
+
+
 def test_unwritable_places(domain: ModelFile, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="create it first"):
         weights.write(tmp_path / "missing" / "a.h5", domain)
