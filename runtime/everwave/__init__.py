@@ -63,7 +63,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The installed distribution's version; in a bare clone, that of pyproject.toml."""
+    """The installed distribution's version; in a bare clone, that of pyproject.toml; "unknown" for code copied elsewhere."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -72,5 +72,8 @@ def _version() -> str:
         import tomllib
         from pathlib import Path
 
-        with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
+        try:
+            project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+            return str(project["version"]) if project["name"] == "everwave" else "unknown"
+        except (OSError, ValueError, LookupError, TypeError):
+            return "unknown"

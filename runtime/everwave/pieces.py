@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
 import shutil
 import sys
@@ -117,7 +116,7 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
 
 def _without_folders(value: Any) -> str:
     """A value as a command has it; of a curve's file the name alone."""
-    return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
+    return (Path(value).name or value) if isinstance(value, str) else str(value)
 
 
 def outputs(output: str, count: int) -> list[str]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import numpy as np
@@ -237,6 +237,16 @@ sys.exit(cli.main(sys.argv[1:]))
     assert (done.returncode, done.stderr) == (1, "everwave: error: no more\n")
     assert done.stdout.startswith("a-1.wav: 0.1 s of audio")
     assert done.stdout.count("a-1.wav") == 1
+
+
+def test_of_a_curve_s_file_the_name_is_told_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pieces._without_folders("mine/curve.csv") == "curve.csv"
+    assert pieces._without_folders("128") == pieces._without_folders(128) == "128"
+    monkeypatch.setattr(pieces, "Path", PureWindowsPath)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "sep", "\\")
+        told = [pieces._without_folders(f"C:{sep}Users{sep}me{sep}curve.csv") for sep in "/\\"]
+    assert told == ["curve.csv", "curve.csv"]
 
 
 def test_a_loop_without_a_tempo_is_refused(steered: str, capsys: pytest.CaptureFixture[str]) -> None:

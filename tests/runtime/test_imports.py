@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -71,6 +72,24 @@ def test_every_public_name_exists() -> None:
         assert getattr(everwave, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = everwave.nonsense
+
+
+@pytest.mark.parametrize("text", [None, "[tool.x]", '[project]\nname = "host"\nversion = "9"', "project = 1", "\x00"])
+def test_the_version_of_code_that_was_copied_elsewhere(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As programs do that bring their libraries along: two folders up lies a pyproject.toml of theirs, or nothing."""
+    import everwave
+
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert everwave.__version__[0].isdigit()
+    monkeypatch.setattr(everwave, "__file__", str(tmp_path / "vendored" / "everwave" / "__init__.py"))
+    assert everwave.__version__ == "unknown"
 
 
 def test_version_is_that_of_pyproject() -> None:

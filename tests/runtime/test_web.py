@@ -442,6 +442,20 @@ def test_the_command_says_what_is_wrong(weights_file: Path, tmp_path: Path) -> N
                 assert reason in process.stderr.read()
 
 
+def test_the_reason_is_that_of_the_system_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers have no text in the C library."""
+
+    def refused(*_: object, **__: object) -> None:
+        text = "Only one usage of each socket address is normally permitted"
+        raise OSError(10048, f"{text} (while attempting to bind on address ('127.0.0.1', 8000))")
+
+    monkeypatch.setattr(socket, "create_server", refused)
+    with pytest.raises(
+        everwave.UsageError, match=r"port 8000 \(Only one usage of each socket address is normally permitted\);"
+    ):
+        web_server.listening("127.0.0.1", 8000)
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
 def test_all_addresses_are_those_of_ipv4_too() -> None:
     with web_server.listening("::", 0) as server:

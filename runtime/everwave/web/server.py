@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
 import re
 import socket
 import sys
@@ -171,9 +170,7 @@ def listening(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()  # every address of this machine, of IPv4 too
         server = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=both)
     except OSError as error:
-        reason = error.strerror or error
-        if error.errno and not isinstance(error, socket.gaierror):  # its own text has the address in it, too
-            reason = os.strerror(error.errno)
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]  # to bind to the address
         raise UsageError(f"cannot listen at {host}, port {port} ({reason}); choose others: --host, --port") from None
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     return server
