@@ -188,7 +188,7 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     other = {"imported": "refined", "refined": "imported"}[init]
     words[words.index("--init") + 1] = request.getfixturevalue(other)
     assert cli.main([str(w) for w in words]) == 1  # another model goes into another folder
-    assert "was trained with init=" in capsys.readouterr().err
+    assert "was trained with another --init" in capsys.readouterr().err
     assert [t.split for t in Corpus.open(out / "corpus").tracks] == split  # none of its own samples among them
     assert weights.read(out / "model.h5").provenance == trained.provenance
 

@@ -258,7 +258,7 @@ def test_post_training_resumes_exactly_and_leaves_a_model(folder, whole_model, t
             np.testing.assert_allclose(after.parameters[name][key], between, rtol=1e-4, atol=1e-5)
         assert np.abs(value - there).max() > 1e-3  # of the last, so that this says something
     other = PostTrainer(halves / "model.h5", Latents.open(folder), **settings, denoiser=whole_model)
-    with pytest.raises(EverwaveError, match="trained with init="):
+    with pytest.raises(EverwaveError, match="trained with another --init"):
         loop.run(other, halves, 4)
 
 

@@ -104,8 +104,26 @@ def test_a_run_goes_on_only_with_the_file_that_it_began_with(command, tmp_path, 
     for name, value in made.parameters["chunk_decoder"].items():  # stays, and so does what is known of the model
         np.testing.assert_array_equal(value, own[name])
     assert "posttrained" in made.provenance
+    data = json.loads((tmp_path / "latents.json").read_text())
+    data["pieces"] *= 2
+    (tmp_path / "latents.json").write_text(json.dumps(data))
     assert run(other) == 1
-    assert "was trained with init=" in capsys.readouterr().err
+    assert "was trained with another --init, other music, or other labels of it; use the same" in capsys.readouterr().err
+
+
+def test_latents_are_the_same_wherever_they_lie_until_training_sees_others(tmp_path):
+    (there := tmp_path / "there").mkdir()
+    latents = some_latents(there, steady(120.0), steady(140.0))
+    seen = latents.fingerprint([TEMPO])
+    there.rename(tmp_path / "here")
+    moved = Latents.open(tmp_path / "here")
+    assert moved.fingerprint([TEMPO]) == seen
+    faster = replace(moved.pieces[1], labels=steady(141.0))
+    other = replace(moved, pieces=(moved.pieces[0], faster))
+    assert other.fingerprint([TEMPO]) != seen
+    assert other.fingerprint([]) == moved.fingerprint([])  # without the condition nobody looks at the label
+    again = replace(moved.pieces[1], sha256="of another song")
+    assert replace(moved, pieces=(moved.pieces[0], again)).fingerprint([]) != moved.fingerprint([])
 
 
 def test_too_little_music_is_said_at_once(tmp_path):

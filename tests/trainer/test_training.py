@@ -24,7 +24,7 @@ from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
 from everwave_trainer.corpora.store import Track
-from everwave_trainer.export import UNSTATED, both_licences
+from everwave_trainer.export import UNSTATED, joined_licences
 from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions
 from keras import ops
@@ -471,10 +471,39 @@ def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_pat
 
 
 def test_licences_of_what_a_model_is_made_of_are_named_once():
-    assert both_licences(UNSTATED, "CC0-1.0") == "CC0-1.0"
-    assert both_licences("MIT", "not stated") == "MIT AND not stated"
-    assert both_licences("CC0-1.0 AND MIT", "MIT AND GPL-2.0-only") == "CC0-1.0 AND MIT AND GPL-2.0-only"
-    assert both_licences("CC-BY-SA-3.0 OR GPL-2.0-only", "MIT") == "(CC-BY-SA-3.0 OR GPL-2.0-only) AND MIT"
+    assert joined_licences(UNSTATED, "CC0-1.0") == "CC0-1.0"
+    assert joined_licences("MIT", "not stated") == "MIT AND not stated"
+    assert joined_licences("CC0-1.0 AND MIT", "MIT AND GPL-2.0-only") == "CC0-1.0 AND MIT AND GPL-2.0-only"
+    assert joined_licences("CC-BY-SA-3.0 OR GPL-2.0-only", "MIT") == "(CC-BY-SA-3.0 OR GPL-2.0-only) AND MIT"
+    assert joined_licences("MIT", "MIT", UNSTATED, "CC0-1.0") == "MIT AND CC0-1.0"
+    assert joined_licences(UNSTATED, UNSTATED) == UNSTATED
+
+
+def test_an_autoencoder_carries_the_licence_of_what_it_began_with(tmp_path):
+    """Through a run of level 1, which leaves no weights file, too; and a chunk decoder into the model that takes it along."""
+    model = dataclasses.replace(weights.random_model(PRESETS["tiny"]), licence="GPL-2.0-only")
+    start = dataclasses.replace(model, provenance={"steps": 7, "metrics": {"of": "another"}})
+    weights.write(tmp_path / "start.h5", start)
+    track = InMemory(source_sha256="", frames=9, sample_rate=44100, package="p", licence="MIT", seconds=1.0)
+    for name in ("level1", "level2"):
+        (tmp_path / name).mkdir()
+    level1 = AutoencoderTrainer("level1", model.config, [track], steps=1)
+    level1.initialise(tmp_path / "start.h5")
+    checkpoint.save(tmp_path / "level1", 1, level1.variables(), level1.settings)
+    level2 = AutoencoderTrainer("level2", model.config, [track], steps=1)
+    level2.initialise(tmp_path / "level1")
+    level2.sample(tmp_path / "level2", 3)
+    made = weights.read(tmp_path / "level2" / "autoencoder.h5")
+    assert (made.licence, made.provenance["init"], made.provenance["steps"]) == ("GPL-2.0-only", {"steps": 7}, 3)
+    weights.write(tmp_path / "model.h5", dataclasses.replace(model, licence="CC0-1.0", kind="bundle"))
+    words = ["export", tmp_path, "--licence", "MIT", "--chunk-decoder", tmp_path / "level2", "-o", tmp_path / "out.h5"]
+    assert cli.main(list(map(str, words))) == 2  # which a bundle has
+    domain = {"generator": model.parameters["generator"]}
+    reference = weights.reference(tmp_path / "start.h5")
+    file = weights.ModelFile(model.config, "domain", domain, "CC0-1.0", {}, reference)
+    weights.write(tmp_path / "model.h5", file)
+    assert cli.main(list(map(str, words))) == 0
+    assert weights.read(tmp_path / "out.h5").licence == "CC0-1.0 AND GPL-2.0-only AND MIT"
 
 
 def test_an_export_may_be_the_mean_of_runs_that_began_alike(tmp_path, capsys):
@@ -707,7 +736,7 @@ def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp
     s = PRESETS["tiny"].signal
     window = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length
     short, long = (
-        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate) for n in (window - 1, window)
+        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate, source_sha256="") for n in (window - 1, window)
     )
     trainer = AutoencoderTrainer("level1", PRESETS["tiny"], [long], steps=1, held_out=[short, long, short])
     trainer.sample(tmp_path, 7)
@@ -722,7 +751,7 @@ def test_the_shortest_and_the_longest_hop_can_be_trained(hop):
     tiny = PRESETS["tiny"]
     config = dataclasses.replace(tiny, signal=dataclasses.replace(tiny.signal, hop_length=hop))
     samples = np.random.default_rng(0).integers(-9000, 9000, (200 * hop, 2), np.int16)
-    track = InMemory(samples=samples, frames=len(samples), sample_rate=44100)
+    track = InMemory(samples=samples, frames=len(samples), sample_rate=44100, source_sha256="")
     trainer = AutoencoderTrainer("level1", config, [track], steps=1, batch_size=1)
     scalars = trainer.step(0, *trainer.batch(0))
     assert all(np.isfinite(float(value)) for value in scalars.values())
@@ -833,6 +862,21 @@ def test_other_settings_are_refused_on_resume(tmp_path):
     checkpoint.save(tmp_path, 3, {}, {"seed": 0})
     with pytest.raises(EverwaveError, match="seed=0, not 1"):
         checkpoint.restore(tmp_path, {}, {"seed": 1})
+    assert checkpoint.restore(tmp_path, {}, {"seed": 0, "data": "which an earlier trainer did not note"}) == 3
+
+
+def test_of_other_settings_only_what_differs_is_said(tmp_path):
+    config = {"generator": {"width": 4, "window": 128, "conditions": [{"name": "bpm", "low": 90.0}]}}
+    settings = {"seed": 0, "init": 64 * "a", "data": 64 * "b", "config": config}
+    checkpoint.save(tmp_path, 3, {}, settings)
+    wide = {"generator": config["generator"] | {"width": 64, "conditions": [{"name": "bpm", "low": 100.0}]}}
+    with pytest.raises(EverwaveError) as error:
+        checkpoint.check(tmp_path, {"seed": 0, "init": 64 * "c", "data": 64 * "d", "config": wide})
+    said = str(error.value).removeprefix(f"{tmp_path}: the checkpoint was trained with ")
+    assert said == (
+        "another --init, other music, or other labels of it, generator.width=4, not 64, "
+        "generator.conditions.0.low=90.0, not 100.0; use the same or another folder"
+    )
 
 
 def test_a_checkpoint_of_an_earlier_trainer_is_refused_in_one_line(tmp_path):

@@ -28,9 +28,9 @@ from everwave.networks import AUTOENCODER
 from keras import ops
 
 from . import backend, checkpoint, losses, signal
-from .corpora.store import random_crops, sources
+from .corpora.store import fingerprint, random_crops, sources
 from .critics import spectrum_critic
-from .export import config_key, save_autoencoder
+from .export import UNSTATED, config_key, save_autoencoder
 from .layers import build, set_parameters
 from .rates import adam
 
@@ -118,9 +118,12 @@ class AutoencoderTrainer:
                 f"--critic-weight {critic_weight:g}: level2 decodes nothing that could be judged; finish does"
             )
         self.batch_size, self.seed, self.critic_weight = batch_size, seed, critic_weight
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "stage": stage, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "critic_weight": critic_weight, "config": config_key(config),
+            "init": None,  # what is known of what it begins with
+            "data": fingerprint([(t.source_sha256, t.frames, t.sample_rate) for t in tracks]),
+            "precision": keras.mixed_precision.global_policy().name,
         }  # fmt: skip
         self.weights = WEIGHTS | dict(plan.weights)
         # of a batch: what goes through level 2 where there is one, and what critics judge
@@ -157,7 +160,9 @@ class AutoencoderTrainer:
         """Start from the networks of the previous stage's run folder, or of a weights file, as far as it has them.
 
         UsageError if it lacks one that this stage leaves as it is. Stage phases takes vectors too, a run's from the weights in its folder: their tunings begin at 0.
+        Its licence and provenance stay with what is made of it.
         """
+        self.settings["init"] = _known(source)
         if source.is_dir() and self.stage == "phases":
             if not (source / "autoencoder.h5").exists():
                 raise UsageError(f"--init {source}: it has no whole autoencoder yet; give the run of stage level2")
@@ -292,7 +297,20 @@ class AutoencoderTrainer:
             save_reconstructions(self, folder / "samples", step)
         if "chunk_decoder" in self.networks:
             provenance = {"steps": step, "batch_size": self.batch_size, "data": sources(self.tracks)}
-            save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, provenance)
+            init = self.settings["init"]
+            if init and init["provenance"]:
+                provenance["init"] = init["provenance"]
+            licence = init["licence"] if init else UNSTATED
+            save_autoencoder(folder / "autoencoder.h5", self.config, self.networks, provenance, licence)
+
+
+def _known(source: Path) -> dict[str, Any] | None:
+    """The licence and the provenance of a weights file or a run folder; of one of level 1, which has no such file, of what it began with."""
+    if source.is_dir() and not (source / "autoencoder.h5").exists():
+        return checkpoint.settings(source).get("init")
+    file = weights.read(source / "autoencoder.h5" if source.is_dir() else source)
+    # what was measured of it is not said of what comes after it
+    return {"licence": file.licence, "provenance": {k: v for k, v in file.provenance.items() if k != "metrics"}}
 
 
 def _widened(values: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarray]:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from everwave.config import Config
-from everwave.errors import EverwaveError
+from everwave.errors import EverwaveError, short
 from keras import ops
 
 from .files import whole
 
 FILE = "checkpoint.npz"
+# settings that stand for files: what is said where they are not the same
+OTHERS = {"init": "another --init", "denoiser": "another --denoiser", "data": "other music, or other labels of it"}
 
 
 def save(folder: Path, step: int, variables: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> None:
@@ -78,8 +80,13 @@ def _assign(
 
 def config(folder: Path) -> Config:
     """The sizes of the networks that the checkpoint in `folder` holds."""
+    return Config.from_dict(settings(folder)["config"])
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What the checkpoint in `folder` was trained with."""
     with _opened(folder) as data:
-        return Config.from_dict(_meta(data)["settings"]["config"])
+        return _meta(data)["settings"]
 
 
 def _meta(data: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -115,12 +122,29 @@ def check(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _check_settings(folder: Path, meta: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        if meta["settings"].get(key) != value:
-            raise EverwaveError(
-                f"{folder}: the checkpoint was trained with {key}={meta['settings'].get(key)!r}, not {value!r}; "
-                "use the same option or another folder"
-            )
+    """EverwaveError that names what differs; a checkpoint of before a setting was kept is taken as it is."""
+    before = meta["settings"]
+    if differing := [x for key, now in settings.items() if key in before for x in _differences(key, before[key], now)]:
+        raise EverwaveError(
+            f"{folder}: the checkpoint was trained with {', '.join(differing)}; use the same or another folder"
+        )
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    """How the setting `name` differs, which may hold others; a digest is not shown, as nobody knows it."""
+    if before == now:
+        return
+    if name in OTHERS:
+        yield OTHERS[name]
+    elif isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            inner = key if name == "config" else f"{name}.{key}"
+            yield from _differences(inner, before.get(key), now.get(key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, pair in enumerate(zip(before, now, strict=True)):
+            yield from _differences(f"{name}.{i}", *pair)
+    else:
+        yield f"{name}={short(before)}, not {short(now)}"
 
 
 def load_groups(folder: Path, variables: Mapping[str, Sequence[Any]]) -> set[str]:

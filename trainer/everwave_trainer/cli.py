@@ -283,6 +283,8 @@ def _gan(a: argparse.Namespace) -> None:
         conditions=names,
         critic_width=a.critic_width,
         alone=a.alone,
+        init=init,
+        run=a.output,
     )
     if init:
         trainer.initialise(init)

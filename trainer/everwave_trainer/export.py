@@ -31,11 +31,11 @@ def config_key(config: Config) -> dict[str, Any]:
 
 
 def save_autoencoder(
-    path: Path, config: Config, networks: Mapping[str, keras.Model], provenance: dict[str, Any]
+    path: Path, config: Config, networks: Mapping[str, keras.Model], provenance: dict[str, Any], licence: str = UNSTATED
 ) -> None:
-    """Write the four networks of an autoencoder as one weights file, float32."""
+    """Write the four networks of an autoencoder as one weights file, float32; `licence` is that of what they began with."""
     values = {name: parameters(model) for name, model in networks.items()}
-    weights.write(path, weights.ModelFile(config, "autoencoder", values, UNSTATED, provenance, None), dtype="float32")
+    weights.write(path, weights.ModelFile(config, "autoencoder", values, licence, provenance, None), dtype="float32")
 
 
 def save_domain(
@@ -75,7 +75,7 @@ def export_run(
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
-    licence: of the music; that of the model which the run began with is added.
+    licence: of the music; those of the model which the run began with, and of whatever else goes into the file, are added.
     metrics: a JSON file of `everwave-train evaluate`, kept in the provenance.
     autoencoder: for a generator, the shipped file that it shall name; its encoders are those of the run's own, to float16.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
@@ -92,9 +92,11 @@ def export_run(
     provenance = {k: v for k, v in model.provenance.items() if k != "metrics"} | {"trainer": everwave.__version__}
     if metrics is not None:
         provenance["metrics"] = read_metrics(metrics)
-    networks = dict(model.parameters)
+    networks, licences = dict(model.parameters), [model.licence]
     if mean_with:
-        networks = _mean(model, mean_with)
+        others = [_alike(model, other) for other in mean_with]
+        networks = _mean([model, *others])
+        licences += [other.licence for other in others]
         provenance["mean_of"] = 1 + len(mean_with)
     if chunk_decoder is not None:
         if model.kind != "domain":
@@ -102,6 +104,7 @@ def export_run(
         theirs = weights.read(chunk_decoder / "autoencoder.h5")
         networks["chunk_decoder"] = theirs.parameters["chunk_decoder"]
         provenance["chunk_decoder"] = theirs.provenance
+        licences.append(theirs.licence)
     for option, factor, change in (("spread", spread, _spread), ("noise", noise, _noise)):
         if factor != 1.0:
             if "generator" not in networks:
@@ -113,7 +116,7 @@ def export_run(
     reference = _shipped(autoencoder, model, newest) if autoencoder else model.autoencoder
     model = dataclasses.replace(
         model,
-        licence=both_licences(model.licence, licence),
+        licence=joined_licences(*licences, licence),
         parameters=networks,
         provenance=provenance,
         autoencoder=reference,
@@ -121,11 +124,11 @@ def export_run(
     weights.write(path, model, dtype=dtype)
 
 
-def both_licences(before: str, added: str) -> str:
-    """Two licences as one SPDX expression, which names each once."""
-    stated = [] if before == UNSTATED else [before]
-    parts = [f"({text})" if " OR " in text and "(" not in text else text for text in [*stated, added]]
-    return " AND ".join(dict.fromkeys(part for text in parts for part in text.split(" AND ")))
+def joined_licences(*licences: str) -> str:
+    """Licences as one SPDX expression, which names each once; UNSTATED if none of them says anything."""
+    stated = [text for text in licences if text != UNSTATED]
+    parts = [f"({text})" if " OR " in text and "(" not in text else text for text in stated]
+    return " AND ".join(dict.fromkeys(part for text in parts for part in text.split(" AND "))) or UNSTATED
 
 
 def _newest(folder: Path) -> Path:
@@ -135,24 +138,26 @@ def _newest(folder: Path) -> Path:
     return found[0]
 
 
-def _mean(model: weights.ModelFile, others: Sequence[Path]) -> dict[str, weights.Parameters]:
-    """Means of the parameters of runs that began alike (arXiv 2203.05482); UsageError for what cannot have."""
-    models = [model]
-    for folder in others:
-        other = weights.read(_newest(folder))
-        if any(getattr(other, what) != getattr(model, what) for what in ("kind", "config", "autoencoder")) or (
-            other.parameters.keys() != model.parameters.keys()
-        ):
-            raise UsageError(
-                f"--mean-with {folder}: it has other networks or conditions than the run, or another autoencoder; give runs"
-                " that began with the same weights"
-            )
-        models.append(other)
+def _alike(model: weights.ModelFile, folder: Path) -> weights.ModelFile:
+    """The newest weights of the run in `folder`; UsageError for what cannot have begun as `model` did."""
+    other = weights.read(_newest(folder))
+    if any(getattr(other, what) != getattr(model, what) for what in ("kind", "config", "autoencoder")) or (
+        other.parameters.keys() != model.parameters.keys()
+    ):
+        raise UsageError(
+            f"--mean-with {folder}: it has other networks or conditions than the run, or another autoencoder; give runs"
+            " that began with the same weights"
+        )
+    return other
+
+
+def _mean(models: Sequence[weights.ModelFile]) -> dict[str, weights.Parameters]:
+    """Means of the parameters of models that are alike (arXiv 2203.05482)."""
 
     def mean(name: str, key: str) -> np.ndarray:
         return np.stack([m.parameters[name][key] for m in models]).mean(axis=0, dtype=np.float32)
 
-    return {name: {key: mean(name, key) for key in values} for name, values in model.parameters.items()}
+    return {name: {key: mean(name, key) for key in values} for name, values in models[0].parameters.items()}
 
 
 def _shipped(autoencoder: str, model: weights.ModelFile, path: Path) -> dict[str, str]:

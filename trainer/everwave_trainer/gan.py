@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from everwave.config import Config
 from everwave.errors import UsageError
 from keras import ops
 
-from . import backend, losses, moments, sound
+from . import backend, checkpoint, losses, moments, sound
 from .atlas import Atlas
 from .average import Average
 from .critics import latent_critic, sound_critic
@@ -51,7 +52,10 @@ class GanTrainer:
     """A generator of two windows of latents against its judges; `loop.run` drives it."""
 
     def __init__(self, config: Config, latents: Latents, *, steps: int, batch_size: int = 32, learning_rate: float = 1e-4,
-                 seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0) -> None:  # fmt: skip
+                 seed: int = 0, conditions: Sequence[str] = (), critic_width: int | None = None, alone: int = 0,
+                 init: Path | None = None, run: Path | None = None) -> None:  # fmt: skip
+        """init: what `initialise` will be asked to start from.
+        run: the folder of a run that it may go on with; EverwaveError, before there is much to wait for, if that was another one."""
         config, latents = with_conditions(config, latents, conditions)
         generator = dataclasses.replace(config.generator, refiner=0)
         self.file: weights.ModelFile | None = None  # what it starts from
@@ -63,9 +67,13 @@ class GanTrainer:
         self.real_moments = self._real_moments(latents)
         self.recent_moments = [keras.Variable(m, trainable=False) for m in self.real_moments]
         self.settings: dict[str, Any] = {
-            "init": None, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
+            "init": weights.digest(init) if init else None, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "critic_width": critic_width,
             "alone": alone, "config": config_key(self.config),
+            "data": self.latents.fingerprint(self.config.generator.conditions),
+            "precision": keras.mixed_precision.global_policy().name,
         }  # fmt: skip
+        if run and checkpoint.exists(run):
+            checkpoint.check(run, self.settings)
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)
         self.generator = build("generator", self.config, self.random)
@@ -97,6 +105,7 @@ class GanTrainer:
     def _hear(self, latents: Latents) -> tuple[Any, float]:
         """How real music's sound moves, and how many of its notes the ear misses; generated music that misses no more is not
         asked for clearer notes, which would be clicks."""
+        print("listening to the music first", file=sys.stderr)
         moved, missed = [], []
         for i in range(EAR_CROPS // EAR_BATCH):
             crops, inputs, _, _ = latents.crops(LENGTH, EAR_BATCH, self.seed, i, self.config.generator.conditions)

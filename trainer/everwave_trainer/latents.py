@@ -25,7 +25,7 @@ from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
-from .corpora.store import Track, check_rate, select, sources, together, write_text
+from .corpora.store import Track, check_rate, fingerprint, select, sources, together, write_text
 from .files import whole
 from .labels import store as labels_store
 from .labels.curves import density, merged
@@ -139,6 +139,15 @@ class Latents:
                 Condition(name, UNITS.get(name, ""), float(flat.mean()), scale, low, high, clocks, choices)
             )
         return tuple(conditions)
+
+    def fingerprint(self, conditions: Sequence[Condition]) -> str:
+        """Of all that training with `conditions` sees, wherever the folder lies."""
+        seen = {c.name for c in conditions} | {TIMES[c.name] for c in conditions if c.clocks}
+        pieces = [
+            (p.file, p.sha256, p.speed, p.steps, {name: p.labels[name] for name in seen if name in p.labels})
+            for p in self.pieces
+        ]
+        return fingerprint([self.autoencoder.get("sha256"), self.latent_rate, pieces])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel (channels,), the same for left and right."""

@@ -67,11 +67,13 @@ class PostTrainer:
         self.file, self.batch_size, self.seed, self.share = file, batch_size, seed, share
         self.config, self.latents = with_conditions(file.config, latents, names)
         self.mean, self.deviation = self.latents.statistics()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             # what is exported lies between `init` and the checkpoint, so it must be the same one
             "init": weights.digest(init), "denoiser": weights.digest(denoiser or init),
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
             "config": config_key(self.config),
+            "data": self.latents.fingerprint(self.config.generator.conditions),
+            "precision": keras.mixed_precision.global_policy().name,
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)

@@ -52,9 +52,11 @@ class RefinerTrainer:
         self.noise, self.gain = noise or before["noise"], gain or before["gain"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
         self.mean, self.deviation = self.latents.statistics()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "init": weights.digest(init), "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "noise": self.noise,
             "config": config_key(self.config),
+            "data": self.latents.fingerprint(self.config.generator.conditions),
+            "precision": keras.mixed_precision.global_policy().name,
         }  # fmt: skip
         keras.utils.set_random_seed(seed)
         self.random = keras.random.SeedGenerator(seed)

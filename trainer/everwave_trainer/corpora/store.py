@@ -6,6 +6,7 @@ reads crops at the speed of the page cache.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -187,6 +188,11 @@ def sources(tracks: Sequence[Track]) -> dict[str, object]:
         "licences": sorted({track.licence for track in tracks}),
         "hours": round(hours(tracks), 2),
     }
+
+
+def fingerprint(facts: object) -> str:
+    """SHA-256 of what JSON can hold, which tells whether it is the same later on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def together(parts: Sequence[dict[str, Any]], hours: float) -> dict[str, object]:
