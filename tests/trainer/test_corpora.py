@@ -222,9 +222,9 @@ def test_the_split_follows_the_file_name_alone() -> None:
 
 
 def test_equal_names_in_different_folders_are_different_tracks(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    for seed, name in enumerate(("a", "b")):
         (tmp_path / "in" / name).mkdir(parents=True)
-        soundfile.write(tmp_path / "in" / name / "same.wav", music(0.3), RATE)
+        soundfile.write(tmp_path / "in" / name / "same.wav", music(0.3, seed=seed), RATE)
     assert corpus_command("--audio", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert len({track.id for track in Corpus.open(tmp_path / "out").tracks}) == 2
 
@@ -327,9 +327,9 @@ def test_crops_refuse_what_makes_no_sense(built: Corpus) -> None:
 
 
 def test_two_songs_that_would_be_one_track_are_refused(tmp_path: Path) -> None:
-    for album in ("A", "B"):
+    for seed, album in enumerate(("A", "B")):
         (tmp_path / album / "CD1").mkdir(parents=True)
-        soundfile.write(tmp_path / album / "CD1" / "song.wav", music(1.0, seed=len(album)), RATE)
+        soundfile.write(tmp_path / album / "CD1" / "song.wav", music(1.0, seed=seed), RATE)
     folders = [tmp_path / album / "CD1" for album in ("A", "B")]
     with pytest.raises(
         UsageError, match=r"B/CD1/song\.wav and .*A/CD1/song\.wav: both are 'song\.wav' of a folder 'CD1'"
@@ -381,10 +381,61 @@ def test_a_manifest_of_before_folders_were_noted_is_read(folder: Path, built: Co
     data = json.loads(manifest.read_text())
     for entry in data["tracks"]:
         assert entry.pop("folder") == str(folder)
+        del entry["trimmed"]
     manifest.write_text(json.dumps(data))
-    assert Corpus.open(built.folder).tracks == tuple(replace(track, folder="") for track in built.tracks)
+    old = Corpus.open(built.folder).tracks
+    assert old == tuple(replace(track, folder="", trimmed=0.0) for track in built.tracks)
     assert corpus_command("--audio", folder, "-o", built.folder, "--hold-out", 0, "--style", "techno") == 0
     assert Corpus.open(built.folder).tracks == built.tracks
+
+
+def test_the_same_song_under_another_name_is_no_other_track(
+    folder: Path, built: Corpus, capsys: pytest.CaptureFixture
+) -> None:
+    """Or it could be trained on and held out."""
+    copy = folder / "again.wav"
+    shutil.copyfile(folder / "stereo.wav", copy)
+
+    def build() -> str:
+        assert corpus_command("--audio", folder, "-o", built.folder, "--hold-out", 0, "--style", "techno") == 0
+        return capsys.readouterr().err
+
+    for _ in range(2):
+        assert build() == "my music/again.wav: same as my music/stereo.wav; skipped\n"
+        assert Corpus.open(built.folder).tracks == built.tracks
+    by_title(built)["stereo"].path.unlink()  # as after an interruption: the one that was there comes back
+    build()
+    assert Corpus.open(built.folder).tracks == built.tracks
+    soundfile.write(folder / "stereo.wav", music(1.0, seed=7), RATE)  # which has changed, so the copy is the only one
+    assert build() == ""
+    assert by_title(Corpus.open(built.folder)).keys() == {"stereo", "mono", "48k", "four", "again"}
+    copy.write_bytes((folder / "mono.flac").read_bytes())  # and now it is another one's
+    assert "same as my music/mono.flac; skipped" in build()
+    corpus = Corpus.open(built.folder)
+    assert by_title(corpus).keys() == {"stereo", "mono", "48k", "four"}
+    assert {track.path for track in corpus.tracks} == set((built.folder / "tracks").iterdir())
+
+
+def test_what_was_said_of_a_track_stays_until_something_else_is_said(folder: Path, tmp_path: Path) -> None:
+    def build(*words: object) -> set[tuple[str, str]]:
+        assert corpus_command("--audio", folder, "-o", tmp_path / "out", *words) == 0
+        return {(track.style, track.licence) for track in Corpus.open(tmp_path / "out").tracks}
+
+    assert build("--style", "techno", "--licence", "MIT") == {("techno", "MIT")}
+    soundfile.write(folder / "mono.flac", music(1.0, channels=1, seed=3), RATE)
+    assert build() == {("techno", "MIT")}
+    assert build("--licence", "CC0-1.0") == {("techno", "CC0-1.0")}
+    soundfile.write(folder / "new.flac", music(1.0, channels=1, seed=4), RATE)
+    assert build() == {("techno", "CC0-1.0"), ("other", "not stated")}
+
+
+def test_a_track_knows_how_long_its_original_was_silent(tmp_path: Path) -> None:
+    silence = np.zeros((RATE // 2, 2), np.float32)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([silence, music(0.5), silence]), RATE, subtype="PCM_16")
+    for _ in range(2):  # built, and described again
+        assert corpus_command("--audio", tmp_path / "a.wav", "-o", tmp_path / "out") == 0
+        (track,) = Corpus.open(tmp_path / "out").tracks
+        assert track.trimmed == pytest.approx(0.5, abs=0.001)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")

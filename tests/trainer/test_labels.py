@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 from everwave.errors import EverwaveError, UsageError
 from everwave_trainer import cli
-from everwave_trainer.corpora.store import Corpus
+from everwave_trainer.corpora.store import Corpus, write_manifest
 from everwave_trainer.labels import command, curves, estimate, external, files, store
 from everwave_trainer.labels.store import TrackLabels
 from everwave_trainer.latents import track_labels
@@ -28,8 +29,8 @@ LATENT_RATE = RATE / 4096
 def corpus(tmp_path: Path) -> Corpus:
     """Two tracks of 20 s with a click every 0.45 s (133.33 beats per minute) under noise."""
     (tmp_path / "music").mkdir()
-    for name in ("one", "two"):
-        samples = 0.001 * np.random.default_rng(len(name)).standard_normal((20 * RATE, 2))
+    for seed, name in enumerate(("one", "two")):
+        samples = 0.001 * np.random.default_rng(seed).standard_normal((20 * RATE, 2))
         for beat in np.arange(0.1, 19.9, 0.45):
             at = round(beat * RATE)
             samples[at : at + 400] += np.hanning(400)[:, None] * np.sin(np.arange(400) / 5)[:, None]
@@ -145,6 +146,21 @@ def test_csv_and_json_files_label_tracks_by_any_of_their_names(corpus: Corpus, t
     density = given["density"]
     assert isinstance(density, list)
     assert (len(density), density[0] > 1, density[-1]) == (50, True, 0.0)
+
+
+def test_onsets_of_a_file_are_those_of_the_track_without_its_silence(corpus: Corpus, tmp_path: Path, capsys) -> None:
+    one, two = sorted(corpus.tracks, key=lambda t: t.title)
+    later = replace(two, trimmed=3.0)
+    write_manifest(corpus.folder, corpus.sample_rate, [one, later])
+    onsets = [0.0, 2.95, 3.5, 23.05]  # the first one in the silence, two nearly within the track
+    (tmp_path / "a.json").write_text(json.dumps({"two": {"onsets": onsets}, "one": {"bpm": 90, "onsets": [1, 20.5]}}))
+    capsys.readouterr()
+    assert label(corpus, "--with", tmp_path / "a.json") == 1
+    said = capsys.readouterr()
+    assert "1 tracks labelled" in said.out
+    assert "one.wav: onset 20.5 is beyond its end, 20.0 s; mend it" in said.err
+    assert store.read(corpus.folder, one.id) == TrackLabels()
+    assert store.read(corpus.folder, two.id).onsets == pytest.approx((0.0, 0.5, 20.0), abs=0.001)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def test_every_note_is_on_its_sample(synth: None) -> None:
 
 def test_a_folder_of_midi_becomes_tracks_with_onsets(synth: None, tmp_path: Path, capsys) -> None:
     names = text(3, "Étude"), text(2, "Copyright by Somebody")
-    piece = track((0, names[0]), (0, names[1]), (960, b"\x90\x3c\x40"), (480, b"\x3e\x40"), (480, b"\x3c\0"))
-    for name in ("A/one.mid", "A/two.mid", "B/three.midi"):
+    for i, name in enumerate(("A/one.mid", "A/two.mid", "B/three.midi")):
+        first = (960, bytes([0x90, 0x3C, 0x40 + i]))  # so that no piece is another one's copy
+        piece = track((0, names[0]), (0, names[1]), first, (480, b"\x3e\x40"), (480, b"\x3c\0"))
         file(tmp_path / "pieces" / name, piece)
     (tmp_path / "pieces" / "A" / "broken.mid").write_bytes(b"MThd")
     (tmp_path / "font.sf3").write_bytes(b"any")
@@ -143,26 +144,26 @@ def test_a_folder_of_midi_becomes_tracks_with_onsets(synth: None, tmp_path: Path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
 def test_a_piece_that_can_no_longer_be_read_is_skipped(synth: None, tmp_path: Path, capsys) -> None:
-    piece = track((0, b"\x90\x3c\x40"), (480, b"\x3c\0"))
+    piece, other, third = (track((0, bytes([0x90, 0x3C, 0x40 + i])), (480, b"\x3c\0")) for i in range(3))
     odd = os.fsdecode(b"\xe9tude.mid")  # and a name that is no text
-    for name in ("one.mid", odd):
-        file(tmp_path / "pieces" / name, piece)
+    file(tmp_path / "pieces" / "one.mid", piece)
+    file(tmp_path / "pieces" / odd, other)
     (tmp_path / "font.sf3").write_bytes(b"any")
     command = ["corpus", "--midi", tmp_path / "pieces", "--soundfont", tmp_path / "font.sf3", "-o", tmp_path / "out"]
     assert cli.main([*map(str, command)]) == 0
     assert {t.source for t in Corpus.open(tmp_path / "out").tracks} == {"one.mid", r"\udce9tude.mid"}
     (tmp_path / "pieces" / "one.mid").unlink()
     (tmp_path / "pieces" / "one.mid").symlink_to("/proc/self/mem")
-    file(tmp_path / "pieces" / "two.mid", piece)
+    file(tmp_path / "pieces" / "two.mid", third)
     assert cli.main([*map(str, command)]) == 1
     assert "one.mid: cannot be read" in capsys.readouterr().err
     assert len(Corpus.open(tmp_path / "out").tracks) == 3
 
 
 def test_hold_out_is_by_whole_folders_and_by_pieces(synth: None, tmp_path: Path) -> None:
-    piece = track((0, b"\x90\x3c\x40"), (480, b"\x3c\0"))
-    for folder in "ABCD":
+    for i, folder in enumerate("ABCD"):
         for number in range(6):
+            piece = track((0, bytes([0x90, 0x3C, 0x20 + 6 * i + number])), (480, b"\x3c\0"))
             file(tmp_path / "pieces" / folder / f"{number}.mid", piece)
     (tmp_path / "font.sf3").write_bytes(b"any")
     command = ["corpus", "--midi", tmp_path / "pieces", "--soundfont", tmp_path / "font.sf3", "-o", tmp_path / "out"]

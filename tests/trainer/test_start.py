@@ -108,7 +108,9 @@ def test_a_run_goes_on_only_with_the_file_that_it_began_with(command, tmp_path, 
     data["pieces"] *= 2
     (tmp_path / "latents.json").write_text(json.dumps(data))
     assert run(other) == 1
-    assert "was trained with another --init, other music, or other labels of it; use the same" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert "was trained with another --init, other music, or other labels of it; use the same" in said[-1]
+    assert len([line for line in said if "listening to the music" in line]) == (command == "gan")  # the first run alone
 
 
 def test_latents_are_the_same_wherever_they_lie_until_training_sees_others(tmp_path):

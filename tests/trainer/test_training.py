@@ -736,7 +736,8 @@ def test_held_out_tracks_shorter_than_a_window_of_the_decoder_are_no_samples(tmp
     s = PRESETS["tiny"].signal
     window = s.n_fft + (DECODER_FRAMES - 1) * s.hop_length
     short, long = (
-        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate, source_sha256="") for n in (window - 1, window)
+        InMemory(samples=np.ones((n, 2), np.int16), frames=n, sample_rate=s.sample_rate, source_sha256="")
+        for n in (window - 1, window)
     )
     trainer = AutoencoderTrainer("level1", PRESETS["tiny"], [long], steps=1, held_out=[short, long, short])
     trainer.sample(tmp_path, 7)

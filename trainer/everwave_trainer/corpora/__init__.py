@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .build import Builder, Source
 
 FEW = 4  # tracks, of which one can be spared
+UNKNOWN = "not stated"  # of an author or a licence
 
 __all__ = ["Corpus", "CorpusError", "Track", "add_arguments", "hours", "random_crops", "run", "select"]
 
@@ -63,9 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help="share of --audio kept from training; of --midi half by folders, half by pieces",
     )
-    parser.add_argument("--style", help="style of the --audio or --midi files (default: other, piano)")
     parser.add_argument(
-        "--licence", default="not stated", help="licence of the --audio or --midi files, for the attribution list"
+        "--style", help="style of the --audio or --midi files (default: what was said before, else other, piano)"
+    )
+    parser.add_argument(
+        "--licence",
+        help="licence of the --audio or --midi files, for the attribution list (default: what was said before, else"
+        " not stated)",
     )
     parser.add_argument("--sample-rate", type=int, default=44100, metavar="HZ", help="default: 44100")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="tracks decoded at a time (default: 2)")
@@ -84,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--hold-out {args.hold_out}: must be between 0 and 1")
     made = bool(args.audio or args.midi) or args.composed is not None
     packages = [] if args.packages is None and made else find_packages(args.packages or [])
-    own = own_sources(args.audio, args.hold_out, args.style or "other", args.licence)
+    own = own_sources(args.audio, args.hold_out, args.style, args.licence)
     builder = Builder(args.output, args.sample_rate, args.jobs)
     cache = args.cache or args.output / "debs"
     builder.add(own)
@@ -124,10 +129,11 @@ def _add_packages(builder: Builder, packages: list, cache: Path) -> None:
 
 
 def own_sources(
-    audio: Sequence[Path], hold_out: float, style: str, licence: str, output: Path | None = None
+    audio: Sequence[Path], hold_out: float | None, style: str | None, licence: str | None, output: Path | None = None
 ) -> list[Source]:
     """Somebody's own files, of which `hold_out` says what share is kept from training; what lies in folders is found by its suffix.
 
+    What is None stays as it was said of a track before; else its style is other, its licence not stated, and it is trained on.
     In `output` and below it lies what a model made, and no music.
     """
     from .build import Source
@@ -138,13 +144,23 @@ def own_sources(
             raise UsageError(f"{given}: no such file or folder; give your music")
         root = given if given.is_dir() else given.parent
         found += [(path, root) for path in _audio_files(given, output)]
-    kept = chosen([path.name for path, _ in found], hold_out)
+    kept = chosen([path.name for path, _ in found], hold_out or 0.0)
+    unsaid = _unsaid(split=hold_out, style=style, licence=licence)
     sources = []
     for path, root in found:
         name, folder = printable(path.relative_to(root).as_posix()), root.resolve()
         split, package = "held-out" if path.name in kept else "train", printable(folder.name)
-        sources.append(Source(path, name, package, style, licence, "not stated", split, folder=printable(str(folder))))
+        sources.append(
+            Source(
+                path, name, package, style or "other", licence or UNKNOWN, UNKNOWN, split,
+                folder=printable(str(folder)), unsaid=unsaid,
+            )
+        )  # fmt: skip
     return sources
+
+
+def _unsaid(**said: object) -> frozenset[str]:
+    return frozenset(name for name, value in said.items() if value is None)
 
 
 def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
@@ -163,10 +179,10 @@ def _midi_sources(args: argparse.Namespace) -> Iterator[Source]:
         folder, style = args.midi.resolve(), args.style or "piano"
         title, copyright = midi.texts(path)
         soundfont = printable(args.soundfont.name) if args.soundfont else SOUNDFONT
-        author = f"{copyright or 'not stated'}; played on {soundfont}"
+        author = f"{copyright or UNKNOWN}; played on {soundfont}"
         yield Source(
-            path, printable(name.as_posix()), printable(folder.name), style, args.licence, author, split, title,
-            folder=printable(str(folder)),
+            path, printable(name.as_posix()), printable(folder.name), style, args.licence or UNKNOWN, author, split, title,
+            folder=printable(str(folder)), unsaid=_unsaid(style=args.style, licence=args.licence),
         )  # fmt: skip
 
 
@@ -213,6 +229,8 @@ def _lot(file_name: str) -> float:
 def report(builder: Builder) -> int:
     """Say what the corpus holds and what was skipped; returns the exit code."""
     print(Corpus.open(builder.folder).summary())
+    for copy in builder.copies:
+        print(copy, file=sys.stderr)
     for problem in builder.problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if builder.problems:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +46,7 @@ class Source:
     title: str = ""  # where the file's own tags have none; else its name
     minimum_seconds: float = 0.0  # shorter files are no music; left out without a complaint
     folder: str = ""  # that the user named, where it lies now
+    unsaid: frozenset[str] = frozenset()  # of style, licence and split: usual ones, which replace none that a track has
 
     @property
     def id(self) -> str:
@@ -59,7 +60,9 @@ class Source:
         """The package's name as part of a file name."""
         return re.sub(r"[^A-Za-z0-9.+]+", "-", self.package).strip("-.") or "audio"
 
-    def describe(self, frames: int, gain: float, size: int, sha256: str, sample_rate: int, path: Path) -> Track:
+    def describe(
+        self, frames: int, gain: float, size: int, sha256: str, sample_rate: int, path: Path, trimmed: float = 0.0
+    ) -> Track:
         """The track that this file became; its own tags, where it has them, say its title and author."""
         title, artist = tags(self.path)
         return Track(
@@ -76,6 +79,7 @@ class Source:
             source_size=size,
             source_sha256=sha256,
             folder=self.folder,
+            trimmed=trimmed,
             sample_rate=sample_rate,
             path=path,
         )
@@ -90,6 +94,7 @@ class Builder:
     jobs: int = 1
     tracks: dict[str, Track] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)  # one line for each file that was skipped
+    copies: list[str] = field(default_factory=list)  # one line for each file that is another one's copy
     _saved: float = 0.0
 
     def __post_init__(self) -> None:
@@ -113,15 +118,37 @@ class Builder:
         self.make(partial(store, source, self.folder, self.sample_rate) for source in self.missing(sources))
 
     def missing(self, sources: Iterable[Source]) -> list[Source]:
-        """Those of `sources` that are not there already, as they are now; what cannot be read is noted in `problems`."""
+        """Those of `sources` that are not there already, as they are now, nor under another name.
+
+        What cannot be read is noted in `problems`.
+        """
         missing = []
-        for source in sources:
+        for source in map(self._as_said_before, sources):
             try:
                 if not self.refresh(source):
-                    missing.append(source)
+                    missing.append((source, _contents(source.path)[1]))
             except AudioError as error:
                 self.problems.append(str(error))
-        return missing
+        return self._without_copies(missing)
+
+    def _as_said_before(self, source: Source) -> Source:
+        track = self.tracks.get(source.id)
+        return replace(source, **{name: getattr(track, name) for name in source.unsaid}) if track else source
+
+    def _without_copies(self, missing: Sequence[tuple[Source, str]]) -> list[Source]:
+        """Sources, of those with their SHA-256, that are not the same file as another one: both sides of a split would have it."""
+        ids = {source.id for source, _ in missing}  # of those the tracks are old, if they have one
+        there = [t for t in self.tracks.values() if t.id not in ids and t.path.exists()]
+        known = {t.source_sha256: f"{t.package}/{t.source}" for t in there}
+        new = []
+        for source, sha256 in sorted(missing, key=lambda item: item[0].id not in self.tracks):
+            name = f"{source.package}/{source.name}"
+            if known.setdefault(sha256, name) == name:
+                new.append(source)
+            else:
+                self.copies.append(f"{name}: same as {known[sha256]}; skipped")
+                self._drop(source.id)
+        return new
 
     def make(self, tasks: Iterable[Callable[[], Track | None]]) -> None:
         """Run tasks that each store one track, up to `jobs` at a time."""
@@ -167,6 +194,12 @@ class Builder:
     def _labels(self, track: Track) -> Path:
         return self.folder / "labels" / f"{track.id}.json"
 
+    def _drop(self, track_id: str) -> None:
+        """Forget the track of this id, if there is one."""
+        if track := self.tracks.pop(track_id, None):
+            track.path.unlink(missing_ok=True)
+            self._labels(track).unlink(missing_ok=True)
+
     def refresh(self, source: Source) -> bool:
         """Whether the track is there already; its description follows the source's, as tables may have changed.
 
@@ -183,16 +216,20 @@ class Builder:
                 )
             return False
         self.tracks[source.id] = source.describe(
-            track.frames, track.gain, track.source_size, track.source_sha256, track.sample_rate, track.path
+            track.frames,
+            track.gain,
+            track.source_size,
+            track.source_sha256,
+            track.sample_rate,
+            track.path,
+            track.trimmed,
         )
         return True
 
     def forget(self, package: str, keep: set[str]) -> None:
         """Drop what an earlier version of a package's table took and this one does not."""
         for track in [track for track in self.tracks.values() if track.package == package and track.id not in keep]:
-            del self.tracks[track.id]
-            track.path.unlink(missing_ok=True)
-            self._labels(track).unlink(missing_ok=True)
+            self._drop(track.id)
 
     def save(self) -> None:
         """Write the manifest and the attribution list."""
@@ -244,7 +281,7 @@ def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
         if last - first < source.minimum_seconds * sample_rate:
             return None
         write_samples(path, decoded[first:last], gain)
-    return source.describe(last - first, gain, size, sha256, sample_rate, path)
+    return source.describe(last - first, gain, size, sha256, sample_rate, path, first / sample_rate)
 
 
 def _spool(spool: BinaryIO, source: Source, sample_rate: int) -> tuple[int, float]:

@@ -45,6 +45,7 @@ class Track:
     source_size: int  # bytes
     source_sha256: str
     folder: str = ""  # that the user named, as it lay then; empty for a package's, and in older manifests
+    trimmed: float = 0.0  # seconds of silence that the original begins with; 0 in older manifests, where nobody knows
     sample_rate: int = field(default=44100, metadata={"corpus": True})
     path: Path = field(default=Path(), metadata={"corpus": True})
 
@@ -119,7 +120,7 @@ class Corpus:
 
 
 def _track(entry: dict, folder: Path, sample_rate: int) -> Track:
-    entry = {"folder": ""} | entry
+    entry = {"folder": "", "trimmed": 0.0} | entry
     track = Track(**{name: entry[name] for name in _KEPT}, sample_rate=sample_rate)
     if Path(track.id).name != track.id or track.split not in SPLITS:
         raise ValueError(f"id {track.id!r}, split {track.split!r}")

@@ -52,7 +52,15 @@ def _from_file(path: Path, corpus: Path, tracks: Sequence[Track]) -> list[str]:
     if not path.is_file():
         raise UsageError(f"--with {path}: neither librosa, tempocnn or madmom, nor a labels file")
     found, lost = files.match(files.read_file(path), tracks)
-    for track, labels in found.items():
-        write(corpus, track, read(corpus, track).updated(labels))
-    print(f"{len(found)} tracks labelled from {path}")
-    return [f"{path}: {name}: fits no track, or several; use the track's id" for name in lost]
+    problems = [f"{path}: {name}: fits no track, or several; use the track's id" for name in lost]
+    refused = 0
+    for track in (track for track in tracks if track.id in found):
+        try:
+            labels = files.placed(path, found[track.id], track)
+        except UsageError as error:
+            problems.append(str(error))
+            refused += 1
+        else:
+            write(corpus, track.id, read(corpus, track.id).updated(labels))
+    print(f"{len(found) - refused} tracks labelled from {path}")
+    return problems

@@ -11,12 +11,15 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from everwave.errors import UsageError
 
 from ..corpora.store import Track
 from .store import TrackLabels
+
+NEARLY = 0.1  # seconds by which an onset may lie outside of its track, and is taken for one at its end
 
 
 def read_file(path: Path) -> dict[str, TrackLabels]:
@@ -74,6 +77,23 @@ def _checked(path: Path, name: str, entry: dict) -> TrackLabels:
         raise UsageError(f"{path}: {name}: onsets must be finite and not negative, in seconds")
     said = [label for label, value in (("bpm", bpm), ("onsets", onsets)) if value is not None]
     return TrackLabels(bpm, onsets, sources=dict.fromkeys(said, path.name))
+
+
+def placed(path: Path, labels: TrackLabels, track: Track) -> TrackLabels:
+    """The labels in `path` of a track's original as those of the track, which begins after the silence of that.
+
+    What was heard in that silence is left out; UsageError for an onset beyond the track's end.
+    """
+    if labels.onsets is None:
+        return labels
+    onsets = [onset - track.trimmed for onset in labels.onsets]
+    if onsets and onsets[-1] > track.seconds + NEARLY:
+        raise UsageError(
+            f"{path}: {track.source}: onset {labels.onsets[-1]:g} is beyond its end, {track.trimmed + track.seconds:.1f} s;"
+            " mend it, or name the track that it is of"
+        )
+    within = (min(max(onset, 0.0), track.seconds) for onset in onsets if onset >= -NEARLY)
+    return replace(labels, onsets=tuple(within))
 
 
 def match(labels: dict[str, TrackLabels], tracks: Sequence[Track]) -> tuple[dict[str, TrackLabels], list[str]]:

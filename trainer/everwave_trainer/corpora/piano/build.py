@@ -70,4 +70,4 @@ def _make(source: Source, piano: Piano, folder: Path) -> Track:
     onsets = tuple(sorted({note.start for note in notes}))
     write_labels(folder, source.id, TrackLabels(onsets=onsets, sources={"onsets": "MIDI"}))
     size, sha256 = source.path.stat().st_size, digest(source.path)
-    return source.describe(len(samples), 1.0, size, sha256, piano.sample_rate, path)
+    return source.describe(len(samples), 1.0, size, sha256, piano.sample_rate, path, shift)
