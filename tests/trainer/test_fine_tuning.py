@@ -14,7 +14,7 @@ from everwave.errors import UsageError
 from everwave.musika import import_checkpoint
 from everwave.ops.numpy_ops import NumpyNetwork
 from everwave.stopping import Stopped
-from everwave_trainer import cli, finetune, loop
+from everwave_trainer import checkpoint, cli, corpora, finetune, loop
 from everwave_trainer.corpora.store import Corpus
 from everwave_trainer.gan import GanTrainer
 from everwave_trainer.latents import Latents
@@ -64,9 +64,10 @@ def test_training_starts_from_an_imported_generator(imported, latents):
         np.testing.assert_allclose(value, original.parameters["generator"][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_a_fine_tuned_import_generates(imported, latents, tmp_path):
+def test_a_fine_tuned_import_generates(imported, latents, tmp_path, capsys):
     words = ["gan", latents, "--init", imported, "--steps", 1, "--batch-size", 2, "-o", tmp_path / "run"]
     assert cli.main([str(w) for w in words]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'model.h5'}: step 1\n"
     model = everwave.load(tmp_path / "run" / "model.h5")
     assert model.config == weights.read(imported).config
     assert model.generate(seconds=0.5, seed=1).shape == (22050, 2)
@@ -155,6 +156,7 @@ def refined(imported):
 @pytest.mark.parametrize("init", ["imported", "refined"])
 def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, request, monkeypatch):
     imported = request.getfixturevalue(init)
+    monkeypatch.setattr(finetune, "PIECES", 6)
     if init == "refined":  # as if it were nearest to the music as it is, before any training
         monkeypatch.setattr(finetune.Comparison, "distance", lambda _, model: 1.0 if model == imported else 2.0)
     music, rng = tmp_path / "music", np.random.default_rng(0)
@@ -165,8 +167,11 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     (music / "broken.wav").write_text("no music")
     words = ["finetune", music, "--init", imported, "--minutes", 0.001, "--licence", "CC0-1.0", "-o", out]
     assert cli.main([str(w) for w in words]) == 0
-    said = capsys.readouterr().err
+    said, told = capsys.readouterr()[::-1]
     assert "broken.wav: cannot be read" in said
+    assert ", held out " in said
+    stays = "nothing was gained, distance to held-out music 1 -> 2: give more music"
+    assert (stays if init == "refined" else "distance to held-out music ") in told.splitlines()[-1]
     assert "step 0: distance to held-out music" in said  # what it begins with counts, too
     trained, before = weights.read(out / "model.h5"), weights.read(imported)
     # as wide as the generator
@@ -191,6 +196,77 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     assert "was trained with another --init" in capsys.readouterr().err
     assert [t.split for t in Corpus.open(out / "corpus").tracks] == split  # none of its own samples among them
     assert weights.read(out / "model.h5").provenance == trained.provenance
+
+
+def a_song(path, seed, seconds=2.0):
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.5, 0.5, (int(seconds * 44100), 2)), 44100)
+
+
+@pytest.fixture
+def collect(tmp_path):
+    """Makes the corpus of a folder of songs, as the command does before it trains with 1.5 s at a time."""
+    (tmp_path / "music").mkdir()
+    config = PRESETS["tiny"]
+    config = replace(config, generator=replace(config.generator, window=round(0.75 * config.signal.latent_rate)))
+
+    def collect(licence=None):
+        sources = corpora.own_sources([tmp_path / "music"], None, None, licence, tmp_path / "out")
+        return {t.source: t for t in finetune._collect(sources, tmp_path / "out", config)}
+
+    return collect
+
+
+def test_what_is_held_out_was_stored_and_is_long_enough(collect, tmp_path, capsys):
+    music = tmp_path / "music"
+    for i in range(4):
+        a_song(music / f"{i}.wav", i)
+    names = [f"short{i}.wav" for i in range(20)]
+    assert any(corpora.held_out(name, finetune.HOLD_OUT) for name in names)
+    for i, name in enumerate(names):
+        a_song(music / name, 10 + i, seconds=1.2)
+    tracks = collect()
+    kept = {name for name, track in tracks.items() if track.split == "held-out"}
+    assert kept
+    assert kept < {f"{i}.wav" for i in range(4)}
+    (music / "0.wav").write_text("no music")
+    (tmp_path / "out" / "corpus" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert {track.split for track in collect().values()} == {"train"}
+    assert "no track is held out: 3 of 23 have the 1 s that training needs, and 4 must" in capsys.readouterr().err
+
+
+def test_training_goes_on_with_the_music_that_it_began_with(collect, tmp_path):
+    """Or a song that it has learned would be held out, or a new one be used by half of the training."""
+    music = tmp_path / "music"
+    for i in range(4):
+        a_song(music / f"{i}.wav", i)
+    (music / "broken.wav").write_text("no music")
+    collect("MIT")
+    a_song(music / "4.wav", 4)
+    before = collect()  # nothing is trained yet
+    assert {(track.licence, len(before)) for track in before.values()} == {("MIT", 5), ("not stated", 5)}
+    checkpoint.save(tmp_path / "out" / "corpus", 1, {}, {})
+    (tmp_path / "out" / "refiner").mkdir()
+    (tmp_path / "out" / "corpus" / checkpoint.FILE).rename(tmp_path / "out" / "refiner" / checkpoint.FILE)
+    assert collect() == before
+    assert {track.licence for track in collect("CC0-1.0").values()} == {"CC0-1.0"}
+    (music / "4.wav").rename(music / "another name.wav")
+    assert collect().keys() == before.keys()
+    a_song(music / "5.wav", 5)
+    with pytest.raises(UsageError, match=r"out: its training began with other music \(5\.wav is new or another\)"):
+        collect()
+    (music / "5.wav").unlink()
+    (music / "3.wav").unlink()
+    with pytest.raises(UsageError, match=r"3\.wav is missing\); choose another -o"):
+        collect()
+    # nothing of it has gone into the corpus
+    assert {t.source for t in Corpus.open(tmp_path / "out" / "corpus").tracks} == before.keys()
+
+
+def test_what_was_gained_is_said():
+    assert finetune._gain("music", 41.2, 17.0, 300) == "distance to music 41.2 -> 17, of step 300"
+    assert finetune._gain("music", 41.2, 17.0, 0).endswith("17, by its refiner alone")
+    assert finetune._gain("music", 17.0, 17.0, 0).startswith("nothing was gained, distance to music 17 -> 17: give")
 
 
 def test_a_refiner_that_was_stopped_is_not_done(imported, latents, tmp_path, monkeypatch):

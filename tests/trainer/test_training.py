@@ -1,6 +1,8 @@
 """The whole way from audio files to generated music, tiny; and that interrupted training loses nothing."""
 
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -21,8 +24,8 @@ from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
-from everwave_trainer import backend, checkpoint, cli, loop
-from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config
+from everwave_trainer import backend, checkpoint, cli, disk, loop
+from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config, find
 from everwave_trainer.corpora.store import Track
 from everwave_trainer.export import UNSTATED, joined_licences
 from everwave_trainer.latents import Latents
@@ -112,6 +115,13 @@ def assert_only_changed(networks, one, other):
         key = f"{name}:0"
         changed = key not in before or (before[key] != after[key]).any()  # level 1 has no chunks yet
         assert changed == (name in networks)
+
+
+def test_what_an_autoencoder_begins_with_may_have_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("autoencoder") == weights.find("autoencoder")
+    (tmp_path / "autoencoder").mkdir()  # a run
+    assert find("autoencoder") == Path("autoencoder")
 
 
 def test_an_angle_stays_one_when_it_is_trained_on(autoencoders):
@@ -269,7 +279,7 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
         ["encode", str(corpus), "--autoencoder", str(file), "-o", str(tmp_path / folder), *words]
     )
     assert encode(one, "slow", "--speeds", "0.9") == 0
-    assert encode(one, "fast", "--speeds", "1.1", "1") == 0
+    assert encode(one, "fast", "--speeds", "1.1", "1", "1.0") == 0  # which is no speed of its own
     folders = [tmp_path / "slow", tmp_path / "fast"]
     slow, fast = map(Latents.open, folders)
     both = Latents.join(folders)
@@ -464,6 +474,12 @@ def test_an_export_names_an_autoencoder_of_its_own_latents(autoencoders, tmp_pat
     for file in (other_encoders, tmp_path / "wider.h5", tmp_path / "model.h5"):
         assert export(tmp_path, file) == 2
         assert "not the one that the run was trained with" in capsys.readouterr().err
+    assert "beside it" not in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    words = ["export", tmp_path, "--licence", "CC0-1.0", "-o", tmp_path / "there" / "out.h5"]
+    for more, place in (([], tmp_path / "own.h5"), (["--autoencoder", one], one)):
+        assert cli.main(list(map(str, [*words, *more]))) == 0  # and where it was put it would not play
+        assert f"out.h5: plays only with {place.name} beside it: copy {place} there" in capsys.readouterr().err
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "autoencoder.h5").write_bytes(one.read_bytes())
     assert export(tmp_path / "run", one) == 2
@@ -726,6 +742,54 @@ def test_a_signal_that_is_ignored_stays_so(number, tmp_path):
         signal.signal(number, signal.default_int_handler)
 
 
+def test_the_first_signal_says_what_is_waited_for(tmp_path, capsys):
+    with pytest.raises(Stopped):
+        loop.run(Hears(signal.SIGINT, step=1), tmp_path, 4)
+    assert capsys.readouterr().err.count(f"{tmp_path}: finishing the checkpoint") == 1
+
+
+def test_a_run_may_end_by_the_clock(tmp_path, monkeypatch, capsys):
+    """Its bar is one of minutes then."""
+
+    class Shown(loop.tqdm):
+        def __init__(self, **words):
+            super().__init__(**words | {"disable": False, "mininterval": 0})
+
+    monkeypatch.setattr(loop, "tqdm", Shown)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=itertools.count(0.0, 10.0).__next__))
+    assert 0 < loop.run(Counts(), tmp_path, 1_000_000, minutes=np.inf, limit=1.0) < 10
+    bar = capsys.readouterr().err
+    assert "/1.0 min, step=" in bar
+    assert "1000000" not in bar
+
+
+def test_a_full_disk_names_the_folder(tmp_path):
+    class Full(Counts):
+        def sample(self, folder, step):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EverwaveError) as error:
+        loop.run(Full(), tmp_path, 2)
+    assert str(error.value) == (
+        f"{tmp_path}: No space left on device; what was finished is kept: mend it, or make room, and run again"
+    )
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    def half(source, target):
+        target.write(source.read(3))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"whole")
+    monkeypatch.setattr(disk.shutil, "copyfileobj", half)
+    with pytest.raises(OSError, match="No space"):
+        disk.copy(tmp_path / "a", tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    monkeypatch.undo()
+    disk.copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"whole"
+
+
 def test_training_in_a_thread(tmp_path):
     """Where Python lets nobody handle signals."""
     with ThreadPoolExecutor(1) as pool:
@@ -807,7 +871,8 @@ def test_a_refused_run_says_so_in_one_line_and_leaves_nothing(corpus, autoencode
     command = [sys.executable, "-m", "everwave_trainer.cli", "gan", latents, *TINY, "--conditions", "no-such", "-o"]
     done = subprocess.run([*command, tmp_path / "run"], capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("everwave-train: error: --conditions no-such: no piece")
+    assert line.startswith("everwave-train: error: conditions no-such: no piece")
+    assert "(3 of 3 lack no-such); label the corpus" in line
     assert (done.returncode, (tmp_path / "run").exists()) == (2, False)
     capsys.readouterr()
     taken = tmp_path / "taken"

@@ -83,6 +83,11 @@ CRITIC_SCALES = (1, 4)  # FFT sizes of the critics, in n_fft: one for textures a
 GAIN = (0.25, 1.0)  # random level of a crop, so that quiet music is known too
 
 
+def find(init: str) -> Path:
+    """The run folder, or the weights file, that `init` names: a path or a shipped name."""
+    return Path(init) if Path(init).is_dir() else weights.find(init)
+
+
 def choose_config(preset: str, init: Path | None, stage: str = "level1") -> Config:
     """The sizes of what `init`, a run folder or a weights file, holds; without one those of `preset`, with phases as vectors.
 

@@ -13,6 +13,8 @@ from everwave.errors import UsageError
 from everwave.files import checked_folder
 from everwave.options import Parser
 
+MANY = 10**6  # more steps, or channels, than anybody will want
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported; its INFO lines are noise
 
 
@@ -57,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         help="sizes where there is no --init (default lite)",
     )
     auto.add_argument(
-        "--init", type=Path, help="folder of the previous stage, or a weights file, to start from; it has the sizes"
+        "--init",
+        help="folder of the previous stage, a weights file or the shipped `autoencoder`, to start from; it has the sizes",
     )
     auto.add_argument("--critic-weight", type=float, help="default: 0.03 for finish, else 0, which means no critic")
     auto.set_defaults(run=_autoencoder)
@@ -141,7 +144,9 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, help="folder: corpus, latents, run, model.h5; resumed"
     )
     tune.add_argument("--minutes", type=float, default=15.0, help="of training at most (default 15)")
-    tune.add_argument("--licence", default="not stated", help="of the music; that of --init is added to it")
+    tune.add_argument(
+        "--licence", help="of the music (default: what was said before, else not stated); that of --init is added to it"
+    )
     tune.add_argument("--seed", type=int, default=0)
     tune.set_defaults(run=_finetune)
 
@@ -203,8 +208,10 @@ def _add_training_arguments(p: argparse.ArgumentParser, *, steps: int, learning_
 
 def _train(a: argparse.Namespace, trainer: Any) -> None:
     from . import backend, loop
+    from .export import result
 
-    loop.run(trainer, a.output, a.steps, minutes=a.minutes, log=backend.scalar_writer(str(a.output / "logs")))
+    steps = loop.run(trainer, a.output, a.steps, minutes=a.minutes, log=backend.scalar_writer(str(a.output / "logs")))
+    print(f"{result(a.output)}: step {steps}")
 
 
 def _prepare(a: argparse.Namespace) -> None:
@@ -238,16 +245,17 @@ def _autoencoder(a: argparse.Namespace) -> None:
     tracks = select(a.corpora, "train")
     held_out = [t for folder in a.corpora for t in Corpus.open(folder).tracks if t.split == "held-out"]
     _prepare(a)
-    from .autoencoder import AutoencoderTrainer, choose_config
+    from .autoencoder import AutoencoderTrainer, choose_config, find
 
-    config = choose_config(a.preset, a.init, a.stage)
+    init = find(a.init) if a.init else None
+    config = choose_config(a.preset, init, a.stage)
     check_rate([*tracks, *held_out], config.signal.sample_rate, a.init or f"--preset {a.preset}")
     trainer = AutoencoderTrainer(
         a.stage, config, tracks, steps=a.steps, batch_size=a.batch_size,
         learning_rate=a.learning_rate, critic_weight=a.critic_weight, seed=a.seed, held_out=held_out,
     )  # fmt: skip
-    if a.init:
-        trainer.initialise(a.init)
+    if init:
+        trainer.initialise(init)
     _train(a, trainer)
 
 
@@ -265,6 +273,9 @@ def _gan(a: argparse.Namespace) -> None:
 
     from .latents import Latents
 
+    checks.whole("--alone", a.alone, 0, MANY)
+    if a.critic_width is not None:
+        checks.whole("--critic-width", a.critic_width, 1, MANY)
     latents = Latents.join(a.latents)
     _prepare(a)
     from .gan import GanTrainer

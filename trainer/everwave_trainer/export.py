@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import keras
 import numpy as np
 from everwave import weights
 from everwave.config import Config, GeneratorConfig
-from everwave.errors import EverwaveError, UsageError
+from everwave.errors import EverwaveError, ModelError, UsageError
 from everwave.networks import AUTOENCODER
 
+from . import checkpoint, disk
 from .evaluate.card import read_metrics
 from .latents import Latents, same_encoders
 from .layers import parameters
@@ -59,7 +60,7 @@ def save_trained_on(
 
     What was measured of it before is left out, and its licence stays: what goes on from its weights is made of them.
     """
-    shutil.copyfile(latents.autoencoder_path, folder / latents.autoencoder["file"])
+    disk.copy(latents.autoencoder_path, folder / latents.autoencoder["file"])
     # in any other kind the chunk decoder is the autoencoder's
     own = ("generator", "refiner", "chunk_decoder") if file.kind == "domain" else ("generator", "refiner")
     parts = {name: values for name, values in file.parameters.items() if name in own} | dict(networks)
@@ -122,6 +123,22 @@ def export_run(
         autoencoder=reference,
     )
     weights.write(path, model, dtype=dtype)
+    _say_what_it_needs(model, path, weights.find(autoencoder) if autoencoder else folder)
+
+
+def _say_what_it_needs(model: weights.ModelFile, path: Path, place: Path) -> None:
+    """A line if the autoencoder of the model written to `path` will not be found from there; it is at `place`, or in that folder."""
+    if model.autoencoder is None:
+        return
+    try:
+        weights.autoencoder_path(model, path)
+    except ModelError:
+        name = model.autoencoder["file"]
+        there = place / name if place.is_dir() else place
+        print(
+            f"{path}: plays only with {name} beside it: copy {there} there; `everwave bundle` makes one file of both",
+            file=sys.stderr,
+        )
 
 
 def joined_licences(*licences: str) -> str:
@@ -129,6 +146,12 @@ def joined_licences(*licences: str) -> str:
     stated = [text for text in licences if text != UNSTATED]
     parts = [f"({text})" if " OR " in text and "(" not in text else text for text in stated]
     return " AND ".join(dict.fromkeys(part for text in parts for part in text.split(" AND "))) or UNSTATED
+
+
+def result(folder: Path) -> Path:
+    """The newest weights of the run in `folder`; of one of level 1, which has none, its checkpoint."""
+    found = (folder / name for name in (*EXPORTS, checkpoint.FILE))
+    return next((path for path in found if path.exists()), folder)
 
 
 def _newest(folder: Path) -> Path:

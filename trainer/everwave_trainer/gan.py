@@ -9,7 +9,6 @@ Source: Musika, arXiv 2208.08706, section 3.3 (with the critic of latents).
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from everwave.config import Config
 from everwave.errors import UsageError
 from keras import ops
 
-from . import backend, checkpoint, losses, moments, sound
+from . import backend, checkpoint, disk, losses, moments, sound
 from .atlas import Atlas
 from .average import Average
 from .critics import latent_critic, sound_critic
@@ -282,7 +281,7 @@ class GanTrainer:
         provenance = {"steps": step, "batch_size": self.batch_size, "data": self.latents.sources}
         networks = {"generator": self.average_parameters()}
         if self.file is None:
-            shutil.copyfile(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
+            disk.copy(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
             save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
         else:
             refiner = self.file.config.generator.refiner

@@ -7,7 +7,6 @@ at several offsets within one latent step, so that crops can start between the s
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from everwave.resampling import resample
 from everwave.wav import quantise
 from tqdm import tqdm
 
+from . import disk
 from .corpora.store import Track, check_rate, fingerprint, select, sources, together, write_text
 from .files import whole
 from .labels import store as labels_store
@@ -321,16 +321,24 @@ def encode_corpus(
         raise EverwaveError(f"{', '.join(map(str, corpora))}: no {split} track longer than a second; build more of it")
     check_rate(chosen, model.sample_rate, autoencoder)
     _check_ids(chosen)
-    checked_folder(folder).mkdir(parents=True, exist_ok=True)
+    # a speed that is given twice makes no more music, nor one that makes the same file
+    speeds = list(dict.fromkeys(float(f"{speed:g}") for speed in speeds))
+    with disk.named(folder):
+        _encode_into(checked_folder(folder), chosen, speeds, model, path)
+
+
+def _encode_into(folder: Path, tracks: Sequence[Track], speeds: Sequence[float], model: Any, path: Path) -> None:
+    """What `encode_corpus` does when all has been looked at: `tracks` by `model`, which is of the file `path`."""
+    folder.mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
     copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
     _check_encoders(folder, path)
     if not (copy.exists() and copy.samefile(path)):
-        shutil.copyfile(path, copy)
+        disk.copy(path, copy)
     # latents of before this was written down, or of a run that was cut off, are taken as they are
     known = {p["file"]: p["sha256"] for p in (_read(folder) or {"pieces": []})["pieces"] if p.get("sha256")}
     pieces = []
-    for track, speed in tqdm(list(product(chosen, speeds)), unit="track", disable=None):
+    for track, speed in tqdm(list(product(tracks, speeds)), unit="track", disable=None):
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
         if not file.exists() or known.get(file.name, track.source_sha256) != track.source_sha256:
             samples = track.samples if speed == 1 else _at_speed(track, speed)
@@ -344,7 +352,7 @@ def encode_corpus(
     data = {
         "version": VERSION,
         "autoencoder": weights.reference(copy),
-        "sources": sources(chosen),
+        "sources": sources(tracks),
         "latent_rate": model.config.signal.latent_rate,
         "pieces": [asdict(p) for p in pieces],
     }

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from everwave.errors import EverwaveError
-from everwave.stopping import Stopped, signals_noted
+from everwave.stopping import Stopped, handled_by
 from keras import ops
 from tqdm import tqdm
 
-from . import checkpoint
+from . import checkpoint, disk
 
 READERS = 4  # batches that are made while a step runs; a GPU takes them faster than one thread makes them
 
@@ -41,12 +43,13 @@ class Trainer(Protocol):
 
 
 def run(
-    trainer: Trainer, folder: Path, steps: int, *, minutes: float = 5.0, log: Callable[..., None] | None = None,
-    enough: Callable[[], bool] = lambda: False,
+    trainer: Trainer, folder: Path, steps: int, *, minutes: float = 5.0, limit: float | None = None,
+    log: Callable[..., None] | None = None, enough: Callable[[], bool] = lambda: False,
 ) -> int:  # fmt: skip
     """Train up to `steps` in `folder`, resuming from its checkpoint; returns the step reached.
 
-    A checkpoint is written every `minutes`, at the end, and on Ctrl-C, SIGTERM or SIGHUP; after each, `enough()` may end the run.
+    A checkpoint is written every `minutes`, at the end, and on Ctrl-C, SIGTERM or SIGHUP; after each, `enough()` may end the run,
+    and after `limit` minutes it ends in any case.
     A signal then raises Stopped, one during the last checkpoint, too.
     Losses, or variables, that are not finite stop the run before anything is written, so the last good checkpoint stays.
     """
@@ -62,8 +65,7 @@ def run(
         numbers = {k: float(ops.convert_to_numpy(v)) for k, v in scalars.items()}
         _check_finite(numbers, step, folder)
         means.update({k: means.get(k, v) + 0.02 * (v - means.get(k, v)) for k, v in numbers.items()})
-        bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-        bar.update()
+        progress(step + 1, {k: f"{v:.4g}" for k, v in means.items()})
         if log and ((step + 1) % 20 == 0 or step + 1 == steps):
             log(step + 1, numbers)
 
@@ -71,12 +73,15 @@ def run(
         checkpoint.save(folder, step, trainer.variables(), trainer.settings)
         trainer.sample(folder, step)
 
-    saved, kept = time.monotonic(), 0  # when, and the step of, the last checkpoint of this run
+    begun = saved = time.monotonic()  # the latter of the last checkpoint of this run
+    kept = 0  # the step of it
+    end = begun + 60 * (math.inf if limit is None else limit)
     means: dict[str, float] = {}
     with (
-        signals_noted() as came,
+        disk.named(folder),
+        _signals_noted(folder) as came,
         ThreadPoolExecutor(READERS) as readers,
-        tqdm(total=steps, initial=start, disable=None, unit="step") as bar,
+        _progress(start, steps, limit) as progress,
     ):
         batches = deque(readers.submit(trainer.batch, s) for s in range(start, min(start + READERS, steps)))
         # what a GPU may still be at when the next step is sent
@@ -89,7 +94,8 @@ def run(
             if running is not None:
                 note(*running)
             running = step, scalars
-            due = bool(came) or time.monotonic() - saved > 60 * minutes
+            late = time.monotonic() > end
+            due = bool(came) or late or time.monotonic() - saved > 60 * minutes
             if due or step + 1 == steps:
                 note(*running)
                 running = None
@@ -100,13 +106,49 @@ def run(
                     tqdm.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in means.items()))
                 if came:
                     raise Stopped(came[0])
-                if enough():
+                if late or enough():
                     return step + 1
         if kept < steps:
             save(steps)
             if came:
                 raise Stopped(came[0])
     return steps
+
+
+@contextmanager
+def _progress(start: int, steps: int, limit: float | None) -> Iterator[Callable[[int, Mapping[str, str]], None]]:
+    """A bar of steps, or of minutes where those end the run; what it gives is called with the step reached and what is said beside it."""
+    if limit is None:
+        bar = tqdm(total=steps, initial=start, disable=None, unit="step")
+    else:
+        bar = tqdm(total=limit, disable=None, bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min{postfix}")
+    begun = time.monotonic()
+
+    def progress(step: int, beside: Mapping[str, str]) -> None:
+        if limit is None:
+            bar.set_postfix(beside, refresh=False)
+            bar.update(step - bar.n)
+        else:
+            bar.set_postfix({"step": step, **beside}, refresh=False)
+            bar.update(min((time.monotonic() - begun) / 60, limit) - bar.n)
+
+    with bar:
+        yield progress
+
+
+@contextmanager
+def _signals_noted(folder: Path) -> Iterator[list[int]]:
+    """Within, signals that ask to end come into the list given; at the first it is said what is being waited for."""
+    came: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if not came:
+            with suppress(OSError, RuntimeError):  # the terminal may be gone, or in the middle of a line
+                print(f"\n{folder}: finishing the checkpoint", file=sys.stderr)
+        came.append(number)
+
+    with handled_by(note):
+        yield came
 
 
 def _check_finite(scalars: Mapping[str, float], step: int, folder: Path) -> None:

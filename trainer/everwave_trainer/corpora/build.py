@@ -126,7 +126,7 @@ class Builder:
         for source in map(self._as_said_before, sources):
             try:
                 if not self.refresh(source):
-                    missing.append((source, _contents(source.path)[1]))
+                    missing.append((source, contents(source.path)[1]))
             except AudioError as error:
                 self.problems.append(str(error))
         return self._without_copies(missing)
@@ -208,7 +208,7 @@ class Builder:
         track = self.tracks.get(source.id)
         if track is None or not track.path.exists():
             return False
-        if (track.source_size, track.source_sha256) != _contents(source.path):
+        if (track.source_size, track.source_sha256) != contents(source.path):
             if track.folder and source.folder != track.folder:
                 raise UsageError(
                     f"{source.path}: {self.folder} has another {source.name!r}, of {track.folder}; call one of the folders"
@@ -250,7 +250,7 @@ def _check_names(sources: Sequence[Source]) -> None:
             )
 
 
-def _contents(path: Path) -> tuple[int, str]:
+def contents(path: Path) -> tuple[int, str]:
     """Size and SHA-256 of a file; AudioError if it cannot be read."""
     try:
         return path.stat().st_size, digest(path)
@@ -261,7 +261,7 @@ def _contents(path: Path) -> tuple[int, str]:
 def store(source: Source, folder: Path, sample_rate: int) -> Track | None:
     """Decode one file into `folder`/tracks. None if it is too short to be music; AudioError if it cannot be used."""
     path = folder / "tracks" / f"{source.id}.npy"
-    size, sha256 = _contents(source.path)
+    size, sha256 = contents(source.path)
     # decoded to a spool first: offset and gain depend on the whole track
     with tempfile.TemporaryFile(dir=folder / "tracks") as spool:
         frames, offset = _spool(spool, source, sample_rate)
