@@ -364,7 +364,16 @@ def test_tracks_that_are_too_short_say_how_long_they_are():
 
 def test_metrics_that_are_missing_or_damaged_are_one_line(model, tmp_path, capsys):
     (tmp_path / "damaged.json").write_text("{")
-    for name, reason in (("missing.json", "No such file"), ("damaged.json", "Expecting property name")):
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "half.json").write_text('{"reconstruction": {"clips": 2}}')
+    for name, reason in (
+        ("missing.json", "No such file"),
+        ("damaged.json", "Expecting property name"),
+        ("list.json", "holds no measure"),
+        ("other.json", "holds no measure"),
+        ("half.json", "not of the form that is expected (KeyError('seconds')); give the metrics.json"),
+    ):
         assert cli.main(["card", str(model), "--metrics", str(tmp_path / name)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{name}: {reason}" in line

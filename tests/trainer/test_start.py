@@ -72,7 +72,40 @@ def test_music_without_beats_is_refused_by_whatever_needs_them(tmp_path):
 def test_pieces_that_lack_a_label_are_told(tmp_path, capsys):
     _, kept = with_conditions(TINY, some_latents(tmp_path, steady(120.0), {}), ["bpm"])
     assert len(kept.pieces) == 1
-    assert "1 of 2 pieces lack a label and are left out" in capsys.readouterr().err
+    assert capsys.readouterr().err == "1 pieces are left out: 1 of 2 lack beats, 1 of 2 lack bpm\n"
+
+
+def test_one_piece_with_beats_does_not_leave_out_all_others(tmp_path, capsys):
+    """They are worth more than its clocks; but a model that has clocks cannot go on without."""
+    latents = some_latents(tmp_path, steady(120.0), {"bpm": 130.0}, {"bpm": 140.0}, {})
+    config, kept = with_conditions(TINY, latents, ["bpm"])
+    assert [piece.labels["bpm"] for piece in kept.pieces] == [120.0, 130.0, 140.0]
+    assert config.generator.conditions[0].clocks == ()
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "1 pieces are left out: 1 of 4 lack bpm",
+        "bpm has no clocks: 1 of 3 pieces say when their beats are",
+    ]
+    clocked = replace(TINY, generator=replace(TINY.generator, conditions=(TEMPO,)))
+    _, kept = with_conditions(clocked, latents, ["bpm"])
+    assert [piece.labels["bpm"] for piece in kept.pieces] == [120.0]
+    assert capsys.readouterr().err == "3 pieces are left out: 3 of 4 lack beats, 1 of 4 lack bpm\n"
+    plain = replace(TINY, generator=replace(TINY.generator, conditions=(replace(TEMPO, clocks=()),)))
+    assert len(with_conditions(plain, latents, ["bpm"])[1].pieces) == 3
+
+
+def test_what_the_gan_cannot_be_asked_for(tmp_path, capsys):
+    words = ["gan", str(tmp_path), "-o", str(tmp_path / "run")]
+    for option, value in (("--alone", "-1"), ("--critic-width", "0"), ("--critic-width", "-4")):
+        assert cli.main([*words, option, value]) == 2
+        assert f"{option}={value}" in capsys.readouterr().err
+
+
+def test_latents_that_are_damaged_are_named(tmp_path):
+    for text in ('{"version": 2, "pie', "[]", '{"version": 1}'):
+        (tmp_path / "latents.json").write_text(text)
+        with pytest.raises(EverwaveError, match=r"latents\.json: .*; delete it and encode the corpus again"):
+            Latents.open(tmp_path)
 
 
 def test_latents_of_another_autoencoder_are_refused(tmp_path):

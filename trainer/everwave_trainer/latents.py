@@ -106,22 +106,49 @@ class Latents:
             raise EverwaveError(f"{self.files[index]}: {error}; delete it and encode the corpus again") from None
 
     def labelled(self, names: Sequence[str], known: Sequence[Condition] = ()) -> Latents:
-        """Only the pieces that have all labels called `names`; if any piece says when the beats or onsets are, only those.
+        """Only the pieces that have all labels called `names`, and say when the beats or onsets are if most of those do.
 
         The name of a style, which a piece here is of or a condition `known` before has choices for, is a label of every piece: 1
-        of those of that style, 0 of the others. UsageError if none is left.
+        of those of that style, 0 of the others. A model that has `names` for conditions needs those times where they have clocks.
+        UsageError if no piece is left.
         """
+        styled = self._styled(names, known)
+        needed = styled._needed(names, known)
+        kept = [i for i, piece in enumerate(styled.pieces) if needed <= set(piece.labels)]
+        if not kept:
+            raise UsageError(
+                f"conditions {' '.join(names)}: no piece in {self.folder} has all labels that they need"
+                f" ({self.lacking(names, known)}); label the corpus and encode it again, or train without such a condition"
+            )
+        return replace(self, pieces=tuple(styled.pieces[i] for i in kept), files=tuple(self.files[i] for i in kept))
+
+    def lacking(self, names: Sequence[str], known: Sequence[Condition] = ()) -> str:
+        """How many pieces lack which of the labels by which `labelled` would choose, in words."""
+        styled = self._styled(names, known)
+        counts = {x: sum(x not in p.labels for p in styled.pieces) for x in sorted(styled._needed(names, known))}
+        return ", ".join(f"{count} of {len(self.pieces)} lack {label}" for label, count in counts.items() if count)
+
+    def _styled(self, names: Sequence[str], known: Sequence[Condition]) -> Latents:
+        """With labels for those of `names` that are styles."""
         styles = ({piece.style for piece in self.pieces} | {c.name for c in known if c.choices}) & set(names)
-        pieces = [
+        pieces = (
             replace(piece, labels={**{style: float(piece.style == style) for style in styles}, **piece.labels})
             for piece in self.pieces
-        ]
-        times = {TIMES[name] for name in names if name in TIMES}
-        needed = set(names) | {label for label in times if any(label in p.labels for p in pieces)}
-        kept = [i for i, piece in enumerate(pieces) if needed <= set(piece.labels)]
-        if not kept:
-            raise UsageError(f"--conditions {' '.join(names)}: no piece in {self.folder} has these labels")
-        return replace(self, pieces=tuple(pieces[i] for i in kept), files=tuple(self.files[i] for i in kept))
+        )
+        return replace(self, pieces=tuple(pieces))
+
+    def _needed(self, names: Sequence[str], known: Sequence[Condition]) -> set[str]:
+        """What a piece must have: labels called `names`, and times of what some of them count."""
+        trained_on = {c.name: c for c in known} if [c.name for c in known] == list(names) else {}
+        having = [piece for piece in self.pieces if set(names) <= set(piece.labels)]
+        needed = set(names)
+        for name in TIMES.keys() & needed:
+            timed = sum(TIMES[name] in piece.labels for piece in having)
+            # a few pieces are not worth their clocks; one alone would leave out all others
+            wanted = bool(trained_on[name].clocks) if trained_on else 2 * timed >= len(having)
+            if timed and wanted:
+                needed.add(TIMES[name])
+        return needed
 
     def conditions(self, names: Sequence[str]) -> tuple[Condition, ...]:
         """Normalisation of the labels called `names`, which every piece has: mean, standard deviation, range as found.
@@ -207,13 +234,16 @@ class Latents:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What `latents.json` says, or None where there is none yet. EverwaveError if it is of another version."""
+    """What `latents.json` says, or None where there is none yet. EverwaveError if it is damaged, or of another version."""
+    path = folder / "latents.json"
     try:
-        data = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    if data["version"] != VERSION:
-        raise EverwaveError(f"{folder}: version {data['version']}, not {VERSION}; encode the corpus again")
+    except (OSError, ValueError) as error:
+        raise EverwaveError(f"{path}: damaged ({error}); delete it and encode the corpus again") from None
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise EverwaveError(f"{path}: not of version {VERSION}; delete it and encode the corpus again")
     return data
 
 

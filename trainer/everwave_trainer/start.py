@@ -45,10 +45,18 @@ def with_conditions(config: Config, latents: Latents, names: Sequence[str]) -> t
     """`config` with the conditions called `names` as a run will train them, and the pieces that have their labels."""
     if taken := TAKEN & {*names}:
         raise UsageError(f"--conditions {min(taken)}: is the name of something else; label the corpus with another one")
-    kept = latents.labelled(names, config.generator.conditions)
+    known = config.generator.conditions
+    kept = latents.labelled(names, known)
     if left_out := len(latents.pieces) - len(kept.pieces):
-        print(f"{left_out} of {len(latents.pieces)} pieces lack a label and are left out", file=sys.stderr)
-    generator = dataclasses.replace(config.generator, conditions=choose_conditions(config, kept, names))
+        print(f"{left_out} pieces are left out: {latents.lacking(names, known)}", file=sys.stderr)
+    chosen = choose_conditions(config, kept, names)
+    for name in (c.name for c in chosen if c.name in TIMES and not c.clocks):
+        if timed := sum(TIMES[name] in piece.labels for piece in kept.pieces):
+            print(
+                f"{name} has no clocks: {timed} of {len(kept.pieces)} pieces say when their {TIMES[name]} are",
+                file=sys.stderr,
+            )
+    generator = dataclasses.replace(config.generator, conditions=chosen)
     return dataclasses.replace(config, generator=generator), kept
 
 

@@ -12,12 +12,20 @@ from everwave.errors import UsageError
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """What `evaluate` has written; UsageError if it is not there or damaged."""
+    """What `evaluate` has written; UsageError if it is not there, damaged, or nothing that a card could tell."""
+    advice = "give the metrics.json of `everwave-train evaluate`"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--metrics {path}: {reason}; give the metrics.json of `everwave-train evaluate`") from None
+        raise UsageError(f"--metrics {path}: {reason}; {advice}") from None
+    try:
+        told = list(_measures(metrics))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"--metrics {path}: not of the form that is expected ({error!r}); {advice}") from None
+    if not told:
+        raise UsageError(f"--metrics {path}: holds no measure; {advice}")
+    return metrics
 
 
 def card(name: str, metrics: Mapping[str, Any] | None = None) -> str:
