@@ -259,14 +259,19 @@ def test_training_goes_on_with_the_music_that_it_began_with(collect, tmp_path):
     (music / "3.wav").unlink()
     with pytest.raises(UsageError, match=r"3\.wav is missing\); choose another -o"):
         collect()
+    (tmp_path / "out" / "music.json").unlink()  # as if an earlier version had begun it
+    a_song(music / "5.wav", 5)
+    collect()
     # nothing of it has gone into the corpus
     assert {t.source for t in Corpus.open(tmp_path / "out" / "corpus").tracks} == before.keys()
 
 
 def test_what_was_gained_is_said():
-    assert finetune._gain("music", 41.2, 17.0, 300) == "distance to music 41.2 -> 17, of step 300"
-    assert finetune._gain("music", 41.2, 17.0, 0).endswith("17, by its refiner alone")
-    assert finetune._gain("music", 17.0, 17.0, 0).startswith("nothing was gained, distance to music 17 -> 17: give")
+    assert finetune._gain("music", 41.2, 17.0, 300, True) == "distance to music 41.2 -> 17, of step 300"
+    assert finetune._gain("music", 41.2, 17.0, 0, False).endswith("17, by its refiner alone")
+    for after in (17.0, 16.9):  # by another rounding
+        said = finetune._gain("music", 17.0, after, 0, True)
+        assert said.startswith(f"nothing was gained, distance to music 17 -> {after:g}: give more music")
 
 
 def test_a_refiner_that_was_stopped_is_not_done(imported, latents, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ import numpy as np
 from everwave import weights
 from everwave.config import Config
 from everwave.errors import AudioError, UsageError
+from everwave.files import checked_folder
 from everwave.kernels.paths import choose
 
 from . import backend, checkpoint, corpora, disk, loop
@@ -71,7 +72,7 @@ class FineTuner(PostTrainer):
     """A post-trainer that compares every checkpoint with music it does not train on, and keeps the best as `best.h5`."""
 
     def compare(self, comparison: Comparison) -> None:
-        """Begin."""
+        """Compare every checkpoint from now on; nothing is kept yet."""
         self.comparison = comparison
         self.distances: list[float] = []
         self.kept = np.inf  # distance of the one that is in BEST
@@ -127,6 +128,8 @@ def _collect(sources: Sequence[Source], folder: Path, config: Config) -> list[Tr
     begun = any(checkpoint.exists(folder / name) for name in ("refiner", "run"))
     _check_music(sources, folder, begun)
     builder = Builder(folder / "corpus", config.signal.sample_rate, jobs=2)
+    if begun and not (folder / MUSIC).exists():  # by an earlier version: its corpus stays as it is
+        sources = [source for source in sources if source.id in builder.tracks]
     builder.add(sources)
     if not begun:  # then no track changes sides any more
         _hold_out(builder, _crop(config) / config.signal.latent_rate)
@@ -149,9 +152,9 @@ def _check_music(sources: Sequence[Source], folder: Path, begun: bool) -> None:
             now[contents(source.path)[1]] = source.name
     noted = folder / MUSIC
     if not begun:
-        folder.mkdir(parents=True, exist_ok=True)
+        checked_folder(folder).mkdir(parents=True, exist_ok=True)
         write_text(noted, json.dumps(now, indent=1))
-    elif noted.exists():  # else an earlier version began it
+    elif noted.exists():
         before = json.loads(noted.read_text())
         differing = [f"{now[x]} is new or another" for x in now if x not in before]
         differing += [f"{before[x]} is missing" for x in before if x not in now]
@@ -223,13 +226,14 @@ def _train(
     disk.copy(run / BEST, run / "model.h5")
     if before is None:  # without a refiner of its own a model is nothing to compare with
         before = trainer.distances[0]
-    return _gain(comparison.name, before, trainer.kept, weights.read(run / BEST).provenance["posttrained"]["steps"])
+    steps = weights.read(run / BEST).provenance["posttrained"]["steps"]
+    return _gain(comparison.name, before, trainer.kept, steps, begin == init)
 
 
-def _gain(music: str, before: float, after: float, steps: int) -> str:
-    """What training has brought, in words; after 0 `steps` it is what the refiner has learned, if anything."""
+def _gain(music: str, before: float, after: float, steps: int, as_it_was: bool) -> str:
+    """What training has brought, in words; after 0 `steps` it is what the refiner has learned, unless the model began `as_it_was`."""
     moved = f"distance to {music} {before:g} -> {after:g}"
-    if after >= before:
+    if after >= before or (as_it_was and not steps):
         return f"nothing was gained, {moved}: give more music or --minutes, or begin with another model"
     return f"{moved}, of step {steps}" if steps else f"{moved}, by its refiner alone"
 
