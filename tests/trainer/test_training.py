@@ -252,7 +252,7 @@ def test_corpora_of_folders_that_are_called_alike_are_not_mixed_up(autoencoders,
     """What both have is one track, and no error."""
     for i, name in enumerate(("one", "two")):
         (tmp_path / name / "music").mkdir(parents=True)
-        for song, seed in (("same.wav", 0), ("song.wav", i)):
+        for song, seed in (("same.wav", 0), ("song.wav", 1 + i)):
             samples = np.random.default_rng(seed).uniform(-0.5, 0.5, (2 * 44100, 2))
             soundfile.write(tmp_path / name / "music" / song, samples, 44100)
         words = ["corpus", "--audio", tmp_path / name / "music", "--hold-out", 0, "-o", tmp_path / f"corpus-{name}"]
