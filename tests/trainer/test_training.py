@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 import soundfile
 from everwave import networks, weights
-from everwave.config import DECODER_FRAMES, PRESETS, TUNED, Condition
+from everwave import signal as runtime_signal
+from everwave.config import CEILING_BINS, DECODER_FRAMES, PRESETS, TUNED, Condition, Config
 from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
 from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, disk, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config, find
-from everwave_trainer.corpora.store import Track
+from everwave_trainer.corpora.store import Track, select
 from everwave_trainer.export import UNSTATED, joined_licences
-from everwave_trainer.latents import Latents
-from everwave_trainer.start import choose_conditions
+from everwave_trainer.latents import Latents, _at_speed
+from everwave_trainer.start import choose_conditions, with_conditions
 from keras import ops
 
 TINY = ["--preset", "tiny", "--batch-size", "2", "--deterministic"]
@@ -297,6 +298,35 @@ def test_latents_of_several_folders(corpus, autoencoders, tmp_path, capsys):
     assert encode(other_decoders, "fast") == 0
     with pytest.raises(UsageError, match="autoencoder"):
         Latents.join(folders)
+
+
+def test_what_is_trained_on_latents_knows_how_loud_their_music_is(corpus, autoencoders, tmp_path):
+    """The largest log-magnitude of any frame, band by band, or a neighbour's; of latents of before, when they are encoded again."""
+    folder, config = tmp_path / "latents", PRESETS["tiny"]
+    words = ["encode", str(corpus), "--autoencoder", str(autoencoders[0]), "--speeds", "1", "0.9", "-o", str(folder)]
+    assert cli.main(words) == 0
+    latents, bins = Latents.open(folder), config.signal.bins
+    top = np.full(bins, -1.0)
+    for track in select([corpus], "train"):
+        for samples in (track.samples, _at_speed(track, 0.9)):
+            for channel in samples.T.astype(np.float32) / 32768:
+                top = np.maximum(
+                    top, runtime_signal.log_magnitude(runtime_signal.stft(channel, config.signal)).max(axis=0)
+                )
+    bands = [top[i : i + CEILING_BINS].max() for i in range(0, bins, CEILING_BINS)]
+    expected = [max(bands[max(i - 1, 0) : i + 2]) for i in range(len(bands))]
+    assert latents.ceiling() == pytest.approx(expected, abs=1e-3)
+    assert with_conditions(config, latents, [])[0].generator.ceiling == latents.ceiling()
+    assert Config.from_dict(with_conditions(config, latents, [])[0].to_dict()).generator.ceiling == latents.ceiling()
+
+    data = json.loads((folder / "latents.json").read_text())
+    del data["pieces"][0]["loudest"]
+    (folder / "latents.json").write_text(json.dumps(data))
+    assert Latents.open(folder).ceiling() == ()
+    loud = dataclasses.replace(config, generator=dataclasses.replace(config.generator, ceiling=(0.5,) * len(bands)))
+    assert with_conditions(loud, Latents.open(folder), [])[0].generator.ceiling == loud.generator.ceiling
+    assert cli.main(words) == 0
+    assert Latents.open(folder) == latents
 
 
 def test_gan_with_a_condition_resumes_exactly_and_is_averaged(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from everwave import signal, weights
 from everwave.conditioning import channels
-from everwave.config import DECODER_FRAMES, FRAMES_PER_LATENT, Condition
+from everwave.config import CEILING_BINS, DECODER_FRAMES, FRAMES_PER_LATENT, Condition, SignalConfig
 from everwave.errors import EverwaveError, UsageError
 from everwave.files import checked_folder
 from everwave.resampling import resample
@@ -50,6 +50,7 @@ class Piece:
     style: str = ""
     sha256: str = ""  # of the audio file that the track was decoded from
     speed: float = 1.0  # at which it was played
+    loudest: list[float] | None = None  # log-magnitude of any frame, in bands of CEILING_BINS bins; None: not known
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,15 @@ class Latents:
             )
         return tuple(conditions)
 
+    def ceiling(self) -> tuple[float, ...]:
+        """How loud this music is where it is loudest, for `GeneratorConfig.ceiling`: each band as its neighbours may be, as notes
+        lie on either side of a border. Empty if that of a piece is not known."""
+        known = [piece.loudest for piece in self.pieces if piece.loudest]
+        if len(known) < len(self.pieces):
+            return ()
+        bands = np.pad(np.max(known, axis=0), 1, mode="edge")
+        return tuple(np.maximum(np.maximum(bands[:-2], bands[1:-1]), bands[2:]).tolist())
+
     def fingerprint(self, conditions: Sequence[Condition]) -> str:
         """Of all that training with `conditions` sees, wherever the folder lies."""
         seen = {c.name for c in conditions} | {TIMES[c.name] for c in conditions if c.clocks}
@@ -283,6 +293,12 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
     return np.stack([model.network("chunk_encoder")(c)[0].reshape(count, -1).copy() for c in chunks])
 
 
+def loudest(samples: np.ndarray, s: SignalConfig) -> list[float]:
+    """int16 stereo (n, 2) -> the largest log-magnitude of any frame in each band of CEILING_BINS bins."""
+    levels = [signal.analyse(x.astype(np.float32) / 32768, s).max(axis=0) for x in samples.T]
+    return np.maximum.reduceat(np.max(levels, axis=0), np.arange(0, s.bins, CEILING_BINS)).round(3).tolist()
+
+
 def track_labels(track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
     """What is known of a track played at `speed`: `bpm` a constant, `density` a curve over its latents, the times of both."""
     known = labels_store.read(track.corpus, track.id)
@@ -365,19 +381,24 @@ def _encode_into(folder: Path, tracks: Sequence[Track], speeds: Sequence[float],
     _check_encoders(folder, path)
     if not (copy.exists() and copy.samefile(path)):
         disk.copy(path, copy)
-    # latents of before this was written down, or of a run that was cut off, are taken as they are
-    known = {p["file"]: p["sha256"] for p in (_read(folder) or {"pieces": []})["pieces"] if p.get("sha256")}
+    # latents of before their music was written down, or of a run that was cut off, are taken as they are
+    known = {p["file"]: p for p in (_read(folder) or {"pieces": []})["pieces"] if p.get("sha256")}
     pieces = []
     for track, speed in tqdm(list(product(tracks, speeds)), unit="track", disable=None):
         file = folder / (f"{track.id}.npy" if speed == 1 else f"{track.id}-at-{speed:g}.npy")
-        if not file.exists() or known.get(file.name, track.source_sha256) != track.source_sha256:
+        before = known.get(file.name, {})
+        there = file.exists() and before.get("sha256", track.source_sha256) == track.source_sha256
+        top = before.get("loudest") if there else None
+        if not there or not top:
             samples = track.samples if speed == 1 else _at_speed(track, speed)
+            top = loudest(samples, model.config.signal)
+        if not there:
             with whole(file) as out:
                 np.save(out, encode_at_shifts(model, samples).astype(np.float16))
         steps = np.load(file, mmap_mode="r", allow_pickle=False).shape[1]
         labels = track_labels(track, speed, steps, model.config.signal.latent_rate)
         pieces.append(
-            Piece(file.name, track.title, track.package, steps, labels, track.style, track.source_sha256, speed)
+            Piece(file.name, track.title, track.package, steps, labels, track.style, track.source_sha256, speed, top)
         )
     data = {
         "version": VERSION,

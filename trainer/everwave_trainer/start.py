@@ -56,7 +56,8 @@ def with_conditions(config: Config, latents: Latents, names: Sequence[str]) -> t
                 f"{name} has no clocks: {timed} of {len(kept.pieces)} pieces say when their {TIMES[name]} are",
                 file=sys.stderr,
             )
-    generator = dataclasses.replace(config.generator, conditions=chosen)
+    ceiling = kept.ceiling() or config.generator.ceiling
+    generator = dataclasses.replace(config.generator, conditions=chosen, ceiling=ceiling)
     return dataclasses.replace(config, generator=generator), kept
 
 
