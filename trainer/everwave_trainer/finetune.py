@@ -155,7 +155,7 @@ def _check_music(sources: Sequence[Source], folder: Path, begun: bool) -> None:
         checked_folder(folder).mkdir(parents=True, exist_ok=True)
         write_text(noted, json.dumps(now, indent=1))
     elif noted.exists():
-        before = json.loads(noted.read_text())
+        before = json.loads(noted.read_text(encoding="utf-8"))
         differing = [f"{now[x]} is new or another" for x in now if x not in before]
         differing += [f"{before[x]} is missing" for x in before if x not in now]
         if differing:
