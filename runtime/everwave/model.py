@@ -227,9 +227,10 @@ class Model:
 
     def replay(self, log: Mapping[str, Any], *, ahead: float | None = None, workers: Executor | None = None,
                progress: Progress | None = None, cancel: Callable[[], bool] | None = None) -> Stream:  # fmt: skip
-        """The samples that a stream with this `log` (see `Stream.log`) has given, exactly, as blocks. Of this model: a log says nothing of weights.
+        """The samples that a stream with this `log` (see `Stream.log`) has given, exactly, as blocks.
 
-        A log may come from anywhere: UsageError if anything in it is out of range or does not fit this model.
+        A log says nothing of weights: give it to the model that made it. It may come from anywhere: UsageError if
+        anything in it is out of range or does not fit this model.
         """
         checked, frames = read_log(log, self.config)
         return self._stream(checked, frames, ahead, workers, progress, cancel)
