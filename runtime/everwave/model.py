@@ -206,7 +206,8 @@ class Model:
                **conditions: Any) -> Stream:  # fmt: skip
         """The same samples as `generate`, as blocks (n, 2), endless unless `seconds` is given; see `Stream`.
 
-        `gain` multiplies them before they are held within +-1, so less of it saves loud ones. Memory stays constant. Controls can be changed as it plays: `stream.bpm = 140`.
+        Memory stays constant. Controls can be changed as it plays: `stream.bpm = 140`. `gain` multiplies samples before
+        they are held within +-1, so less of it saves loud ones.
         `ahead`: seconds that are worked on in the background before they are pulled; default 6, more where `seconds`
         are given and there are many threads. `workers`: threads that several streams share.
         """
