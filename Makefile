@@ -4,7 +4,7 @@ PYTHON ?= python3
 .PHONY: music test test-runtime test-trainer clean
 
 music: .venv/ready
-	.venv/bin/everwave generate --model techno --seed 7 --seconds 60 -o techno.wav
+	.venv/bin/everwave generate --model techno --seed 1 --seconds 60 -o techno.wav
 
 # The two suites are two processes, side by side: the runtime's tests must pass where no deep-learning framework can be imported.
 test: .venv-test/ready
