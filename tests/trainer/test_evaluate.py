@@ -449,8 +449,12 @@ def test_text_is_utf_8_on_every_system(tmp_path, monkeypatch):
     model = SimpleNamespace(sample_rate=RATE, info=lambda: {"parameters": {}})
     page = gallery.write(model, [], tmp_path, "音楽 č")
     assert "<title>音楽 č</title>" in page.read_text(encoding="utf-8")
-    (tmp_path / "metrics.json").write_text('{"model": "音楽"}', encoding="utf-8")
-    assert card.read_metrics(tmp_path / "metrics.json") == {"model": "音楽"}
+    metrics = {
+        "model": "音楽",
+        "precision": {"pieces": 4, "seconds": 40.0, "log_mel_difference_db": 0.1, "largest_db": 0.2},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics, ensure_ascii=False), encoding="utf-8")
+    assert card.read_metrics(tmp_path / "metrics.json") == metrics
 
 
 def test_gallery_shows_every_control(model, corpus, tmp_path, monkeypatch):

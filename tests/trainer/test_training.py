@@ -774,7 +774,7 @@ def test_a_signal_that_is_ignored_stays_so(number, tmp_path):
 
 def test_the_first_signal_says_what_is_waited_for(tmp_path, capsys):
     with pytest.raises(Stopped):
-        loop.run(Hears(signal.SIGINT, step=1), tmp_path, 4)
+        loop.run(Hears(signal.SIGTERM, step=1), tmp_path, 4)
     assert capsys.readouterr().err.count(f"{tmp_path}: finishing the checkpoint") == 1
 
 

@@ -296,7 +296,8 @@ def _shifted(model: Any, samples: np.ndarray) -> np.ndarray:
 def loudest(samples: np.ndarray, s: SignalConfig) -> list[float]:
     """int16 stereo (n, 2) -> the largest log-magnitude of any frame in each band of CEILING_BINS bins."""
     levels = [signal.analyse(x.astype(np.float32) / 32768, s).max(axis=0) for x in samples.T]
-    return np.maximum.reduceat(np.max(levels, axis=0), np.arange(0, s.bins, CEILING_BINS)).round(3).tolist()
+    bands = np.maximum.reduceat(np.max(levels, axis=0), np.arange(0, s.bins, CEILING_BINS))
+    return bands.astype(float).round(3).tolist()
 
 
 def track_labels(track: Track, speed: float, steps: int, latent_rate: float) -> dict[str, Label]:
