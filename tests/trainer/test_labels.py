@@ -17,9 +17,9 @@ import soundfile
 from everwave.errors import EverwaveError, UsageError
 from everwave_trainer import cli
 from everwave_trainer.corpora.store import Corpus, write_manifest
+from everwave_trainer.encode import track_labels
 from everwave_trainer.labels import command, curves, estimate, external, files, store
 from everwave_trainer.labels.store import TrackLabels
-from everwave_trainer.latents import track_labels
 
 RATE = 44100
 LATENT_RATE = RATE / 4096

@@ -28,8 +28,9 @@ from everwave.stopping import Stopped
 from everwave_trainer import backend, checkpoint, cli, disk, loop
 from everwave_trainer.autoencoder import AutoencoderTrainer, choose_config, find
 from everwave_trainer.corpora.store import Track, select
+from everwave_trainer.encode import _at_speed
 from everwave_trainer.export import UNSTATED, joined_licences
-from everwave_trainer.latents import Latents, _at_speed
+from everwave_trainer.latents import Latents
 from everwave_trainer.start import choose_conditions, with_conditions
 from keras import ops
 

@@ -260,7 +260,7 @@ def _autoencoder(a: argparse.Namespace) -> None:
 
 
 def _encode(a: argparse.Namespace) -> None:
-    from .latents import encode_corpus
+    from .encode import encode_corpus
 
     for speed in a.speeds:
         if not 0.5 <= speed <= 2:

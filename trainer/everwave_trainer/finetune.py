@@ -28,12 +28,13 @@ from everwave.kernels.paths import choose
 from . import backend, checkpoint, corpora, disk, loop
 from .corpora.build import Builder, Source, contents
 from .corpora.store import Track, hours, write_text
+from .encode import encode_corpus
 from .evaluate.mel_distance import mel_distance, windows
 from .export import export_run, joined_licences
 from .labels import BPM_RANGE
 from .labels.command import label
 from .labels.estimate import check_librosa
-from .latents import Latents, encode_corpus
+from .latents import Latents
 from .posttrain import PostTrainer
 from .refiner import RefinerTrainer
 
