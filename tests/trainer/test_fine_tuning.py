@@ -145,6 +145,22 @@ def test_music_of_none_of_the_styles_that_a_model_chooses_from(imported, latents
     np.testing.assert_array_equal(model.generate(0.2, seed=1), model.generate(0.2, seed=1, piano=0))
 
 
+def test_a_model_of_several_styles_is_compared_in_the_one_that_is_trained(imported, latents, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "PIECES", 4)
+    monkeypatch.setattr(finetune, "SECONDS", 2.0)
+    file, piano = weights.read(imported), Condition("piano", "", 0.5, 0.5, 0.0, 1.0, choices=(0.0, 1.0))
+    both, one = (
+        replace(file.config, generator=replace(file.config.generator, conditions=(condition,)))
+        for condition in (piano, replace(piano, choices=(0.0,), high=0.0))
+    )
+    generator = {"generator": weights.random_parameters("generator", both, seed=5)}
+    for name, config in (("both.h5", both), ("one.h5", one)):
+        weights.write(tmp_path / name, replace(file, config=config, parameters=file.parameters | generator), "float32")
+    compared = finetune.Comparison(Latents.open(latents), "music")
+    assert compared.distance(tmp_path / "both.h5", one) == compared.distance(tmp_path / "one.h5")
+    assert compared.distance(tmp_path / "both.h5") != compared.distance(tmp_path / "one.h5")
+
+
 @pytest.fixture(scope="module")
 def refined(imported):
     """The same with a refiner."""
@@ -164,7 +180,9 @@ def test_one_command_fine_tunes_on_a_folder_of_audio(init, tmp_path, capsys, req
     imported = request.getfixturevalue(init)
     monkeypatch.setattr(finetune, "PIECES", 6)
     if init == "refined":  # as if it were nearest to the music as it is, before any training
-        monkeypatch.setattr(finetune.Comparison, "distance", lambda _, model: 1.0 if model == imported else 2.0)
+        monkeypatch.setattr(
+            finetune.Comparison, "distance", lambda _, model, config=None: 1.0 if model == imported else 2.0
+        )
     music, rng = tmp_path / "music", np.random.default_rng(0)
     music.mkdir()
     out = music / "out"

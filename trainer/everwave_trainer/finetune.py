@@ -62,9 +62,10 @@ class Comparison:
         real = (np.array(music.array(i)[0, at : at + length]) for i, at in cut[:: -(-len(cut) // PIECES)])
         self.windows = windows(map(player.decode, real), player.sample_rate)
 
-    def distance(self, model: Path) -> float:
-        """How far what `model` makes is from the music."""
-        player = everwave.load(model)
+    def distance(self, model: Path, config: Config | None = None) -> float:
+        """How far what `model` makes is from the music; as it would be with the conditions of `config`, if that is given."""
+        file = weights.read(model)
+        player = everwave.Model.from_parts(weights.resolve(replace(file, config=config or file.config), model))
         sounds = (player.generate(SECONDS, seed=seed) for seed in range(PIECES))
         return round(mel_distance(windows(sounds, player.sample_rate), self.windows), 1)
 
@@ -211,8 +212,10 @@ def _train(
     begin, before = denoiser, None
     if weights.read(init).config.generator.refiner:
         before = comparison.distance(init)
-        # other music than the model knows is nearer with the refiner that has learned it, and music that it knows with its own
-        begin = init if before < comparison.distance(denoiser) else denoiser
+        # other music than the model knows is nearer with the refiner that has learned it, and music that it knows with its own;
+        # both as they are trained on: of a style that is chosen, one alone
+        as_trained = comparison.distance(init, weights.read(denoiser).config)
+        begin = init if as_trained < comparison.distance(denoiser) else denoiser
     trainer = FineTuner(begin, latents, steps=STEPS, seed=seed, denoiser=denoiser)
     _on_any_machine(trainer.settings)
     trainer.compare(comparison)
