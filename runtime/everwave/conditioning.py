@@ -95,6 +95,11 @@ class Signal:
         return Signal(self.conditions, curves, tuple(ahead))
 
 
+def gone(n: Array, first: int, length: float) -> Array:
+    """How much of a way of `length` latents that begins with latent `first` is behind latents `n`, 0 to 1; a latent stands for its middle."""
+    return np.clip((n + 0.5 - first) / length, 0, 1) if length else np.ones(len(n))
+
+
 def channels(condition: Condition, values: Array, beats: Array) -> list[Array]:
     """The network's inputs (T,) for values (T,) of a condition, and of its clocks at these beats (T,) of the piece."""
     columns = [(values - condition.mean) / condition.scale]
@@ -233,7 +238,7 @@ class Glide:
     latent_rate: float
 
     def __call__(self, n: Array) -> Array:
-        weight = np.clip((n + 0.5 - self.first) / self.length, 0, 1)
+        weight = gone(n, self.first, self.length)
         return (1 - weight) * self.before + weight * self.after(n)
 
     def integral(self, n: Array) -> Array:

@@ -43,7 +43,7 @@ class Way:
 
     def share(self, n: Array) -> Array:
         """How much of `after` there is at latents `n`, 0 to 1."""
-        return np.clip((n + 0.5 - self.first) / self.length, 0, 1) if self.length else np.ones(len(n))
+        return conditioning.gone(n, self.first, self.length)
 
     def at(self, n: int) -> Any:
         (share,) = self.share(np.array([n]))
@@ -90,19 +90,19 @@ class Piece:
         """
         wishes = {name: value for name, value in controls.items() if name not in OWN}
         conditions = conditioning.signal(self.config, wishes, self.seed)
-        truncation, style = controls["truncation"], self._style(controls)
+        allowed, wanted = controls["truncation"], self._style(controls)
         if previous is None:
-            return State(first, controls, Way(truncation, truncation), Way(style, style), conditions)
+            return State(first, controls, Way(allowed, allowed), Way(wanted, wanted), conditions)
         conditions = conditions.turned(previous.conditions, changed, first, glide, self.config.signal.latent_rate)
-        ways = {"truncation": previous.truncation, "style": previous.style}
+        truncation, style = previous.truncation, previous.style
         if "truncation" in changed:
-            ways["truncation"] = previous.truncation.turn(truncation, first, glide)
-        if "style" in changed or not np.array_equal(style, previous.style.after):
+            truncation = truncation.turn(allowed, first, glide)
+        if "style" in changed or not np.array_equal(wanted, style.after):
             # a style that is drawn depends on the truncation; one that is on its way keeps its time
-            left = 0.0 if "style" in changed else previous.style.first + previous.style.length - first
-            ways["style"] = previous.style.turn(style, first, max(glide, left))
+            left = 0.0 if "style" in changed else style.first + style.length - first
+            style = style.turn(wanted, first, max(glide, left))
         heard = previous.previous if previous.first == first else replace(previous, previous=None)
-        return State(first, controls, ways["truncation"], ways["style"], conditions, heard)
+        return State(first, controls, truncation, style, conditions, heard)
 
     def _style(self, controls: Mapping[str, Any]) -> Array:
         """The style vector (style,) float32 that `controls` ask for: their own, or one drawn by their seed or the piece's."""
@@ -142,7 +142,7 @@ class Piece:
         if state.previous is None or first >= state.first + FADE_LATENTS:
             return own
         before = self._latents(state.previous, first, count, stages)
-        weight = np.clip((np.arange(first, first + count) + 0.5 - state.first) / FADE_LATENTS, 0, 1)
+        weight = conditioning.gone(np.arange(first, first + count), state.first, FADE_LATENTS)
         return _mixed(before, own, weight)
 
     def looped(self, state: State, first: int, count: int) -> Latents:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-GROUPS = Path(
-    "/proc/self/cgroup"
-)  # Linux' control groups of this process, a line "number:controllers:/path" for each tree
+# Linux' control groups of this process, a line "number:controllers:/path" for each tree
+GROUPS = Path("/proc/self/cgroup")
 TREES = Path("/sys/fs/cgroup")
 # what a group may use, in microseconds, and of how many: version 2 has both in one file, version 1 in two
 QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ def load(name_or_path: str | os.PathLike[str] = "techno", threads: int | None = 
     """
     path = weights.find(name_or_path)
     model = Model.from_parts(weights.resolve(weights.read(path), path), threads, precision, backend)
-    shipped = len(path.parts) > 1 and path.parent in weights.folders() and path.stem == os.fspath(name_or_path)
-    model.origin = (path.stem if shipped else str(path.absolute())), threads, precision, backend
+    found_as_it_is = path == Path(name_or_path)  # else it is a shipped name, which stands for another file elsewhere
+    model.origin = str(path.absolute()) if found_as_it_is else name_or_path, threads, precision, backend
     return model
 
 

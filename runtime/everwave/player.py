@@ -332,7 +332,7 @@ class Player:
 
 
 def _controls(change: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in change.items() if name not in ("at", "glide", "seek")}
+    return _without(change, ("at", "glide", "seek"))
 
 
 def _without(change: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

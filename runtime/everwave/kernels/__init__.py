@@ -18,12 +18,10 @@ def _ensure_cache_folder() -> None:
         return
     nothing_is_kept()
     try:
-        folder, owner = (
-            tempfile.mkdtemp(prefix="everwave-"),
-            os.getpid(),
-        )  # only this user may read it: caches are pickles
+        folder = tempfile.mkdtemp(prefix="everwave-")  # only this user may read it: caches are pickles
     except OSError:  # `jit.entry` does without
         return
+    owner = os.getpid()
 
     def remove() -> None:
         if os.getpid() == owner:  # a fork goes on to use it
