@@ -1,6 +1,7 @@
 """A refiner learns to take noise away, its file holds the same network, what does not fit it is said; and what is trained after it."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,10 +13,10 @@ from everwave.config import PRESETS, Condition
 from everwave.errors import EverwaveError, UsageError
 from everwave.networks import AUTOENCODER
 from everwave.ops.numpy_ops import NumpyOps
-from everwave_trainer import backend, cli, loop, moments
+from everwave_trainer import backend, cli, loop, moments, variation
 from everwave_trainer.latents import Latents
 from everwave_trainer.posttrain import HEADS_ALONE, SHARE, PostTrainer
-from everwave_trainer.refiner import GAIN, LARGER, NOISE, RefinerTrainer, unit
+from everwave_trainer.refiner import LARGER, NOISE, RefinerTrainer, unit
 from keras import ops
 
 TINY = PRESETS["tiny"]
@@ -69,7 +70,7 @@ def test_noise_is_taken_away_from_music_that_it_has_not_seen(trained):
     smaller = trained.mean + (noisy - trained.mean) / LARGER
     x = np.concatenate([smaller, conditions], axis=2).astype(np.float32)
     refined = networks.refiner(NumpyOps(trained.average_parameters()), x, trained.config)
-    guess = (refined - trained.mean) / GAIN
+    guess = refined - trained.mean
     target = real - trained.mean
     error = lambda a: np.mean(np.square((a - target) / trained.deviation))  # noqa: E731
     assert error(guess) < 0.75
@@ -85,8 +86,8 @@ def test_files_hold_what_was_trained(trained):
     )
     raw = np.concatenate([real * trained.deviation + trained.mean, conditions], axis=2)
     outside = networks.refiner(NumpyOps(trained.average_parameters()), raw.astype(np.float32), trained.config)
-    np.testing.assert_allclose(outside, inside * GAIN * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
-    for name, value in trained._normalised(trained.average_parameters(), NOISE, GAIN).items():
+    np.testing.assert_allclose(outside, inside * trained.deviation + trained.mean, rtol=1e-3, atol=2e-3)
+    for name, value in trained._normalised(trained.average_parameters(), NOISE, LARGER).items():
         np.testing.assert_allclose(value, average[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -113,17 +114,59 @@ def test_one_is_trained_on(folder, trained, tmp_path):
     """From a model with a refiner, training begins with that one."""
     trained.sample(tmp_path, 150)
     again = trainer(folder, tmp_path / "model.h5")
-    for a, b in zip(again.average.variables, trained.average.variables, strict=True):
-        np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-4, atol=1e-5)
+    _same_but_the_last_layer(again, trained)
     assert np.mean([float(again.step(i, *again.batch(i))["loss"]) for i in range(5)]) < 0.7
-    other = RefinerTrainer(folder / "model.h5", Latents.open(folder), steps=1, noise=0.5, gain=2.0)
-    assert (other.noise, other.gain) != (NOISE, GAIN) == (trained.noise, trained.gain)
+    other = RefinerTrainer(folder / "model.h5", Latents.open(folder), steps=1, noise=0.5, larger=2.0)
+    assert (other.noise, other.larger) != (NOISE, LARGER) == (trained.noise, trained.larger)
     other.sample(tmp_path, 0)
     again = trainer(folder, tmp_path / "model.h5")
-    assert (again.noise, again.gain) == (0.5, 2.0)  # for which its weights were made
-    for a, b in zip(again.average.variables, other.average.variables, strict=True):
-        np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), rtol=1e-4, atol=1e-5)
+    assert (again.noise, again.larger) == (0.5, 2.0)  # for which its weights were made
+    _same_but_the_last_layer(again, other)
     assert trainer(folder, tmp_path / "model.h5").config == other.config
+
+
+def _same_but_the_last_layer(again, before):
+    """That is fitted to guess music again, as a file's may be stretched."""
+    expected = before.average.parameters()
+    for name, value in again.average.parameters().items():
+        if not name.startswith("out/"):
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_what_is_exported_varies_as_music_does(folder, trained, tmp_path, capsys):
+    """Along every principal component, unless that hardly varies; about the mean that it had."""
+    trained.sample(tmp_path, 150)
+    words = ["export", str(tmp_path), "--licence", "CC0-1.0", "--float32", "-o", str(tmp_path / "out.h5")]
+    assert cli.main([*words, "--noise", "2", "--vary-as", str(folder)]) == 0
+    after = weights.read(tmp_path / "out.h5")
+    guess = weights.read(tmp_path / "model.h5").parameters["refiner"]
+    assert "vary_as" in after.provenance
+    before = replace(after, parameters=after.parameters | {"refiner": guess})
+    before, after = variation.generated(before), variation.generated(after)
+    np.testing.assert_allclose(after.mean(axis=0), before.mean(axis=0), atol=0.02)
+    real = trained.latents.crops(144, 500, 1, 1)[0].reshape(-1, CHANNELS)
+    components = np.linalg.eigh(np.corrcoef(real, rowvar=False))[1][:, -3:]  # this music has three
+    real, before, after = ((x / real.std(axis=0) @ components).std(axis=0) for x in (real, before, after))
+    np.testing.assert_allclose(after, np.minimum(real, variation.MOST * before), rtol=0.1)
+    assert np.abs(after / before - 1).max() > 0.5
+    shutil.copy(folder / "model.h5", tmp_path / "model.h5")
+    assert cli.main([*words, "--vary-as", str(folder)]) == 2
+    assert "has no refiner; name the run of a model that has" in capsys.readouterr().err
+
+
+def test_each_component_is_stretched_by_its_own_factor():
+    """Two channels whose sum was guessed 1.25 times too large and whose difference 1.6 or 10 times too small."""
+    rng = np.random.default_rng(0)
+    both, apart = 2 * rng.standard_normal(50_000), rng.standard_normal(50_000)
+    unit = {"in/bias": np.ones(2, np.float32), "out/kernel": np.eye(2)[None], "out/bias": np.zeros(2)}
+    for smaller, expected in ((1.6, 1.0), (10, variation.MOST / 10)):
+        guess = np.stack([1.25 * both + apart / smaller, 1.25 * both - apart / smaller], axis=1) + np.array([3, -1])
+        found = variation.stretched(unit, guess, np.stack([both + apart, both - apart], axis=1))
+        out = guess @ found["out/kernel"][0] + found["out/bias"]
+        assert found["in/bias"] is unit["in/bias"]
+        np.testing.assert_allclose(out.mean(axis=0), guess.mean(axis=0), atol=1e-3)
+        np.testing.assert_allclose((out[:, 0] + out[:, 1]).std() / 2, 2.0, rtol=0.01)
+        np.testing.assert_allclose((out[:, 0] - out[:, 1]).std() / 2, expected, rtol=0.01)
 
 
 def test_one_command_and_what_does_not_fit(folder, tmp_path, capsys):
@@ -222,8 +265,9 @@ def test_features_are_those_of_music_as_it_is(folder, whole_model):
     real, conditions, _ = trainer._music(64, 3)
     noisy = real + NOISE * np.random.default_rng(2).standard_normal(real.shape).astype(np.float32)
     *_, guess = trainer.features._of(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2)))
-    guess = (ops.convert_to_numpy(guess) - trainer.mean) / (GAIN * trainer.deviation)
-    assert np.mean(np.square(guess - real)) < 0.75  # as the refiner itself, see above
+    smaller = np.concatenate([noisy * trainer.deviation / LARGER + trainer.mean, conditions], axis=2)
+    itself = networks.refiner(NumpyOps(weights.read(whole_model).parameters["refiner"]), smaller, trainer.config)
+    np.testing.assert_allclose(ops.convert_to_numpy(guess), itself, rtol=1e-3, atol=2e-3)
     for x in trainer.features(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2))):
         assert abs(float(ops.mean(x))) < 0.3
         assert 0.5 < float(ops.std(x)) < 2.5

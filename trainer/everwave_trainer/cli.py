@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
         help="deviation of the noise it learns to take away, real latents having 1 (default 1.2, or that of --init)",
     )  # fmt: skip
     refiner.add_argument(
-        "--gain", type=float,
-        help="how many times as large as its guess latents shall be (default 1.2, or that of --init); another one may be"
+        "--larger", type=float,
+        help="how many times as large a generator's latents go in (default 1.25, or that of --init); another one may be"
         " asked for when the run has ended",
     )  # fmt: skip
     refiner.set_defaults(run=_refiner)
@@ -175,6 +175,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.add_argument("--mean-with", type=Path, nargs="+", default=[], metavar="RUN",
                         help="write the mean of the run and of these, which began with the same weights")  # fmt: skip
+    export.add_argument("--vary-as", type=Path, nargs="+", default=[], metavar="LATENTS",
+                        help="for a model with a refiner that was not post-trained: latents of its music, as which what it plays shall vary")  # fmt: skip
     export.add_argument("--float32", action="store_true", help="full precision (default: float16)")
     export.set_defaults(run=_export)
 
@@ -309,7 +311,7 @@ def _refiner(a: argparse.Namespace) -> None:
     from .latents import Latents
 
     latents = Latents.join(a.latents)
-    for name, low, high in (("width", 1, REFINERS[1]), ("noise", 0.01, 10), ("gain", 0.01, 10)):
+    for name, low, high in (("width", 1, REFINERS[1]), ("noise", 0.01, 10), ("larger", 0.01, 10)):
         if (value := getattr(a, name)) is not None:
             checks.number(f"--{name}", value, low, high)
     _prepare(a)
@@ -317,7 +319,7 @@ def _refiner(a: argparse.Namespace) -> None:
 
     trainer = RefinerTrainer(weights.find(a.init), latents, steps=a.steps, batch_size=a.batch_size,
                              learning_rate=a.learning_rate, seed=a.seed, width=a.width, noise=a.noise,
-                             gain=a.gain)  # fmt: skip
+                             larger=a.larger)  # fmt: skip
     _train(a, trainer)
 
 
@@ -358,7 +360,7 @@ def _export(a: argparse.Namespace) -> None:
     except ValueError:
         raise UsageError(f"--range {a.range}: give a condition and two numbers") from None
     export_run(a.run_folder, a.output, licence=a.licence, dtype=dtype, metrics=a.metrics, autoencoder=a.autoencoder,
-               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread, noise=a.noise, mean_with=a.mean_with)  # fmt: skip
+               chunk_decoder=a.chunk_decoder, ranges=ranges, spread=a.spread, noise=a.noise, mean_with=a.mean_with, vary_as=a.vary_as)  # fmt: skip
 
 
 def _card(a: argparse.Namespace) -> None:

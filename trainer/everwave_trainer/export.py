@@ -17,10 +17,11 @@ from everwave.config import Config, GeneratorConfig
 from everwave.errors import EverwaveError, ModelError, UsageError
 from everwave.networks import AUTOENCODER
 
-from . import checkpoint, disk
+from . import checkpoint, disk, variation
 from .evaluate.card import read_metrics
 from .latents import Latents, same_encoders
 from .layers import parameters
+from .start import model_of
 
 EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
 UNSTATED = "unstated"
@@ -72,7 +73,7 @@ def export_run(
     folder: Path, path: Path, *, licence: str, dtype: str = "float16", metrics: Path | None = None,
     autoencoder: str | None = None, chunk_decoder: Path | None = None,
     ranges: Sequence[tuple[str, float, float]] = (), spread: float = 1.0, noise: float = 1.0,
-    mean_with: Sequence[Path] = (),
+    mean_with: Sequence[Path] = (), vary_as: Sequence[Path] = (),
 ) -> None:  # fmt: skip
     """Copy the newest weights of a run to `path` in `dtype`, with their licence.
 
@@ -86,6 +87,8 @@ def export_run(
     noise: for a generator, how many times as strong the noise is that its layers inject. A layer adds the same number to all of
         its channels, so what the noise varies is not all that varies in music; less of it can be nearer.
     mean_with: runs that began with the same weights, as post-training with other seeds does: the mean of them all is written.
+    vary_as: latents folders of the music that a model with a refiner has learned; along each of their principal components, what it
+        plays shall vary as they do.
     """
     newest = _newest(folder)
     model = weights.read(newest)
@@ -114,6 +117,15 @@ def export_run(
             provenance[option] = factor
     for name, low, high in ranges:
         model = dataclasses.replace(model, config=_narrowed(model.config, name, low, high))
+    if vary_as:
+        if "refiner" not in networks:
+            raise UsageError(
+                f"--vary-as: {newest} has no refiner; name the run of a model that has, or leave the option out"
+            )
+        latents = Latents.join(vary_as)
+        model_of(newest, latents, "--vary-as:")
+        networks["refiner"] = variation.refiner_as(dataclasses.replace(model, parameters=networks), latents)
+        provenance["vary_as"] = latents.sources
     reference = _shipped(autoencoder, model, newest) if autoencoder else model.autoencoder
     model = dataclasses.replace(
         model,

@@ -102,7 +102,8 @@ class PostTrainer:
         noise = np.mean(NOISE) * np.random.default_rng([self.seed, 2]).standard_normal(real.shape)
         examples = np.concatenate([real + noise, conditions], axis=2).astype(np.float32)
         # a generator's latents go in larger than they are, and noisy ones as they are
-        return DenoiserFeatures(denoiser, examples, self.mean, self.deviation / LARGER)
+        larger = judge.provenance.get("refiner", {}).get("larger", LARGER)
+        return DenoiserFeatures(denoiser, examples, self.mean, self.deviation / larger)
 
     def _trained(self, name: str) -> list[keras.Variable]:
         return (self.heads if name == "heads" else self.networks[name]).trainable_variables

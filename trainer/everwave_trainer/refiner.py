@@ -2,8 +2,8 @@
 
 It learns to guess latents of real music, of mean 0 and deviation 1, from the same with noise of deviation `noise` added, and with
 the conditions. A generator's latents are not noisy; but what is wrong with them is unlike music, as noise is, and is taken away
-with it. A guess is a mean, hence too near the middle: what a generator makes goes in larger than it is, and the guess comes out
-larger. The exported weights hold that and the normalisation, so the runtime runs a plain network once.
+with it. What a generator makes goes in larger than it is. The exported weights hold that and the normalisation, so the runtime runs
+a plain network once. A guess is a mean, hence too near the middle; `variation` mends that for what is shipped.
 
 Source: denoising as in Karras et al., arXiv 2206.00364, at one level of noise.
 """
@@ -31,8 +31,8 @@ from .rates import adam
 from .start import model_of, with_conditions
 
 NOISE = 1.2  # its deviation; real latents have 1
-LARGER = 1.25  # how many times, when it is played, latents go in
-GAIN = 1.2  # and come out
+LARGER = 1.25  # how many times as large, when it is played, latents go in; and did in files that do not say
+EXAMPLES = 8  # batches of music, to fit one that is trained on
 EMA_DECAY = 0.998
 
 
@@ -40,7 +40,7 @@ class RefinerTrainer:
     """A refiner for the generator of the weights file `init`; `loop.run` drives it."""
 
     def __init__(self, init: Path, latents: Latents, *, steps: int, batch_size: int = 16, learning_rate: float = 1e-3,
-                 seed: int = 0, width: int | None = None, noise: float | None = None, gain: float | None = None) -> None:  # fmt: skip
+                 seed: int = 0, width: int | None = None, noise: float | None = None, larger: float | None = None) -> None:  # fmt: skip
         file = model_of(init, latents)
         g = file.config.generator
         width = width or g.refiner or min(g.width, REFINERS[1])
@@ -48,8 +48,8 @@ class RefinerTrainer:
         self.config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, refiner=width))
         goes_on = g.refiner == width
         known = file.provenance.get("refiner", {}) if goes_on else {}
-        before = {"noise": known.get("noise", NOISE), "gain": known.get("gain", GAIN)}
-        self.noise, self.gain = noise or before["noise"], gain or before["gain"]
+        before = {"noise": known.get("noise", NOISE), "larger": known.get("larger", LARGER)}
+        self.noise, self.larger = noise or before["noise"], larger or before["larger"]
         self.file, self.batch_size, self.seed = file, batch_size, seed
         self.mean, self.deviation = self.latents.statistics()
         self.settings: dict[str, Any] = {
@@ -63,6 +63,7 @@ class RefinerTrainer:
         self.network = build("refiner", self.config)
         if goes_on:
             set_parameters(self.network, self._normalised(file.parameters["refiner"], **before))
+            self._guess_again()
         else:
             self._begin()
         self.average = Average(self.network, EMA_DECAY)
@@ -77,6 +78,22 @@ class RefinerTrainer:
         for layer in self.network.layers:
             if layer.name == "out" or layer.name.endswith("_add"):
                 layer.kernel.assign(np.zeros(layer.kernel.shape))
+
+    def _guess_again(self) -> None:
+        """Its last layer by a linear fit: that of a file may be stretched, or post-trained, and guesses no more."""
+        guesses, real = [], []
+        for step in range(EXAMPLES):
+            music, conditions = self.batch(step)
+            noise = np.random.default_rng([self.seed, step]).standard_normal(music.shape)
+            noisy = (music + self.noise * noise) / unit(self.noise)
+            guess = self.network(np.concatenate([noisy, conditions], axis=2).astype(np.float32), training=True)
+            guesses.append(ops.convert_to_numpy(guess).reshape(-1, music.shape[2]))
+            real.append(music.reshape(guesses[-1].shape))
+        guess = np.concatenate(guesses).astype(np.float64)
+        fit = np.linalg.lstsq(np.pad(guess, ((0, 0), (0, 1)), constant_values=1), np.concatenate(real), rcond=None)[0]
+        out = self.network.get_layer("out")
+        out.kernel.assign(ops.convert_to_numpy(out.kernel) @ fit[:-1])
+        out.bias.assign(ops.convert_to_numpy(out.bias) @ fit[:-1] + fit[-1])
 
     def variables(self) -> Mapping[str, Sequence[Any]]:
         return {"refiner": self.trained, "average": self.average.variables, "optimizer": self.optimizer.variables}
@@ -106,8 +123,8 @@ class RefinerTrainer:
         return {"loss": loss}
 
     def average_parameters(self) -> dict[str, np.ndarray]:
-        """The moving average under the runtime's names, from a generator's latents as they are to refined ones."""
-        middle, inward, outward = self._scales(self.noise, self.gain)
+        """The moving average under the runtime's names, from a generator's latents as they are to guesses of music's."""
+        middle, inward, outward = self._scales(self.noise, self.larger)
         values = self.average.parameters()
         values["in/kernel"] = values["in/kernel"] / inward
         values["in/bias"] = values["in/bias"] - middle @ values["in/kernel"][0]
@@ -115,9 +132,9 @@ class RefinerTrainer:
         values["out/bias"] = values["out/bias"] * outward + self.mean
         return values
 
-    def _normalised(self, parameters: Mapping[str, np.ndarray], noise: float, gain: float) -> dict[str, np.ndarray]:
+    def _normalised(self, parameters: Mapping[str, np.ndarray], noise: float, larger: float) -> dict[str, np.ndarray]:
         """The other way: a file's parameters as they are trained."""
-        middle, inward, outward = self._scales(noise, gain)
+        middle, inward, outward = self._scales(noise, larger)
         values: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
         values["in/bias"] = values["in/bias"] + middle @ values["in/kernel"][0]
         values["in/kernel"] = values["in/kernel"] * inward
@@ -125,19 +142,19 @@ class RefinerTrainer:
         values["out/bias"] = (values["out/bias"] - self.mean) / outward
         return values
 
-    def _scales(self, noise: float, gain: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _scales(self, noise: float, larger: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What inputs are less (C + n,), what they are divided by (C + n, 1), and what outputs are multiplied by (C,)."""
         conditions = self.config.generator.condition_channels
         middle = np.concatenate([self.mean, np.zeros(conditions)])
-        inward = np.concatenate([self.deviation * unit(noise) / LARGER, np.ones(conditions)])
-        return middle.astype(np.float32), inward[:, None].astype(np.float32), (gain * self.deviation).astype(np.float32)
+        inward = np.concatenate([self.deviation * unit(noise) / larger, np.ones(conditions)])
+        return middle.astype(np.float32), inward[:, None].astype(np.float32), self.deviation.astype(np.float32)
 
     def sample(self, folder: Path, step: int) -> None:
         """The model with its refiner beside the autoencoder, and a clip as audio and picture."""
         from .evaluate.samples import save_generated
 
         refiner = {
-            "steps": step, "batch_size": self.batch_size, "noise": self.noise, "gain": self.gain,
+            "steps": step, "batch_size": self.batch_size, "noise": self.noise, "larger": self.larger,
             "data": self.latents.sources,
         }  # fmt: skip
         save_trained_on(folder, self.file, self.config, {"refiner": self.average_parameters()},
