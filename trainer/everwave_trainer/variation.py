@@ -44,7 +44,8 @@ def stretched(refiner: Mapping[str, np.ndarray], made: np.ndarray, real: np.ndar
 
     Principal components are those of real latents, every channel of deviation 1. Nothing is stretched more than MOST times.
     """
-    scale, centre = real.std(axis=0, dtype=np.float64), made.mean(axis=0, dtype=np.float64)
+    scale = np.maximum(real.std(axis=0, dtype=np.float64), 1e-3)
+    centre = made.mean(axis=0, dtype=np.float64)
     variances, components = np.linalg.eigh(np.cov(real / scale, rowvar=False))
     found = ((made - centre) / scale @ components).var(axis=0)
     factors = np.minimum(np.sqrt(np.maximum(variances, 0) / np.maximum(found, 1e-12)), MOST)
