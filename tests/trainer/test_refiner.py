@@ -259,14 +259,15 @@ def test_how_much_changes_where_windows_meet_is_learned(folder, whole_model, mon
     assert abs(np.mean(said[-10:])) < 0.7
 
 
-def test_features_are_those_of_music_as_it_is(folder, whole_model):
+def test_features_are_those_of_music_as_it_is(folder, whole_model, tmp_path):
     """The refiner is given noisy latents as it was when it learned; all that it finds in music has mean 0 and deviation 1."""
-    trainer = PostTrainer(whole_model, Latents.open(folder), steps=1)
+    RefinerTrainer(whole_model, Latents.open(folder), steps=1, larger=2.0).sample(tmp_path, 0)
+    trainer = PostTrainer(tmp_path / "model.h5", Latents.open(folder), steps=1)
     real, conditions, _ = trainer._music(64, 3)
     noisy = real + NOISE * np.random.default_rng(2).standard_normal(real.shape).astype(np.float32)
     *_, guess = trainer.features._of(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2)))
-    smaller = np.concatenate([noisy * trainer.deviation / LARGER + trainer.mean, conditions], axis=2)
-    itself = networks.refiner(NumpyOps(weights.read(whole_model).parameters["refiner"]), smaller, trainer.config)
+    smaller = np.concatenate([noisy * trainer.deviation / 2.0 + trainer.mean, conditions], axis=2)
+    itself = networks.refiner(NumpyOps(weights.read(tmp_path / "model.h5").parameters["refiner"]), smaller, trainer.config)
     np.testing.assert_allclose(ops.convert_to_numpy(guess), itself, rtol=1e-3, atol=2e-3)
     for x in trainer.features(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2))):
         assert abs(float(ops.mean(x))) < 0.3
