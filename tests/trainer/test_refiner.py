@@ -267,7 +267,8 @@ def test_features_are_those_of_music_as_it_is(folder, whole_model, tmp_path):
     noisy = real + NOISE * np.random.default_rng(2).standard_normal(real.shape).astype(np.float32)
     *_, guess = trainer.features._of(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2)))
     smaller = np.concatenate([noisy * trainer.deviation / 2.0 + trainer.mean, conditions], axis=2)
-    itself = networks.refiner(NumpyOps(weights.read(tmp_path / "model.h5").parameters["refiner"]), smaller, trainer.config)
+    parameters = weights.read(tmp_path / "model.h5").parameters["refiner"]
+    itself = networks.refiner(NumpyOps(parameters), smaller, trainer.config)
     np.testing.assert_allclose(ops.convert_to_numpy(guess), itself, rtol=1e-3, atol=2e-3)
     for x in trainer.features(ops.convert_to_tensor(np.concatenate([noisy, conditions], axis=2))):
         assert abs(float(ops.mean(x))) < 0.3
