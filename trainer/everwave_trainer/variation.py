@@ -31,12 +31,14 @@ def refiner_as(file: weights.ModelFile, latents: Latents) -> dict[str, np.ndarra
 
 def generated(file: weights.ModelFile) -> np.ndarray:
     """Latents (n, C) of PIECES pieces as the runtime plays them, conditions drawn by their seeds."""
-    model, windows = Model.from_parts(file, precision="float32"), []
-    for seed in range(PIECES):
-        conditions = conditioning.signal(model.config, seed=seed)(0, model.config.generator.window)
-        x = coordinates(model.config, seed, 0, model.config.generator.window, conditions=conditions)
-        windows.append(Pipeline(model.config, model.network, model.threads).latents(x, seed))
-    return np.concatenate(windows)
+    model, window = Model.from_parts(file, precision="float32"), file.config.generator.window
+    pipeline = Pipeline(file.config, model.network, model.threads)
+
+    def piece(seed: int) -> np.ndarray:
+        conditions = conditioning.signal(file.config, seed=seed)(0, window)
+        return pipeline.latents(coordinates(file.config, seed, 0, window, conditions=conditions), seed)
+
+    return np.concatenate([piece(seed) for seed in range(PIECES)])
 
 
 def stretched(refiner: Mapping[str, np.ndarray], made: np.ndarray, real: np.ndarray) -> dict[str, np.ndarray]:
