@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from everwave.checks import TRUNCATION
 from everwave.config import PRESETS, Condition
+from everwave.coordinates import coordinates
 from everwave_trainer import losses, moments
 from everwave_trainer.atlas import Atlas
-from everwave_trainer.windows import training_coordinates
+from everwave_trainer.windows import DEVIATION, training_coordinates
 
 TEMPO = Condition("bpm", "beats per minute", 140.0, 15.0, 115.0, 165.0, clocks=(1, 4))
 
@@ -91,8 +93,8 @@ def test_a_place_is_a_line_between_the_pieces_own_anchors():
     starts = np.array([2 * g.anchor_spacing + 3.75, 0.0])
     found = np.asarray(atlas.coordinates(*atlas.locate(np.array([0, 1]), starts, 2 * g.window)))
     assert found.shape == (2, 2 * g.window, g.anchor + g.style)
-    normal = [v.numpy() / np.linalg.norm(v.numpy(), axis=1, keepdims=True) * v.shape[1] ** 0.5 for v in atlas.variables]
-    styles, anchors = normal
+    unit = [v.numpy() / np.linalg.norm(v.numpy(), axis=1, keepdims=True) for v in atlas.variables]
+    styles, anchors = (DEVIATION * v.shape[1] ** 0.5 * v for v in unit)
     for row, (start, first) in enumerate(zip(starts, (0, 3 + 2), strict=True)):
         np.testing.assert_allclose(found[row, :, g.anchor :], np.tile(styles[row], (2 * g.window, 1)), rtol=1e-4)
         for t in (0, 2 * g.window - 1):
@@ -112,12 +114,16 @@ def test_guesses_score_best_when_they_are_distributed_as_the_truth():
     assert score(1.0) < min(score(0.0), score(0.7), score(1.4), score(1.0, error=0.3))
 
 
-def test_places_are_of_the_kind_that_generation_draws():
-    """Mean square 1 in anchors and styles, as in normal ones; between anchors less, as in `training_coordinates`."""
+def test_places_and_random_coordinates_are_of_the_kind_that_is_played():
+    """The same mean square in styles, and in anchors, between which it is less."""
     g = PRESETS["lite"].generator
     atlas = Atlas(g, [10 * g.anchor_spacing] * 20, seed=0)
     starts = np.random.default_rng(0).uniform(0, 9 * g.anchor_spacing, 20)
     ours = np.asarray(atlas.coordinates(*atlas.locate(np.arange(20), starts, 2 * g.window)))
     drawn = training_coordinates(PRESETS["lite"], 200, np.random.default_rng(0))
+    played = np.stack([coordinates(PRESETS["lite"], i, i % 3 * g.window, 2 * g.window) for i in range(210)])
     for part in (slice(0, g.anchor), slice(g.anchor, None)):
-        np.testing.assert_allclose(np.mean(ours[..., part] ** 2), np.mean(drawn[..., part] ** 2), rtol=0.1)
+        heard = np.mean(played[..., part] ** 2)
+        np.testing.assert_allclose(np.mean(drawn[..., part] ** 2), heard, rtol=0.03)
+        np.testing.assert_allclose(np.mean(ours[..., part] ** 2), heard, rtol=0.1)
+    assert np.abs(drawn).max() <= TRUNCATION

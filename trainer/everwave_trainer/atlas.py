@@ -2,7 +2,7 @@
 
 A GAN on little data and little time spends most of both on finding out what music is at all. Much of that can be learned
 by heart: each training piece gets a style and a line of anchors of its own, like any generated piece, and the generator
-shall give that piece there. Places are learned with it, and stay as long as normal vectors are.
+shall give that piece there. Places are learned with it, and stay as long as what the runtime draws is.
 
 Source: generative latent optimisation, Bojanowski et al., arXiv 1707.05776; the coordinates are Musika's.
 """
@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from everwave.config import GeneratorConfig
 from keras import ops
+
+from .windows import DEVIATION
 
 SMALL = 0.02  # length of what is learned, as a share of what it stands for: an optimizer's steps go fifty times as far
 
@@ -35,7 +37,7 @@ class Atlas:
 
     def coordinates(self, pieces: Any, anchors: Any, shares: Any) -> Any:
         """What `locate` gave -> coordinates (B, T, anchor + style)."""
-        styles, line = map(_normal, self.variables)
+        styles, line = map(_as_drawn, self.variables)
         before, after = ops.take(line, anchors, axis=0), ops.take(line, anchors + 1, axis=0)
         style = ops.repeat(ops.take(styles, pieces, axis=0)[:, None], anchors.shape[1], axis=1)
         return ops.concatenate([before + shares[:, :, None] * (after - before), style], axis=2)
@@ -51,6 +53,6 @@ class Atlas:
         )
 
 
-def _normal(vectors: Any) -> Any:
-    """Vectors (N, D) as long as normal ones are on average."""
-    return vectors * (vectors.shape[1] ** 0.5 / (ops.norm(vectors, axis=1, keepdims=True) + 1e-6))
+def _as_drawn(vectors: Any) -> Any:
+    """Vectors (N, D) as long as those that a piece is made of are on average."""
+    return vectors * (DEVIATION * vectors.shape[1] ** 0.5 / (ops.norm(vectors, axis=1, keepdims=True) + 1e-6))

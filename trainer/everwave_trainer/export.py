@@ -82,8 +82,8 @@ def export_run(
     autoencoder: for a generator, the shipped file that it shall name; its encoders are those of the run's own, to float16.
     chunk_decoder: for a generator, the run of stage `chunk` whose decoder goes into its file.
     ranges: (condition, low, high) that a user may ask for, where the model obeys less than its training data had.
-    spread: for a generator, how many times as far styles and anchors lie from the middle. The runtime draws them shorter than
-        training does (it cuts normals off), and little training makes pieces too much alike besides.
+    spread: for a generator, how many times as far styles and anchors lie from the middle: little training makes pieces too much
+        alike. A generator of before training cut normals off, as the runtime does, had them 1.14 times as far.
     noise: for a generator, how many times as strong the noise is that its layers inject. A layer adds the same number to all of
         its channels, so what the noise varies is not all that varies in music; less of it can be nearer.
     mean_with: runs that began with the same weights, as post-training with other seeds does: the mean of them all is written.

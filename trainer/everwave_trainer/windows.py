@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
+from everwave.checks import TRUNCATION
 from everwave.config import Config
 from keras import ops
+from scipy.special import ndtr, ndtri
+
+# of normal numbers cut off at +-TRUNCATION: 0.88
+DEVIATION = (
+    1 - 2 * TRUNCATION * math.exp(-(TRUNCATION**2) / 2) / (2 * math.pi) ** 0.5 / (1 - 2 * ndtr(-TRUNCATION))
+) ** 0.5
 
 
 def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:
@@ -18,13 +26,18 @@ def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:
 
 
 def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors."""
+    """Two windows of coordinates (batch, 2 w, anchor + style) at one of three places between three anchors, drawn as the runtime draws."""
     g = config.generator
-    anchors = rng.standard_normal((batch, 3, g.anchor))
-    style = rng.standard_normal((batch, 1, g.style))
+    anchors = _truncated_normals(rng, (batch, 3, g.anchor))
+    style = _truncated_normals(rng, (batch, 1, g.style))
     place = rng.integers(0, 3, (batch, 1)) * g.window + np.arange(2 * g.window) + g.offset + 0.5
     index, share = np.divmod(place / g.anchor_spacing, 1.0)
     index = index.astype(int)
     rows = np.arange(batch)[:, None]
     line = anchors[rows, index] * (1 - share[..., None]) + anchors[rows, index + 1] * share[..., None]
     return np.concatenate([line, np.broadcast_to(style, (batch, 2 * g.window, g.style))], axis=2).astype(np.float32)
+
+
+def _truncated_normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers cut off at +-TRUNCATION, what a piece is made of unless something else is asked for; of DEVIATION."""
+    return ndtri(rng.uniform(ndtr(-TRUNCATION), ndtr(TRUNCATION), shape))
