@@ -252,9 +252,10 @@ def test_how_much_changes_where_windows_meet_is_learned(folder, whole_model, mon
         meet, elsewhere = found(trainer.generate(wished), trainer.config.generator.window)
         return float(meet / elsewhere)
 
-    assert more() < 1.5  # what it happens to begin with; four are asked for
+    before = more()
+    assert before < 1.5  # what a model of three steps happens to have; four are asked for
     said = [float(trainer.step(i, *trainer.batch(i))["meeting"]) for i in range(60)]
-    assert 2.5 < more() < 6.5
+    assert max(2.5, 3 * before) < more() < 6.5
     assert np.mean(said[:10]) < -1
     assert abs(np.mean(said[-10:])) < 0.7
 

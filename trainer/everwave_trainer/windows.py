@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from statistics import NormalDist
 from typing import Any
 
 import keras
@@ -10,12 +10,10 @@ import numpy as np
 from everwave.checks import TRUNCATION
 from everwave.config import Config
 from keras import ops
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
-# of normal numbers cut off at +-TRUNCATION: 0.88
-DEVIATION = (
-    1 - 2 * TRUNCATION * math.exp(-(TRUNCATION**2) / 2) / (2 * math.pi) ** 0.5 / (1 - 2 * ndtr(-TRUNCATION))
-) ** 0.5
+BEYOND = NormalDist().cdf(-TRUNCATION)  # share of normal numbers beyond each end
+DEVIATION = (1 - 2 * TRUNCATION * NormalDist().pdf(TRUNCATION) / (1 - 2 * BEYOND)) ** 0.5  # of those between: 0.88
 
 
 def in_windows(generator: keras.Model, coordinates: Any, window: int) -> Any:
@@ -40,4 +38,4 @@ def training_coordinates(config: Config, batch: int, rng: np.random.Generator) -
 
 def _truncated_normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Normal numbers cut off at +-TRUNCATION, what a piece is made of unless something else is asked for; of DEVIATION."""
-    return ndtri(rng.uniform(ndtr(-TRUNCATION), ndtr(TRUNCATION), shape))
+    return ndtri(rng.uniform(BEYOND, 1 - BEYOND, shape))
