@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,6 +32,8 @@ __all__ = [
     "blocks",
     "files_below",
     "info",
+    "name",
+    "on_disk",
     "read",
     "resample",
     "tags",
@@ -38,10 +41,11 @@ __all__ = [
 ]
 
 Array = np.ndarray
-Source = str | os.PathLike[str] | BinaryIO
+Source = str | os.PathLike[str] | BinaryIO  # a file that is open in binary mode is read from where it is
 
 ENDINGS = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64",
            ".wav", ".wave")  # fmt: skip
+COPIED_BYTES = 1 << 20
 READ_SAMPLES = 1 << 17  # of all channels together, which may be a thousand
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
 CHAIN_START = 4096  # bytes within which all streams of an Ogg file begin that are played together
@@ -78,7 +82,7 @@ def info(source: Source) -> Info:
     """Header of an audio file. AudioError if it is missing, no audio, cut off or empty."""
     with _opened(source) as file:
         known = file.frames < UNKNOWN_FRAMES
-        frames = file.frames if known else sum(map(len, _checked_blocks(file, _name(source))))
+        frames = file.frames if known else sum(map(len, _checked_blocks(file, name(source))))
         return Info(file.samplerate, file.channels, frames)
 
 
@@ -104,21 +108,42 @@ def read(source: Source) -> tuple[Array, int]:
     AudioError if it cannot be read, is cut off, is empty, or holds NaN or infinity.
     """
     with _opened(source) as file:  # the header's length is not trusted with an allocation
-        return np.concatenate(list(_checked_blocks(file, _name(source)))), file.samplerate
+        return np.concatenate(list(_checked_blocks(file, name(source)))), file.samplerate
 
 
-def blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[Array]]:
+def blocks(source: Source) -> tuple[int, Iterator[Array]]:
     """(sample rate in Hz, float32 blocks (n, channels)): a file of any length in constant memory.
 
-    Raises as `read` does; what the header shows, at once.
+    Raises as `read` does; what the header shows, at once. The file stays open until the last block, or until they are dropped.
     """
 
-    def stream() -> Iterator[Array]:
-        with _opened(path) as file:
-            yield from _checked_blocks(file, _name(path))
+    def opened() -> Iterator[Any]:
+        with _opened(source) as file:
+            yield file.samplerate
+            yield from _checked_blocks(file, name(source))
 
-    with _opened(path) as file:
-        return file.samplerate, stream()
+    stream = opened()
+    return next(stream), stream
+
+
+@contextlib.contextmanager
+def on_disk(source: Source) -> Iterator[str | os.PathLike[str]]:
+    """A path that can be read from any position: a file that is open, which may be a pipe, goes to a temporary one first.
+
+    AudioError if it gives no bytes.
+    """
+    if isinstance(source, str | os.PathLike):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="everwave-") as folder:
+        path = os.path.join(folder, "audio")
+        with open(path, "wb") as copy:
+            while len(block := source.read(COPIED_BYTES)):
+                if not isinstance(block, bytes | bytearray | memoryview):
+                    kind = type(block).__name__
+                    raise AudioError(f"{name(source)}: reads as {kind}, not bytes; open the file in binary mode")
+                copy.write(block)
+        yield path
 
 
 @contextlib.contextmanager
@@ -126,62 +151,60 @@ def _opened(source: Source) -> Iterator[Any]:
     """A soundfile.SoundFile; whatever libsndfile says becomes an AudioError that names the file."""
     import soundfile
 
-    name = _name(source)
+    called = name(source)
     try:
-        if isinstance(source, str | os.PathLike) and not Path(source).is_file():
-            there = Path(source)
-            what = "is a folder" if there.is_dir() else "is a pipe or a device" if there.exists() else "no such file"
-            raise AudioError(f"{name}: {what}; give an audio file")
-        if isinstance(source, str | os.PathLike):
-            open(source, "rb").close()  # the system's reason, where libsndfile knows none
         with contextlib.ExitStack() as stack:
+            path = Path(stack.enter_context(on_disk(source)))
+            if not path.is_file():
+                what = "is a folder" if path.is_dir() else "is a pipe or a device" if path.exists() else "no such file"
+                raise AudioError(f"{called}: {what}; give an audio file")
+            path.open("rb").close()  # the system's reason, where libsndfile knows none
             # bytes: soundfile encodes text strictly, and names may be anything
-            path = os.fsencode(source) if isinstance(source, str | os.PathLike) and os.name == "posix" else source
-            file = stack.enter_context(soundfile.SoundFile(path))
-            if file.format == "MP3" and isinstance(source, str | os.PathLike) and (whole := stating_length(source)):
+            file = stack.enter_context(soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path))
+            if file.format == "MP3" and (whole := stating_length(path)):
                 file = stack.enter_context(soundfile.SoundFile(stack.enter_context(whole)))
-            _refuse_truncated(file, source, name)
+            _refuse_truncated(file, path, called)
             if file.frames <= 0:
-                raise AudioError(f"{name}: holds no samples; give a file that does")
+                raise AudioError(f"{called}: holds no samples; give a file that does")
             if file.frames == UNKNOWN_FRAMES:
                 file.seekable = lambda: False  # or soundfile would seek after every read, which fails
             yield file
     except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror or error}); give one that can") from None
+        raise AudioError(f"{called}: cannot be read ({error.strerror or error}); give one that can") from None
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # LibsndfileError is a RuntimeError
         why = reason(error)
         if why.startswith("File does not exist"):  # it does: what libsndfile says of an MP3 in which nothing is one
             why = "no known format"
-        raise AudioError(f"{name}: cannot be read as audio ({why}); convert or replace it") from None
+        raise AudioError(f"{called}: cannot be read as audio ({why}); convert or replace it") from None
 
 
-def _checked_blocks(file: Any, name: str) -> Iterator[Array]:
+def _checked_blocks(file: Any, called: str) -> Iterator[Array]:
     done, size = 0, max(READ_SAMPLES // file.channels, 1)
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
             frame, channel = np.argwhere(~np.isfinite(block))[0]
             where = f"frame {done + frame} ({(done + frame) / file.samplerate:.3f} s), channel {channel}"
-            raise AudioError(f"{name}: {block[frame, channel]} at {where}; samples must be finite, repair the file")
+            raise AudioError(f"{called}: {block[frame, channel]} at {where}; samples must be finite, repair the file")
         done += len(block)
         yield block
     tolerated = OGG_TAIL_SECONDS * file.samplerate if file.format == "OGG" else 0
     if done + tolerated < file.frames < UNKNOWN_FRAMES:
-        raise AudioError(f"{name}: cut off after {done} of {file.frames} frames; get a complete copy")
+        raise AudioError(f"{called}: cut off after {done} of {file.frames} frames; get a complete copy")
 
 
-def _refuse_truncated(file: Any, source: Source, name: str) -> None:
+def _refuse_truncated(file: Any, path: Path, called: str) -> None:
     """libsndfile takes a file that was cut off for a shorter one, but its log tells."""
     for chunk, stated, present in re.findall(r"(\w[\w ]*?) *: (\d+) \(should be (\d+)\)", file.extra_info):
         # the outermost size is often a little wrong in good files; one near a limit means "until the end"
         audio_chunk = chunk.lower() in ("data", "ssnd", "data size") or file.format in ("RF64", "W64")
         if audio_chunk and int(present) + 1 < int(stated) < 0x7FFF0000:
-            raise AudioError(f"{name}: cut off, {present} of {stated} bytes are there; get a complete copy")
-    if file.format == "OGG" and isinstance(source, str | os.PathLike):
-        if not _ogg_ends(Path(source)):
-            raise AudioError(f"{name}: cut off, its last page is missing; get a complete copy")
-        if _ogg_is_chained(Path(source)):
+            raise AudioError(f"{called}: cut off, {present} of {stated} bytes are there; get a complete copy")
+    if file.format == "OGG":
+        if not _ogg_ends(path):
+            raise AudioError(f"{called}: cut off, its last page is missing; get a complete copy")
+        if _ogg_is_chained(path):
             raise AudioError(
-                f"{name}: several recordings in a row, of which only the first can be read; split or convert it"
+                f"{called}: several recordings in a row, of which only the first can be read; split or convert it"
             )
 
 
@@ -206,8 +229,10 @@ def _ogg_is_chained(path: Path) -> bool:
     return False
 
 
-def _name(source: Source) -> str:
-    return str(source if isinstance(source, str | os.PathLike) else getattr(source, "name", "audio"))
+def name(source: Source) -> str:
+    """What messages call it."""
+    called = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return called if isinstance(called, str) else "audio"  # a pipe's is a number
 
 
 def to_stereo(samples: Array) -> Array:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import queue
-import shutil
 import sys
-import tempfile
 import threading
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -251,11 +249,8 @@ def _on_disk(recording: Recording) -> Iterator[Path]:
         return
     if sys.stdin is None:
         raise UsageError("stdin is closed; give a file, or send audio there")
-    with tempfile.TemporaryDirectory(prefix="everwave-") as folder:
-        path = Path(folder) / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        yield path
+    with audio.on_disk(sys.stdin.buffer) as path:
+        yield Path(path)
 
 
 def _explained(recording: Recording, path: str, error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import threading
 import time
@@ -275,31 +276,35 @@ class Model:
                       workers: Executor | None = None) -> Iterator[Array]:  # fmt: skip
         """`encode`, a block of latents (k, 2 * latents) at a time; `workers` are threads that several calls may share."""
         self._needs("frame_encoder", "chunk_encoder")
-        if isinstance(audio, str | os.PathLike | bytes):
-            raise UsageError(f"audio={short(audio)}; give samples, or a path to `encode_file` or `embed`")
+        if isinstance(audio, str | os.PathLike | bytes | io.IOBase):
+            raise UsageError(f"audio={short(audio)}; give samples, or a file to `encode_file` or `embed`")
         rate = checks.whole("sample_rate", sample_rate, 1000, 1_000_000)
         return self._pipeline(workers).encode(_stereo(audio, Resampler(rate, self.sample_rate, 2)))
 
-    def encode_file(self, path: str | os.PathLike[str]) -> Array:
-        """`encode` of an audio file of any format and length; AudioError if it cannot be read."""
+    def encode_file(self, file: audio_files.Source) -> Array:
+        """`encode` of an audio file of any format and length: its path, or one open in binary mode, as uploads are.
+
+        AudioError if it cannot be read.
+        """
         self._needs("frame_encoder", "chunk_encoder")
-        rate, blocks = audio_files.blocks(path)
-        with _named(path):
+        rate, blocks = audio_files.blocks(file)
+        with _named(file):
             return self.encode(blocks, rate)
 
-    def embed(self, audio: str | os.PathLike[str] | Any | Iterable[Any], sample_rate: int | None = None) -> Array:
-        """One vector, float32 (2 * latents,), of a file, or of samples (frames,) or (frames, channels) and their rate.
+    def embed(self, audio: audio_files.Source | Any | Iterable[Any], sample_rate: int | None = None) -> Array:
+        """One vector, float32 (2 * latents,), of a file (see `encode_file`), or of samples (frames,) or (frames, channels) and their rate.
 
         Mean and standard deviation of the latents over time, averaged over left and right; see `pooling`.
         """
         self._needs("frame_encoder", "chunk_encoder")
-        if isinstance(audio, str | os.PathLike):
-            sample_rate, blocks = audio_files.blocks(audio)
-            with _named(audio):
+        if isinstance(audio, str | os.PathLike) or (sample_rate is None and hasattr(audio, "read")):
+            file: Any = audio
+            sample_rate, blocks = audio_files.blocks(file)
+            with _named(file):
                 return pool(self.encode_blocks(blocks, sample_rate))
         if sample_rate is None:
             what = "an array of samples" if hasattr(audio, "__array__") else f"audio={short(audio)}"
-            raise UsageError(f"sample_rate=None beside {what}; give it, in Hz, or the path of a file")
+            raise UsageError(f"sample_rate=None beside {what}; give it, in Hz, or a file")
         return pool(self.encode_blocks(audio, sample_rate))
 
     def decode(self, latents: Any, seed: int = 0) -> Array:
@@ -361,9 +366,9 @@ def _stereo(audio: Any, resampler: Resampler) -> Iterator[Array]:
 
 
 @contextlib.contextmanager
-def _named(path: Any) -> Iterator[None]:
-    """What is wrong with samples is wrong with the file at `path`: AudioError says so."""
+def _named(file: audio_files.Source) -> Iterator[None]:
+    """What is wrong with samples is wrong with their file: AudioError says so."""
     try:
         yield
     except UsageError as error:
-        raise AudioError(f"{os.fspath(path)}: {error}") from None
+        raise AudioError(f"{audio_files.name(file)}: {error}") from None

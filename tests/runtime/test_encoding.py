@@ -137,6 +137,33 @@ def test_files_streams_and_arrays_give_the_same_latents(model: str) -> None:
     np.testing.assert_array_equal(np.load("in.npy", mmap_mode="r"), latents)
 
 
+@pytest.mark.parametrize("ending", ["wav", "mp3", "ogg"])
+def test_files_that_are_open(model: str, ending: str) -> None:
+    """As uploads are, and pipes, which cannot seek."""
+    write(f"in.{ending}", 3.0, 32000)
+    loaded, content = everwave.load(model), Path(f"in.{ending}").read_bytes()
+    latents, vector = loaded.encode_file(f"in.{ending}"), loaded.embed(f"in.{ending}")
+    with tempfile.SpooledTemporaryFile() as upload, open(f"in.{ending}", "rb") as file:
+        upload.write(content)
+        upload.seek(0)
+        np.testing.assert_array_equal(loaded.encode_file(upload), latents)
+        np.testing.assert_array_equal(loaded.embed(file), vector)
+    with subprocess.Popen(["cat", f"in.{ending}"], stdout=subprocess.PIPE) as cat:
+        np.testing.assert_array_equal(loaded.encode_file(cat.stdout), latents)
+    with pytest.raises(AudioError, match=r"audio: .*cut off"):
+        loaded.embed(io.BytesIO(content[: len(content) // 2]))
+    with (
+        open(f"in.{ending}", encoding="latin-1") as text,
+        pytest.raises(AudioError, match=rf"in\.{ending}: reads as str"),
+    ):
+        loaded.embed(text)
+
+
+def test_a_stream_of_samples_is_no_file(model: str) -> None:
+    with pytest.raises(AudioError, match="audio: reads as ndarray, not bytes"):
+        everwave.load(model).embed(SimpleNamespace(read=lambda size: np.zeros((size, 2))))
+
+
 def test_an_array_alone_is_decoded_whole(model: str) -> None:
     np.save("bare.npy", np.zeros((5, 4)))
     assert main(["decode", "bare.npy", "--model", model, "-o", "out.wav"]) == 0
@@ -691,10 +718,12 @@ def test_integers_and_loud_samples_are_explained(model: str) -> None:
     for read in (loaded.embed, loaded.encode_file):
         with pytest.raises(AudioError, match=r"loud\.wav: audio peaks at 32000"):
             read("loud.wav")
-    with pytest.raises(UsageError, match=r"audio=a\.wav; give samples, or a path to `encode_file`"):
+    with pytest.raises(UsageError, match=r"audio=a\.wav; give samples, or a file to `encode_file`"):
         loaded.encode("a.wav", 44100)
-    with pytest.raises(UsageError, match=r"sample_rate=None beside audio=.*BytesIO"):
-        loaded.embed(io.BytesIO())
+    with pytest.raises(UsageError, match=r"audio=.*BytesIO.*; give samples, or a file to `encode_file`"):
+        loaded.encode(io.BytesIO(), 44100)
+    with pytest.raises(UsageError, match=r"sample_rate=None beside audio=\[0\.5\]"):
+        loaded.embed([0.5])
 
 
 # -- long ones -----------------------------------------------------------------------------------------------------
