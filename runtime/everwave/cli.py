@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def generate(options: argparse.Namespace) -> None:
-    from . import checks, pieces
+    from . import checks, pieces, weights
     from .audio import Writer
     from .model import load
 
-    default = f"{Path(options.model).stem}.wav"
+    default = f"{weights.called(options.model)}.wav"
     outputs = pieces.outputs(default if options.output is None else options.output, options.count)
     if options.spectrogram is not None:
         from .files import checked

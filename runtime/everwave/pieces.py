@@ -107,7 +107,7 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     version = f"everwave {__version__}, weights {weights.digest(weights.find(options.model))[:12]}"
     licence = str(model.info()["licence"] or "")
     return {
-        "title": f"{Path(name).stem} {seed}",
+        "title": f"{weights.called(options.model)} {seed}",
         "comment": shlex.join(words),
         "software": version,
         "copyright": licence,

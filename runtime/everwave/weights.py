@@ -25,6 +25,7 @@ __all__ = [
     "autoencoder_path",
     "available",
     "bundle",
+    "called",
     "find",
     "random_model",
     "random_parameters",
@@ -36,6 +37,7 @@ __all__ = [
 
 Array = np.ndarray
 SHIPPED = "EVERWAVE_WEIGHTS"  # a folder that is searched first
+RUN_FILE = "model.h5"  # what training writes, a folder for each run
 
 
 # -- finding --------------------------------------------------------------------------------------------------------
@@ -81,6 +83,12 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     raise UnknownModel(
         f"{os.fspath(name_or_path)!r}: no such model; give the path of a .h5 file, or a shipped name ({names})"
     )
+
+
+def called(name_or_path: str | os.PathLike[str]) -> str:
+    """What a model is called: the shipped name, or the file's without its ending; of a training run's model.h5 its folder's."""
+    path = Path(name_or_path)
+    return path.parent.name if path.name == RUN_FILE and path.parent.name else path.stem
 
 
 # -- joining --------------------------------------------------------------------------------------------------------

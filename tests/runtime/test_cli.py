@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from everwave import bench, cli, commands, errors, load, pieces, playing, weights
+from everwave import audio, bench, cli, commands, errors, load, pieces, playing, weights
 from everwave.audio import Writer
 from everwave.cli import main
 from everwave.config import PRESETS, Condition
@@ -100,6 +100,16 @@ def test_count_makes_names_that_sort(tiny: str) -> None:
     assert sorted(os.listdir()) == [f"a-{i:02}.wav" for i in range(1, 11)]
     assert main(["generate", "--model", tiny, "--seconds", "0.1", "--seed", "5", "-o", "b.wav"]) == 0
     assert Path("b.wav").read_bytes() == Path("a-03.wav").read_bytes()
+
+
+def test_a_runs_model_is_called_by_its_folder(tiny: str) -> None:
+    """Training writes every model as model.h5."""
+    for folder in ("mine", "yours"):
+        Path(folder).mkdir()
+        Path(folder, "model.h5").write_bytes(Path(tiny).read_bytes())
+        assert main(["generate", "--model", f"{folder}/model.h5", "--seconds", "0.1", "--seed", "7"]) == 0
+        assert audio.tags(f"{folder}.wav")["title"] == f"{folder} 7"
+    assert [weights.called(name) for name in ("techno", "model.h5", "mine/other.h5")] == ["techno", "model", "other"]
 
 
 def test_without_a_seed_every_piece_is_new(tiny: str) -> None:

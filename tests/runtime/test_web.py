@@ -442,6 +442,14 @@ def test_the_command_says_what_is_wrong(weights_file: Path, tmp_path: Path) -> N
                 assert reason in process.stderr.read()
 
 
+def test_models_of_runs_are_called_by_their_folders(weights_file: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / run / "model.h5" for run in ("mine", "yours")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(weights_file.read_bytes())
+    assert set(web_server.load_models([str(path) for path in paths], 1, "float32")) == {"mine", "yours"}
+
+
 def test_the_reason_is_that_of_the_system_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers have no text in the C library."""
 

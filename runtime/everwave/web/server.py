@@ -134,7 +134,7 @@ class Server(uvicorn.Server):
 
 
 def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str, Model]:
-    """By the name that requests use: a shipped model's, or that of the file without its ending."""
+    """By the name that requests use: what `weights.called` says."""
     paths = list(dict.fromkeys(map(weights.find, names))) or [weights.find(name) for name in weights.available()]
     models: dict[str, Model] = {}
     for path in paths:
@@ -152,7 +152,7 @@ def load_models(names: Sequence[str], threads: int, precision: str) -> dict[str,
                 raise
             log.warning("%s; it is not served", error)
             continue
-        name = Path(path).stem
+        name = weights.called(path)
         if name in models:
             raise UsageError(f"two models are called {name}; rename one of the files")
         models[name] = Model.from_parts(file, threads, precision)
