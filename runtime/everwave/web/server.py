@@ -10,7 +10,6 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
