@@ -169,6 +169,9 @@ def test_corpus_to_generated_music(corpus, tmp_path, capsys):
     assert "critic:0" in arrays(finish)
     assert run("export", finish, "-o", autoencoder, "--licence", "CC0-1.0") == 0
     assert_phases_alone_change(lambda *words: run(*train, *words), level2, tmp_path, capsys)
+    last = tmp_path / "last"
+    assert run(*train, "--stage", "chunk", "--init", tmp_path / "phases", "-o", last) == 0
+    assert_only_changed({"chunk_decoder"}, tmp_path / "phases", last)
 
     chunk, own = tmp_path / "chunk", tmp_path / "own.h5"
     assert run(*train, "--stage", "chunk", "--init", level2, "-o", chunk) == 0
