@@ -141,7 +141,7 @@ def on_disk(source: Source) -> Iterator[str | os.PathLike[str]]:
             while len(block := source.read(COPIED_BYTES)):
                 if not isinstance(block, bytes | bytearray | memoryview):
                     kind = type(block).__name__
-                    raise AudioError(f"{name(source)}: reads as {kind}, not bytes; open the file in binary mode")
+                    raise AudioError(f"{name(source)}: reads as {kind}, not bytes; give a file open in binary mode, or samples and their rate")  # fmt: skip
                 copy.write(block)
         yield path
 
