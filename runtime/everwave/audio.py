@@ -140,8 +140,10 @@ def on_disk(source: Source) -> Iterator[str | os.PathLike[str]]:
         with open(path, "wb") as copy:
             while len(block := source.read(COPIED_BYTES)):
                 if not isinstance(block, bytes | bytearray | memoryview):
-                    kind = type(block).__name__
-                    raise AudioError(f"{name(source)}: reads as {kind}, not bytes; give a file open in binary mode, or samples and their rate")  # fmt: skip
+                    raise AudioError(
+                        f"{name(source)}: reads as {type(block).__name__}, not bytes; "
+                        "give a file open in binary mode, or samples and their rate"
+                    )
                 copy.write(block)
         yield path
 
