@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -118,6 +119,24 @@ def test_threads_at_once() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_packing_needs_little_beside_the_weights(precision: str) -> None:
+    if precision not in {path.precision for path in paths.available()}:
+        pytest.skip(f"no path of this CPU multiplies {precision}")
+    lite = PRESETS["lite"]
+    halves = {k: v.astype(np.float16) for k, v in random_parameters("frame_decoder", lite).items()}
+    numba_network(
+        "frame_decoder", TINY, random_parameters("frame_decoder", TINY), precision
+    )  # the path is checked once
+    tracemalloc.start()
+    try:
+        network = numba_network("frame_decoder", lite, halves, precision)
+        left, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most - left < network.plan.weights.nbytes / 2
 
 
 def test_a_system_without_glibc_keeps_its_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ class NumbaNetwork:
     ) -> None:
         """Compiles and packs; `capacity` is how many windows go through all layers together."""
         self.name, self.path, self.precision = name, path, path.precision
+        _give_back()  # of whatever made the parameters, and of those of the network before
         self.plan = planning.compile(graph, parameters, path, capacity)
         _give_back()
         self._vector = (np.float32(0),) * path.lanes

@@ -29,27 +29,26 @@ def is_half(values: Array) -> bool:
         return bool(np.array_equal(values.astype(np.float16), values))
 
 
-def pack(kernels: Array, path: Path, stored: type | None = None) -> Array:
-    """(P, K, N) as panels of `path.vectors` vectors of columns or, at the end, of one fewer (never of one), each (P, K, columns), in the order `engine._product` reads.
+def pack(kernels: Array, path: Path, stored: type | None = None, factors: Array | None = None) -> Iterator[Array]:
+    """(P, K, N) as panels of `path.vectors` vectors of columns or, at the end, of one fewer (never of one), each (P, K, columns), in the order `engine._product` reads; a flat panel at a time.
 
     bfloat16 (K even): panels are (P, K / 2, columns) of uint32, so that a lane holds two neighbours in K.
-    `stored` float16: their bits in int16.
+    `stored` float16: their bits in int16. `factors` (Q, P): Q mixtures of the P are packed in their place.
     """
-    (count, depth, width), lanes = kernels.shape, path.lanes
-    widths = list(panel_widths(width, path))
-    padded = np.zeros((count, depth, sum(widths) * lanes), np.float16 if stored == np.float16 else np.float32)
-    padded[:, :, :width] = kernels
-    panels, column = [], 0
-    for size in widths:
-        panel = padded[:, :, column * lanes : (column + size) * lanes]
+    lanes, column, halves = path.lanes, 0, stored == np.float16
+    for size in panel_widths(kernels.shape[2], path):
+        part = kernels[:, :, column : column + size * lanes]
+        if factors is not None:
+            part = np.tensordot(factors.astype(np.float32), part.astype(np.float32), 1)
+        count, depth, width = part.shape
+        panel = np.zeros((count, depth, size * lanes), np.float16 if halves else np.float32)
+        panel[:, :, :width] = part
         if path.unit:  # (steps, halves, 16 pairs, 16 columns): every tile of weights lies in one piece
             panel = panel.reshape(-1, E.LINE * 2, size, lanes).swapaxes(1, 2).reshape(1, -1, lanes)
         if path.precision == "bfloat16":
             panel = to_bfloat16(panel.reshape(count, -1, 2, panel.shape[2]).swapaxes(2, 3)).view(np.uint32)
-        panels.append(panel.ravel())
-        column += size
-    packed = np.concatenate(panels)
-    return packed.view(np.int16) if stored == np.float16 else packed
+        yield panel.ravel().view(np.int16) if halves else panel.ravel()
+        column += size * lanes
 
 
 def panel_widths(width: int, path: Path) -> Iterator[int]:

@@ -142,8 +142,9 @@ class Planner:
         self.stored = stored_as(parameters, path)
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
-        # factors (points, taps) or None, and taps (taps, K, N): mixed and packed when all are known, one after the other
-        self.weights: list[tuple[Array | None, Array]] = []
+        # factors (points, taps) or None, and what `_arranged` makes taps (taps, K, N) of: one product's after the other
+        # when all are known, as copies of all of them would be more than everything else
+        self.weights: list[tuple[Array | None, tuple[Array, Array, Tensor]]] = []
         self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
         self.tables: list[Array] = []
@@ -191,8 +192,8 @@ class Planner:
         if attributes["up"]:
             # y[2m] = x[m-1] K3 + x[m] K1, y[2m+1] = x[m] K2 + x[m+1] K0: see numpy_ops.convolve_up
             times = np.arange(source.steps)
-            self._product(node, source, kernel[[3, 1]], times - 1, (0, 2), activation, noise)
-            self._product(node, source, kernel[[2, 0]], times, (1, 2), activation, noise)
+            self._product(node, source, kernel[3::-2], times - 1, (0, 2), activation, noise)
+            self._product(node, source, kernel[2::-2], times, (1, 2), activation, noise)
         else:
             stride = attributes["stride"]
             left = same_padding(len(kernel), stride, source.steps)[0] if attributes["padding"] == "same" else 0
@@ -216,7 +217,8 @@ class Planner:
                  activation: int, noise: int | None, bias: Array | None = None) -> None:  # fmt: skip
         """One matrix product of `kernel` (taps, C, N) with the rows that start at `starts`."""
         raw, total, residual, output = self._destinations(node)
-        starts, taps, factors, fields = self._arranged(kernel, starts, source)
+        given = kernel, starts, source
+        starts, taps, factors, fields = self._arranged(*given)
         width, (first, stride) = kernel.shape[2], every
         vectors = np.zeros((2, -(-width // self.lanes) * self.lanes), np.float32)
         vectors[0, :width] = self.parameters[f"{node.name}/bias"] if bias is None else bias
@@ -230,7 +232,7 @@ class Planner:
             E.SOURCE_STRIDE: source.stride, E.DISTINCT: len(factors),
             E.TAPS: len(kernel) if self.path.unit else len(taps) if mixed is None else len(mixed),
             E.KERNEL: self._matrix(factors) if expanded else -1,
-            E.WEIGHTS: self._weights(mixed, taps),
+            E.WEIGHTS: self._weights(mixed, taps.shape, given),
             E.BIAS: _append(self.constants, vectors.ravel()),
             E.NOISE: 0 if noise is None else noise + first, E.NOISE_STRIDE: 0 if noise is None else stride,
             E.ACTIVATION: activation,
@@ -310,9 +312,9 @@ class Planner:
             E.PLACES: _append(self.tables, places.ravel()),
         }  # fmt: skip
 
-    def _weights(self, factors: Array | None, taps: Array) -> int:
-        start, (count, depth, width) = self.packed, taps.shape
-        self.weights.append((factors, taps))
+    def _weights(self, factors: Array | None, shape: tuple[int, ...], given: tuple[Array, Array, Tensor]) -> int:
+        start, (count, depth, width) = self.packed, shape
+        self.weights.append((factors, given))
         rows = (count if factors is None else len(factors)) * depth
         self.packed += rows // self.parts * sum(panel_widths(width, self.path)) * self.lanes
         return start
@@ -470,11 +472,11 @@ def _packed(planner: Planner) -> Array:
     """The weights of all products, one after the other."""
     kind = np.int16 if planner.stored == np.float16 else planner.stored
     array, at = aligned(planner.packed + SLACK, kind), 0
-    for factors, taps in planner.weights:
-        mixed = taps if factors is None else np.tensordot(factors.astype(np.float32), taps, 1)
-        part = pack(mixed, planner.path, planner.stored)
-        array[at : at + len(part)] = part
-        at += len(part)
+    for factors, given in planner.weights:
+        _, taps, _, _ = planner._arranged(*given)
+        for panel in pack(taps, planner.path, planner.stored, factors):
+            array[at : at + len(panel)] = panel
+            at += len(panel)
     return array
 
 
