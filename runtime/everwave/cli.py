@@ -175,6 +175,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> None:
     from .audio import ENDINGS, SUBTYPES
+    from .latent_files import described
     from .model import load
     from .weights import available
 
@@ -185,7 +186,8 @@ def info(options: argparse.Namespace) -> None:
     ending = Path(options.model).suffix.lower()
     is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES
     with commands.only_our_lines(options.debug):
-        facts = _about_audio(options.model) if is_audio else load(options.model, 1).info()
+        latents = None if is_audio else described(Path(options.model))
+        facts = _about_audio(options.model) if is_audio else latents or load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
         return

@@ -19,7 +19,7 @@ import numpy as np
 from .errors import EverwaveError, UsageError, first_line
 from .files import checked, checked_folder, whole
 from .latent_about import MAX_ABOUT, About, Array, Latents, explained, known, unchanged
-from .latent_hdf5 import Hdf5Store, recording
+from .latent_hdf5 import Hdf5Store, recording, recordings
 
 HDF5 = (".h5", ".hdf5")
 FILES = (".csv", ".flac", ".json", ".mp3", ".npz", ".ogg", ".pkl", ".pt", ".txt", ".wav")  # that nobody calls a folder
@@ -133,6 +133,17 @@ def opened(path: Path, item: str | None = None) -> Iterator[tuple[Stored, About]
             else:
                 stored, about = Stored(path, partial(_read_npy, path), _load_npy(path).shape), _beside(path)
         yield stored, about
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What is in a file of latents: their shape and what is known about them, each recording's under its name if it is HDF5; None if it is none."""
+    if path.suffix.lower() not in (".npy", *HDF5) or not path.is_file():
+        return None
+    with explained(path):
+        if path.suffix.lower() == ".npy":
+            return {"latents": list(_load_npy(path).shape), **_beside(path)}
+        found = recordings(path)
+    return found and {name: {"latents": list(shape), **about} for name, (shape, about) in found.items()}
 
 
 def read(path: Path, item: str | None = None) -> tuple[Array, About]:

@@ -164,6 +164,21 @@ def recording(path: Path, item: str | None, stack: ExitStack) -> tuple[Any, Abou
     return dataset, _attributes(dataset)
 
 
+def recordings(path: Path) -> dict[str, tuple[tuple[int, ...], About]] | None:
+    """Shape of every recording in an HDF5 file and what is known about it; None if it holds something else.
+
+    ValueError and what h5py raises for damage.
+    """
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return None
+    with h5py.File(path, "r", locking=False) as file:
+        if not _is_ours(file):
+            return None
+        return {name: (_dataset(file, name).shape, _attributes(file[name])) for name in _names(file)}
+
+
 def _chosen(path: Path, names: list[str], item: str | None) -> str:
     some = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
     if item is None and len(names) != 1:

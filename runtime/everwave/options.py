@@ -93,9 +93,12 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
     made.add_argument("--compare", action="store_true",
                       help="also run the same networks in Keras, ONNX Runtime, OpenVINO and PyTorch, what is installed")  # fmt: skip
 
-    made = command("info", "say what is in a model, or how an audio file was made")
+    made = command("info", "say what is in a model or in latents, or how an audio file was made")
     made.add_argument(
-        "model", metavar="FILE", nargs="?", help="a model, its shipped name, or audio; without it, all shipped names"
+        "model",
+        metavar="FILE",
+        nargs="?",
+        help="a model, its shipped name, latents or audio; without it, all shipped names",
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -963,3 +963,33 @@ def test_damaged_latents_never_crash(seed: int) -> None:
         found, _ = latent_files.read(Path("x.h5"))
         assert found.dtype == np.float32
         assert found.nbytes <= len(data)
+
+
+def test_info_tells_what_latents_are(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write(f"{name}.wav")
+    assert main(["encode", "a.wav", "--model", model, "-o", "a.npy"]) == 0
+    assert main(["encode", "a.wav", "b.wav", "--model", model, "-o", "both.h5"]) == 0
+    capsys.readouterr()
+    rows, columns = np.load("a.npy").shape
+    assert main(["info", "a.npy", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["latents"] == [rows, columns]
+    assert alone["source"] == str(Path("a.wav").absolute())
+    assert main(["info", "both.h5", "--json"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["a"] == alone
+    assert list(both) == ["a", "b"]
+    assert main(["info", "a.npy"]) == 0
+    assert f"[{rows}, {columns}]" in capsys.readouterr().out
+
+
+def test_info_of_what_is_no_latents(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.npy").write_text("no array")
+    Path("bad.h5").write_text("no HDF5")
+    assert main(["info", "bad.npy"]) == 1
+    assert "cannot be read as latents" in capsys.readouterr().err
+    assert main(["info", "bad.h5"]) == 1
+    assert "no weights file" in capsys.readouterr().err
+    assert main(["info", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "bundle"
