@@ -56,7 +56,7 @@ def _encode_into(folder: Path, tracks: Sequence[Track], speeds: Sequence[float],
     """What `encode_corpus` does when all has been looked at: `tracks` by `model`, which is of the file `path`."""
     folder.mkdir(parents=True, exist_ok=True)
     # kept under a name that a run's own model does not have, as the two will lie beside each other
-    copy = folder / ("autoencoder.h5" if path.name == "model.h5" else path.name)
+    copy = folder / ("autoencoder.h5" if path.name == weights.RUN_FILE else path.name)
     _check_encoders(folder, path)
     if not (copy.exists() and copy.samefile(path)):
         disk.copy(path, copy)

@@ -23,7 +23,7 @@ from .latents import Latents, same_encoders
 from .layers import parameters
 from .start import model_of
 
-EXPORTS = ("model.h5", "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
+EXPORTS = (weights.RUN_FILE, "autoencoder.h5")  # what a trainer leaves in its run folder at every checkpoint
 UNSTATED = "unstated"
 
 
@@ -66,7 +66,7 @@ def save_trained_on(
     own = ("generator", "refiner", "chunk_decoder") if file.kind == "domain" else ("generator", "refiner")
     parts = {name: values for name, values in file.parameters.items() if name in own} | dict(networks)
     known = {key: value for key, value in file.provenance.items() if key != "metrics"}
-    save_domain(folder / "model.h5", config, parts, latents.autoencoder, known | provenance, file.licence)
+    save_domain(folder / weights.RUN_FILE, config, parts, latents.autoencoder, known | provenance, file.licence)
 
 
 def export_run(

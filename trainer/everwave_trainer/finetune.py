@@ -81,10 +81,10 @@ class FineTuner(PostTrainer):
 
     def sample(self, folder: Path, step: int) -> None:
         super().sample(folder, step)
-        self.distances.append(self.comparison.distance(folder / "model.h5"))
+        self.distances.append(self.comparison.distance(folder / weights.RUN_FILE))
         if self.distances[-1] <= BETTER * self.kept:
             self.kept = self.distances[-1]
-            disk.copy(folder / "model.h5", folder / BEST)
+            disk.copy(folder / weights.RUN_FILE, folder / BEST)
         print(f"step {step}: distance to {self.comparison.name} {self.distances[-1]:g}", file=sys.stderr)
 
     def enough(self) -> bool:
@@ -121,8 +121,8 @@ def finetune(audio: Sequence[Path], init: str, folder: Path, *, minutes: float, 
         said = _tune(start, music, Latents.open(folder / "held-out") if held_out else None, folder, minutes, seed)
         disk.copy(music.autoencoder_path, folder / music.autoencoder["file"])
         licences = joined_licences(*(track.licence for track in tracks))
-        export_run(folder / "run", folder / "model.h5", licence=licences)
-    print(f"{folder / 'model.h5'}: {said}")
+        export_run(folder / "run", folder / weights.RUN_FILE, licence=licences)
+    print(f"{folder / weights.RUN_FILE}: {said}")
 
 
 def _collect(sources: Sequence[Source], folder: Path, config: Config) -> list[Track]:
@@ -227,7 +227,7 @@ def _train(
         trainer.sample(run, 0)
     loop.run(trainer, run, STEPS, minutes=minutes / CHECKPOINTS, limit=minutes, enough=trainer.enough,
              log=backend.scalar_writer(str(run / "logs")))  # fmt: skip
-    disk.copy(run / BEST, run / "model.h5")
+    disk.copy(run / BEST, run / weights.RUN_FILE)
     if before is None:  # without a refiner of its own a model is nothing to compare with
         before = trainer.distances[0]
     steps = weights.read(run / BEST).provenance["posttrained"]["steps"]
@@ -258,5 +258,5 @@ def _refine(model: Path, latents: Latents, run: Path, minutes: float, seed: int)
     else:
         log = backend.scalar_writer(str(run / "logs"))
         loop.run(trainer, run, STEPS, minutes=math.inf, limit=minutes, log=log)
-        disk.copy(run / "model.h5", done)  # one that was stopped before has no such file
+        disk.copy(run / weights.RUN_FILE, done)  # one that was stopped before has no such file
     return done

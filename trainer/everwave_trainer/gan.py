@@ -282,10 +282,10 @@ class GanTrainer:
         networks = {"generator": self.average_parameters()}
         if self.file is None:
             disk.copy(self.latents.autoencoder_path, folder / self.latents.autoencoder["file"])
-            save_domain(folder / "model.h5", self.config, networks, self.latents.autoencoder, provenance)
+            save_domain(folder / weights.RUN_FILE, self.config, networks, self.latents.autoencoder, provenance)
         else:
             refiner = self.file.config.generator.refiner
             generator = dataclasses.replace(self.config.generator, refiner=refiner)
             config = dataclasses.replace(self.config, generator=generator)
             save_trained_on(folder, self.file, config, networks, self.latents, provenance)
-        save_generated(folder / "model.h5", folder / "samples", step)
+        save_generated(folder / weights.RUN_FILE, folder / "samples", step)

@@ -203,4 +203,4 @@ class PostTrainer:
         }  # fmt: skip
         save_trained_on(folder, self.file, self.config, self.average_parameters(), self.latents,
                         {"posttrained": posttrained})  # fmt: skip
-        save_generated(folder / "model.h5", folder / "samples", step)
+        save_generated(folder / weights.RUN_FILE, folder / "samples", step)

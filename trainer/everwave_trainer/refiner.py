@@ -159,7 +159,7 @@ class RefinerTrainer:
         }  # fmt: skip
         save_trained_on(folder, self.file, self.config, {"refiner": self.average_parameters()},
                         self.latents, {"refiner": refiner})  # fmt: skip
-        save_generated(folder / "model.h5", folder / "samples", step)
+        save_generated(folder / weights.RUN_FILE, folder / "samples", step)
 
 
 def unit(noise: float) -> float:
