@@ -186,8 +186,10 @@ def info(options: argparse.Namespace) -> None:
     ending = Path(options.model).suffix.lower()
     is_audio = ending in ENDINGS or ending.lstrip(".") in SUBTYPES
     with commands.only_our_lines(options.debug):
-        latents = None if is_audio else described(Path(options.model))
-        facts = _about_audio(options.model) if is_audio else latents or load(options.model, 1).info()
+        if is_audio:
+            facts = _about_audio(options.model)
+        else:
+            facts = described(Path(options.model)) or load(options.model, 1).info()
     if options.json:
         print(json.dumps(facts))
         return

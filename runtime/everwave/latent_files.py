@@ -137,12 +137,11 @@ def opened(path: Path, item: str | None = None) -> Iterator[tuple[Stored, About]
 
 def described(path: Path) -> dict[str, Any] | None:
     """What is in a file of latents: their shape and what is known about them, each recording's under its name if it is HDF5; None if it is none."""
-    if path.suffix.lower() not in (".npy", *HDF5) or not path.is_file():
-        return None
+    if path.suffix.lower() == ".npy" and path.is_file():
+        with opened(path) as (stored, about):
+            return {"latents": list(stored.shape), **about}
     with explained(path):
-        if path.suffix.lower() == ".npy":
-            return {"latents": list(_load_npy(path).shape), **_beside(path)}
-        found = recordings(path)
+        found = recordings(path) if path.suffix.lower() in HDF5 else None
     return found and {name: {"latents": list(shape), **about} for name, (shape, about) in found.items()}
 
 

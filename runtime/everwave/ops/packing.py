@@ -36,10 +36,11 @@ def pack(kernels: Array, path: Path, stored: type | None = None, factors: Array 
     `stored` float16: their bits in int16. `factors` (Q, P): Q mixtures of the P are packed in their place.
     """
     lanes, column, halves = path.lanes, 0, stored == np.float16
+    factors = None if factors is None else factors.astype(np.float32)
     for size in panel_widths(kernels.shape[2], path):
         part = kernels[:, :, column : column + size * lanes]
         if factors is not None:
-            part = np.tensordot(factors.astype(np.float32), part.astype(np.float32), 1)
+            part = np.tensordot(factors, part.astype(np.float32), 1)
         count, depth, width = part.shape
         panel = np.zeros((count, depth, size * lanes), np.float16 if halves else np.float32)
         panel[:, :, :width] = part

@@ -142,8 +142,8 @@ class Planner:
         self.stored = stored_as(parameters, path)
         self.steps: list[Step] = []
         self.tensors: dict[Node, Tensor] = {}
-        # factors (points, taps) or None, and what `_arranged` makes taps (taps, K, N) of: one product's after the other
-        # when all are known, as copies of all of them would be more than everything else
+        # factors (points, taps) or None, and what `_arranged` makes taps (taps, K, N) of: once more when all are known, one
+        # product's after the other, as copies of all of them together would be more than everything else
         self.weights: list[tuple[Array | None, tuple[Array, Array, Tensor]]] = []
         self.packed = 0  # elements that they will take
         self.constants: list[Array] = [np.zeros(2 * self.lanes, np.float32)]
