@@ -13,6 +13,7 @@ from .cpus import cores
 from .errors import UsageError, short
 from .philox import check_seed
 
+MAX_SECONDS = 30 * 86400.0  # of a piece that ends
 MAX_START = 1e9  # seconds; 30 years into a piece
 TRUNCATION, MAX_TRUNCATION = 2.0, 8.0  # unless it is asked for, and at most
 MAX_GAIN = 4.0

@@ -27,7 +27,7 @@ SIZES = {  # of each section, lowest and highest
 }  # fmt: skip
 CEILING_BINS = 16  # 690 Hz at 44.1 kHz
 TAKEN = {  # names that no condition may have: they stand beside these in calls, in requests, in logs and on streams
-    "self", "model", "seed", "seconds", "start", "loop", "truncation", "style", "gain", "glide", "at",
+    "self", "model", "seed", "seconds", "start", "loop", "bars", "truncation", "style", "gain", "glide", "at",
     "ahead", "workers", "progress", "cancel", "set", "read", "seek", "position", "beat", "log", "frames", "stages", "close",
 }  # fmt: skip
 

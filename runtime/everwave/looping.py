@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import conditioning
+from . import checks, conditioning
 from .controls import Piece
-from .errors import Cancelled
+from .errors import Cancelled, UsageError, short
 from .pipeline import Pipeline, clipped
 from .resampling import resample_circle
 
@@ -24,22 +24,21 @@ MAX_EXACT_SECONDS = 300  # of a loop that is brought to its length, for which al
 class Loop:
     """Blocks (n, 2) of a loop, float32 in [-1, 1], played once; put end to end they go on without a seam.
 
-    It is as long as was asked for, to the sample; of a model with a tempo that is constant, the nearest number of bars
-    of four beats, at least one. What is generated is a whole number of latents (4096 samples at 44.1 kHz), at least
-    one, over which the beats are spread evenly; it is then resampled around its circle, which shifts its pitch by up to
-    46 ms in its length, 10 cents in 8 s. All of it comes as one block then. A loop of more than five minutes is left as
-    long as its latents are, at most 46 ms off, and comes in blocks.
+    It is as long as was asked for, to the sample: bars of four beats, or seconds, in place of which, of a model with a
+    tempo that is constant, it has the nearest number of bars, at least one. What is generated is a whole number of
+    latents (4096 samples at 44.1 kHz), at least one, over which the beats are spread evenly; it is then resampled
+    around its circle, which shifts its pitch by up to 46 ms in its length, 10 cents in 8 s. All of it comes as one
+    block then. A loop of more than five minutes is left as long as its latents are, at most 46 ms off, and comes in
+    blocks.
 
     latents, frames (samples), seconds    bars, bpm: None where there is no constant tempo
     """
 
-    def __init__(self, pipeline: Pipeline, seed: int, controls: Mapping[str, Any], seconds: float,
+    def __init__(self, pipeline: Pipeline, seed: int, controls: Mapping[str, Any], seconds: float | None, bars: int | None,
                  progress: Callable[[int, int], object] | None, cancel: Callable[[], bool] | None) -> None:  # fmt: skip
         signal = pipeline.config.signal
         state = Piece(pipeline, seed).state(controls)  # refuses what does not fit the model
-        tempo = _tempo(pipeline, seed, controls)
-        self.bars = None if tempo is None else max(1, round(seconds * tempo / 60 / BEATS_PER_BAR))
-        wanted = seconds if self.bars is None else self.bars * BEATS_PER_BAR * 60 / tempo  # type: ignore[operator]
+        wanted, self.bars = _length(seconds, bars, _tempo(pipeline, seed, controls))
         self.latents = max(1, round(wanted * signal.latent_rate))
         self._made = self.latents * signal.latent_samples
         wanted = max(wanted, 1 / signal.latent_rate)
@@ -93,6 +92,18 @@ class Loop:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a loop cannot be copied or pickled; make it again from its seed, or keep its samples")
+
+
+def _length(seconds: float | None, bars: int | None, tempo: float | None) -> tuple[float, int | None]:
+    """Seconds to the next start, and how many bars they are, if there is a constant tempo."""
+    if tempo is None:
+        if seconds is None:
+            raise UsageError(f"bars={short(bars)} without a tempo that stays the same; ask for seconds")
+        return seconds, None
+    bar = BEATS_PER_BAR * 60 / tempo
+    most = checks.MAX_SECONDS // bar
+    bars = checks.whole("bars", bars, 1, most) if seconds is None else max(1, round(seconds / bar))
+    return bars * bar, bars
 
 
 def _tempo(pipeline: Pipeline, seed: int, controls: Mapping[str, Any]) -> float | None:

@@ -28,7 +28,7 @@ from .player import Player
 from .pooling import pool
 from .resampling import BLOCK_FRAMES, Resampler
 from .signal import synthesize
-from .streaming import MAX_SECONDS, Progress, Stream, read_log
+from .streaming import Progress, Stream, read_log
 
 Array = np.ndarray
 
@@ -164,25 +164,30 @@ class Model:
 
     # -- generate ------------------------------------------------------------------------------------------------
 
-    def generate(self, seconds: float, seed: int = 0, truncation: float = checks.TRUNCATION, start: float = 0.0, *,
-                 style: Any = None, loop: bool = False, progress: Progress | None = None,
-                 cancel: Callable[[], bool] | None = None, **conditions: Any) -> Array:  # fmt: skip
+    def generate(self, seconds: float | None = None, seed: int = 0, truncation: float = checks.TRUNCATION,
+                 start: float = 0.0, *, style: Any = None, loop: bool = False, bars: int | None = None,
+                 progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
+                 **conditions: Any) -> Array:  # fmt: skip
         """`seconds` of the piece of `seed`, from `start` seconds on: float32 (frames, 2) in [-1, 1].
 
         The piece is endless and fixed by seed, truncation, style and conditions: any part of it is the same samples
         whatever the start and the number of threads. Anchors and style are normal numbers cut at +-`truncation`: less is
         tamer. `style`: the seed whose style to take, or a vector; default: that of `seed`. A condition (see
         `conditions`) is a number, one number per latent, (seconds, value) pairs, or a CSV file of those.
-        With `loop`, the end goes on into the start; where the tempo is constant it is the nearest number of bars.
+        With `loop`, the end goes on into the start; where the tempo is constant it is the nearest number of bars of
+        four beats. `bars` in place of `seconds`: a loop of so many.
         `progress(done, total)` is called with frames; when `cancel()` is true, Cancelled is raised.
         """
-        seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; for more take blocks of a `stream`")
         options: dict[str, Any] = {"style": style, "progress": progress, "cancel": cancel, **conditions}
         source: Stream | Loop
-        if loop and start:
-            raise UsageError(f"start={start!r} with loop; a loop has no later part, leave it out")
-        source = self.loop(seconds, seed, truncation, **options) if loop else self.stream(
-            seed, truncation, start, seconds=seconds, **options)  # fmt: skip
+        if loop or bars is not None:
+            if start:
+                raise UsageError(f"start={start!r} with loop; a loop has no later part, leave it out")
+            source = self.loop(seconds, seed, truncation, bars=bars, **options)
+            number("seconds", source.seconds, 0, MAX_IN_MEMORY, "; for more take blocks of a `loop`")
+        else:
+            seconds = number("seconds", seconds, 0, MAX_IN_MEMORY, "; for more take blocks of a `stream`")
+            source = self.stream(seed, truncation, start, seconds=seconds, **options)
         with source:
             result = np.empty((source.frames or 0, 2), np.float32)
             done = 0
@@ -191,16 +196,19 @@ class Model:
                 done += len(block)
         return result
 
-    def loop(self, seconds: float, seed: int = 0, truncation: float = checks.TRUNCATION, *, style: Any = None,
-             progress: Progress | None = None, cancel: Callable[[], bool] | None = None,
-             **conditions: Any) -> Loop:  # fmt: skip
-        """A piece whose end goes on into its start, `seconds` long or the nearest number of bars; see `Loop`."""
+    def loop(self, seconds: float | None = None, seed: int = 0, truncation: float = checks.TRUNCATION, *,
+             bars: int | None = None, style: Any = None, progress: Progress | None = None,
+             cancel: Callable[[], bool] | None = None, **conditions: Any) -> Loop:  # fmt: skip
+        """A piece whose end goes on into its start, of `bars`, or of `seconds` or the nearest number of bars; see `Loop`."""
         self._needs("generator", "chunk_decoder", "frame_decoder")
-        number("seconds", seconds, 1 / self.sample_rate, MAX_SECONDS, " (30 days)")
+        if (seconds is None) == (bars is None):
+            raise UsageError(f"seconds={short(seconds)} and bars={short(bars)}; give one of them")
+        if seconds is not None:
+            seconds = number("seconds", seconds, 1 / self.sample_rate, checks.MAX_SECONDS, " (30 days)")
         if "gain" in conditions:
             raise UsageError(f"gain={short(conditions['gain'])}; a loop has none, multiply its samples")
         controls = self._plain({"truncation": truncation, "style": style, **conditions})
-        return Loop(self._pipeline(), checks.seed(seed), controls, float(seconds), progress, cancel)
+        return Loop(self._pipeline(), checks.seed(seed), controls, seconds, bars, progress, cancel)
 
     def stream(self, seed: int = 0, truncation: float = checks.TRUNCATION, start: float = 0.0, *, seconds: float | None = None,
                style: Any = None, gain: float = 1.0, ahead: float | None = None, workers: Executor | None = None,
@@ -216,7 +224,7 @@ class Model:
         controls = {"truncation": truncation, "style": style, "gain": gain, **conditions}
         frames = None
         if seconds is not None:
-            frames = round(number("seconds", seconds, 0, MAX_SECONDS, " (30 days)") * self.sample_rate)
+            frames = round(number("seconds", seconds, 0, checks.MAX_SECONDS, " (30 days)") * self.sample_rate)
             if not frames:
                 raise UsageError(f"seconds={seconds!r}; ask for at least one sample, {1 / self.sample_rate:.6f} s")
         log = {

@@ -50,9 +50,11 @@ def parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
 
     made = command("generate", "generate a piece of music")
     _control_options(made)
-    made.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
+    length = made.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=60.0, help="length (default 60)")
+    length.add_argument("--bars", type=int, help="a loop of so many bars, where there is a tempo")
     made.add_argument("--loop", action="store_true",
-                      help="the end goes on into the start; the nearest number of bars where there is a tempo")  # fmt: skip
+                      help="the end goes on into the start; of --seconds the nearest number of bars where there is a tempo")  # fmt: skip
     made.add_argument("--count", type=int, default=1, help="how many pieces, with seeds SEED, SEED + 1, ...")
     made.add_argument("--spectrogram", metavar="PNG", help="also draw the spectrogram")
     made.add_argument(

@@ -74,11 +74,12 @@ def stream(model: Model, options: argparse.Namespace, seed: int, seconds: float 
 
 
 def open_piece(model: Model, options: argparse.Namespace, seed: int) -> Stream | Loop:
-    if not options.loop:
+    if not options.loop and options.bars is None:
         return stream(model, options, seed, options.seconds)
     if options.start:
-        raise UsageError(f"--start {options.start} with --loop; a loop has no later part, leave it out")
-    return model.loop(options.seconds, seed, options.truncation, **controls(model, options))
+        raise UsageError(f"--start {options.start} with a loop, which has no later part; leave it out")
+    seconds = options.seconds if options.bars is None else None
+    return model.loop(seconds, seed, options.truncation, bars=options.bars, **controls(model, options))
 
 
 def _about_loop(piece: Stream | Loop) -> str:
@@ -93,7 +94,8 @@ def tags(model: Model, options: argparse.Namespace, seed: int) -> dict[str, str]
     name = Path(options.model).name  # without folders: they are nobody else's business
     words = ["everwave", options.run.__name__, "--model", name, "--seed", str(seed)]
     if options.run.__name__ == "generate":
-        words += ["--seconds", f"{options.seconds:.15g}", *(["--loop"] if options.loop else [])]
+        length = ["--seconds", f"{options.seconds:.15g}"] if options.bars is None else ["--bars", str(options.bars)]
+        words += [*length, *(["--loop"] if options.loop else [])]
     given = {
         "truncation": options.truncation if options.truncation != checks.TRUNCATION else None,
         "start": options.start or None,

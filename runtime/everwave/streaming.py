@@ -19,7 +19,6 @@ from .player import WORKERS_GONE, Player, Segment
 Array = np.ndarray
 Progress = Callable[[int, int], object]  # (frames done, frames in all or 0 if endless)
 
-MAX_SECONDS = 30 * 86400.0
 MAX_READ = 1 << 28  # frames, 2 GB
 MAX_CHANGES = 1_000_000  # in a log from somewhere
 
@@ -236,7 +235,7 @@ def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:
         raise UsageError(f"log: changes; expected a list of at most {MAX_CHANGES} changes")
     checked = []
     for change in changes:
-        at = whole("at", change, MAX_SECONDS * rate)
+        at = whole("at", change, checks.MAX_SECONDS * rate)
         if "seek" in change:
             if beside := sorted(change.keys() - {"at", "seek"}):
                 raise UsageError(f"log: {beside[0]} beside a seek; make it a change of its own")
@@ -255,4 +254,4 @@ def read_log(data: Any, config: Config) -> tuple[dict[str, Any], int]:
         "controls": {name: control(name, value) for name, value in values.items()},
         "changes": checked,
     }
-    return log, whole("frames", data, MAX_SECONDS * rate)
+    return log, whole("frames", data, checks.MAX_SECONDS * rate)

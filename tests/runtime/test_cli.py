@@ -285,6 +285,19 @@ def test_a_loop_says_its_length(tiny: str, steered: str, capsys: pytest.CaptureF
     assert main(["generate", "--model", steered, "--seconds", "2", "--bpm", "125", "--loop", "-o", "b.flac"]) == 0
     assert "a loop of 84672 samples, 1 bar of 125.00 bpm" in capsys.readouterr().out
     assert len(samples("b.flac")) == 84672
+    assert main(["generate", "--model", steered, "--bars", "2", "--bpm", "125", "--seed", "3", "-o", "c.wav"]) == 0
+    assert "a loop of 169344 samples, 2 bars of 125.00 bpm" in capsys.readouterr().out
+    assert main(["info", "c.wav"]) == 0
+    again = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("comment"))
+    assert "--bars 2 --bpm 125" in again
+    assert "--seconds" not in again
+    for wrong, message in ((["2", "--start", "8"], "--start 8.0 with a loop"), (["0"], "bars=0; it must be")):
+        assert main(["generate", "--model", steered, "-o", "d.wav", "--bars", *wrong]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--model", steered, "-o", "d.wav", "--bars", "2", "--seconds", "8"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert not Path("d.wav").exists()
 
 
 def test_a_stream_tells_a_terminal_its_seed(

@@ -6,6 +6,7 @@ import pickle
 import threading
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import everwave
 import numpy as np
@@ -51,6 +52,46 @@ def test_with_a_tempo_a_loop_is_whole_bars(steered: Model, seconds: float, bpm: 
     assert loop.frames == round(bars * 240 / bpm * RATE)
     assert loop.bpm == pytest.approx(bpm, rel=0.5 / loop.frames)
     assert sum(map(len, loop)) == loop.frames
+
+
+@pytest.mark.parametrize(("bars", "bpm"), [(1, 120), (4, 131.3), (3, None)])
+def test_a_loop_of_bars(steered: Model, bars: int, bpm: float | None) -> None:
+    controls = {} if bpm is None else {"bpm": bpm}
+    loop = steered.loop(bars=bars, seed=3, **controls)
+    assert loop.bars == bars
+    assert loop.bpm == pytest.approx(bpm or _drawn_tempo(steered), rel=1e-4)
+    assert loop.seconds == pytest.approx(bars * 240 / loop.bpm)
+    samples = steered.generate(bars=bars, seed=3, **controls)
+    np.testing.assert_array_equal(samples, np.concatenate(list(loop)))
+    np.testing.assert_array_equal(samples, steered.generate(loop.seconds, seed=3, loop=True, **controls))
+
+
+def _drawn_tempo(model: Model) -> float:
+    return float(model.loop(seconds=4.0, seed=3).bpm or 0)
+
+
+def test_bars_need_a_tempo_that_stays(model: Model, steered: Model) -> None:
+    refused: list[tuple[Model, dict[str, Any], str]] = [
+        (model, {"bars": 4}, "bars=4 without a tempo that stays the same; ask for seconds"),
+        (steered, {"bars": 4, "bpm": [(0, 120), (4, 140)]}, "ask for seconds"),
+        (steered, {"bars": 0}, "bars=0; it must be between 1 and"),
+        (steered, {"bars": 10**7, "bpm": 120}, "bars=10000000; it must be between 1 and 1.296e"),
+        (steered, {"bars": 1.5}, "bars=1.5; expected a whole number"),
+        (steered, {"bars": "four"}, "bars=four; expected a number"),
+        (steered, {"bars": 4, "seconds": 8.0}, "seconds=8.0 and bars=4; give one of them"),
+    ]
+    for who, wish, message in refused:
+        for ask in (who.loop, who.generate):
+            with pytest.raises(everwave.UsageError, match=message):
+                ask(**wish)
+    with pytest.raises(everwave.UsageError, match="seconds=None and bars=None"):
+        model.loop()
+    with pytest.raises(everwave.UsageError, match="seconds=None"):
+        model.generate()
+    with pytest.raises(everwave.UsageError, match=r"start=3\.0 with loop"):
+        steered.generate(bars=1, start=3.0)
+    with pytest.raises(everwave.UsageError, match="take blocks of a `loop`"):
+        steered.generate(bars=20000, bpm=120)
 
 
 def test_a_loop_is_brought_to_its_tempo_around_its_circle(steered: Model, monkeypatch: pytest.MonkeyPatch) -> None:
