@@ -6,13 +6,16 @@ import hashlib
 import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from everwave.kernels import engine, peak, tiles, vectors
@@ -28,9 +31,11 @@ from everwave.ops.numpy_ops import NumpyOps, convolve, convolve_up
 from everwave.ops.trace import Graph, Node, Trace, _in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
 Array = np.ndarray
-FLOAT32 = [path for path in available() if path.precision == "float32"]
+NEON = Path("neon", 4, 6, "float32", 4)  # as `generic` is on ARM
+FLOAT32 = [path for path in (*available(), NEON) if path.precision == "float32"]
 PAIRS_TWIN = Path("avx512_bf16_twin", 8, 8, "bfloat16", filtered=2)  # pairs of bfloat16 in vectors, on any CPU
 BFLOAT16 = [path for path in (*available(), AMX_TWIN, PAIRS_TWIN) if path.precision == "bfloat16"]
 LAYERS = ["three taps", "three taps, stride 2", "transposed"]  # what minimal filters are for
@@ -365,6 +370,56 @@ def test_packing_puts_neighbours_in_depth_side_by_side() -> None:
     kernel = np.arange(1, 4 * 48 + 1, dtype=np.float32).reshape(4, 48)
     packed = np.concatenate(list(packing.pack(kernel[None], Path("any", 16, 8, "bfloat16"))))
     assert np.array_equal(packed.view(np.uint16).reshape(2, 48, 2)[1, 5], packing.to_bfloat16(kernel[2:, 5]))
+
+
+def test_on_arm_there_is_the_path_that_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everwave.kernels.paths._is_x86", lambda: False)
+    assert replace(available()[-1], name="neon", halves=False) == NEON
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "cpu"),
+    [
+        (NEON, "aarch64-linux-gnu", "generic"),
+        (NEON, "aarch64-linux-gnu", "cortex-a72"),
+        (NEON, "aarch64-linux-gnu", "neoverse-n1"),
+        (NEON, "aarch64-linux-gnu", "apple-m1"),
+        (Path("avx2", 8, 6, "float32", 2), "x86_64-linux-gnu", "haswell"),
+        (Path("avx2", 8, 6, "float32", 2), "x86_64-linux-gnu", "znver3"),
+        (Path("avx512", 16, 8, "float32"), "x86_64-linux-gnu", "skylake-avx512"),
+        (Path("avx512", 16, 8, "float32"), "x86_64-linux-gnu", "znver4"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else value,
+)
+def test_sums_stay_in_registers(path: Path, target: str, cpu: str) -> None:
+    """The inner loop of a product, compiled for other CPUs, touches no stack and moves no register to another."""
+    loop = inner_loop(path, target, cpu)
+    fused = re.findall(r"fmla|vfn?madd\w+ps", loop)
+    assert len(fused) == vectors.DEEP[path.lanes] * path.rows * path.vectors, loop
+    assert not re.search(r"\[sp|%rsp|\tmov\tv|\tvmovaps\t%[yz]mm\d+, %[yz]mm\d+", loop), loop
+
+
+def inner_loop(path: Path, target: str, cpu: str) -> str:
+    number, numbers = ir.IntType(64), ir.FloatType().as_pointer()
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [numbers, numbers, number, numbers]), "product")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emitter, tile = vectors.Emitter(builder, path.lanes), (path.rows, path.vectors)
+    vectors.emit_vector_product(emitter, tile, path.vectors, 1, *function.args)
+    builder.ret_void()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        machine = llvm.Target.from_triple(target).create_target_machine(cpu=cpu, opt=3)
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM makes no code for {target}: {error}")
+    optimised = llvm.parse_assembly(str(module).replace("unknown-unknown-unknown", target))
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(optimised, passes)
+    blocks = re.split(r"\n(?=\.?LBB)", machine.emit_assembly(optimised))
+    (loop,) = (block for block in blocks if re.search(r"fmla|vfmadd", block))
+    label, _, body = loop.partition(":")
+    return body[: body.rindex(label)]
 
 
 @pytest.mark.parametrize(

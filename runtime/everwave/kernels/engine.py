@@ -42,7 +42,7 @@ from .vectors import (
     write,
 )  # fmt: skip
 
-SOURCES = "97d566bc4891"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
+SOURCES = "ea85275fc46f"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
 
 GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
 

@@ -21,7 +21,7 @@ ENVIRONMENT = "EVERWAVE_PATH"  # forces a path, for tests and for doubting users
 class Path:
     """One way to compute: float32 numbers per vector, the register tile in rows and vectors, and what products read.
 
-    A product's accumulators, a row of weights and one input must fit into the registers: 6 x 2 in 16, 8 x 3 in 32.
+    A product's accumulators, a row of weights and one input must fit into the registers: 6 x 2 in 16, 8 x 3 or 6 x 4 in 32.
     """
 
     name: str
@@ -71,8 +71,7 @@ def available() -> tuple[Path, ...]:
     paths += reversed(wide) if "amx-bf16" in features else wide
     if {"avx2", "fma"} <= features:
         paths.append(Path("avx2", 8, 6, "float32", 2, "f16c" in features))
-    rows, vectors = (8, 3) if wide_file else (6, 2)
-    paths.append(Path("generic", 4, rows, "float32", vectors, not _is_x86() or "f16c" in features))
+    paths.append(Path("generic", 4, 6, "float32", 4 if wide_file else 2, not _is_x86() or "f16c" in features))
     return tuple(path for path in paths if path.name not in _rejected)
 
 

@@ -25,7 +25,7 @@ from .jit import entry, inner
 from .vectors import Emitter, int64
 
 FUSED: dict[str, Any] = {"fastmath": {"contract"}}  # a product and a sum may become one operation
-SOURCES = "2bc93a29147a"  # sha256 of vectors.py, for the cache: see vectors.py
+SOURCES = "c7ecb55106d6"  # sha256 of vectors.py, for the cache: see vectors.py
 F = np.float32
 SIDE = 8  # numbers in a vector, and rows of a square that a transposition moves
 TURNS = 32  # in a circle: the longest FFT along one side

@@ -20,7 +20,7 @@ from .paths import cpu_features
 
 NONE, SWISH, TANH, CLIP = range(4)  # activations
 LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
-DEEP = 2  # steps of a product's depth that the compiler sees at once; of more it loads so much ahead that it spills
+DEEP = {4: 1, 8: 2, 16: 2}  # by lanes: steps of a product's depth that the compiler sees at once; of more it spills
 TOGETHER = 12  # vectors that are mixed at once
 UNROLLED = 4  # vectors of weights that are expanded in one turn of a loop
 
@@ -241,7 +241,7 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], pitch: int, parts: in
     parts: 1 for float32; 2 for pairs of bfloat16, neighbours in depth that one lane multiplies and adds at once.
     The accumulators stay in registers over the whole depth. Vectors beyond those of the tile are left as they are.
     """
-    builder, (height, count), lanes = e.builder, tile, e.lanes
+    builder, (height, count), lanes, deep = e.builder, tile, e.lanes, DEEP[e.lanes]
     lane = e.floats if parts == 1 else e.integers
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)
@@ -250,10 +250,10 @@ def emit_vector_product(e: Emitter, tile: tuple[int, int], pitch: int, parts: in
     k.add_incoming(int64(0), entry)
     sums = [[builder.phi(e.floats) for _ in range(count)] for _ in range(height)]
     totals = [list(line) for line in sums]
-    begin = builder.mul(builder.and_(k, int64(LINE // DEEP - 1)), int64(DEEP * parts))  # in a line of rows
-    base = builder.add(builder.mul(builder.udiv(k, int64(LINE // DEEP)), int64(height * LINE * parts)), begin)
-    at, pieces = builder.mul(k, int64(DEEP * count * lanes)), builder.mul(lines, int64(LINE // DEEP))
-    for u in range(DEEP):
+    begin = builder.mul(builder.and_(k, int64(LINE // deep - 1)), int64(deep * parts))  # in a line of rows
+    base = builder.add(builder.mul(builder.udiv(k, int64(LINE // deep)), int64(height * LINE * parts)), begin)
+    at, pieces = builder.mul(k, int64(deep * count * lanes)), builder.mul(lines, int64(LINE // deep))
+    for u in range(deep):
         columns = [e.bits(weights, builder.add(at, int64((u * count + v) * lanes)), lane) for v in range(count)]
         for r in range(height):
             value = e.broadcast(e.bits(source, builder.add(base, int64((r * LINE + u) * parts)), lane.element))
