@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from .audio_writing import SUBTYPES, FormatError, OutputError, Writer, reason
 from .errors import AudioError
+from .files import mode
 from .mpeg import stating_length
 from .resampling import Resampler, resample
 from .wav import INFO_IDS
@@ -157,8 +159,8 @@ def _opened(source: Source) -> Iterator[Any]:
     try:
         with contextlib.ExitStack() as stack:
             path = Path(stack.enter_context(on_disk(source)))
-            if not path.is_file():
-                what = "is a folder" if path.is_dir() else "is a pipe or a device" if path.exists() else "no such file"
+            if not stat.S_ISREG(there := mode(path)):
+                what = "is a folder" if stat.S_ISDIR(there) else "is a pipe or a device" if there else "no such file"
                 raise AudioError(f"{called}: {what}; give an audio file")
             path.open("rb").close()  # the system's reason, where libsndfile knows none
             # bytes: soundfile encodes text strictly, and names may be anything

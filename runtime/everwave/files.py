@@ -22,17 +22,17 @@ def checked(path: str | os.PathLike[str]) -> Path:
     name = os.fspath(path) or "''"
     try:
         target = Path(os.path.realpath(path))
-        mode = _mode(target)
+        there = mode(target)
     except (OSError, ValueError) as error:  # a name that is too long, links that go round
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{name}: cannot be written ({reason}); choose another name") from None
-    if mode and stat.S_ISDIR(mode):
+    if stat.S_ISDIR(there):
         raise OutputError(f"{name}: is a folder; give the name of a file")
-    if mode and not stat.S_ISREG(mode):
+    if there and not stat.S_ISREG(there):
         raise OutputError(f"{name}: is a device or a pipe; give the name of a file")
     if not target.parent.is_dir():
         raise OutputError(f"{name}: there is no folder {target.parent}; create it first")
-    if not os.access(target.parent, os.W_OK) or (mode and not os.access(target, os.W_OK)):
+    if not os.access(target.parent, os.W_OK) or (there and not os.access(target, os.W_OK)):
         raise OutputError(f"{name}: no permission to write there; choose another place")
     return target
 
@@ -40,7 +40,7 @@ def checked(path: str | os.PathLike[str]) -> Path:
 def checked_folder(folder: Path) -> Path:
     """`folder`, which is one that can be written to or made; OutputError else. Nothing is made yet."""
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or path.exists())
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_symlink() or mode(path))
     except OSError as error:  # a name that is too long
         raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); choose another name") from None
     if not there.is_dir():
@@ -90,8 +90,12 @@ def check_room(folder: Path, needed: int, name: str | os.PathLike[str]) -> None:
         )
 
 
-def _mode(path: Path) -> int | None:
+def mode(path: Path) -> int:
+    """What `stat` takes for the kind of what is there, 0 if nothing is; OSError where that cannot be told.
+
+    From Python 3.14 on `Path.exists` and `is_file` are silent then, as if nothing were there.
+    """
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return 0

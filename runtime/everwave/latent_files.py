@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import EverwaveError, UsageError, first_line
-from .files import checked, checked_folder, whole
+from .files import checked, checked_folder, mode, whole
 from .latent_about import MAX_ABOUT, About, Array, Latents, explained, known, unchanged
 from .latent_hdf5 import Hdf5Store, recording, recordings
 
@@ -123,7 +124,7 @@ def opened(path: Path, item: str | None = None) -> Iterator[tuple[Stored, About]
     """The latents in `path` and what is known about them; `item` names the recording if a file holds several."""
     with ExitStack() as stack:
         with explained(path):
-            if not path.is_file():
+            if not stat.S_ISREG(mode(path)):
                 raise EverwaveError(f"{path}: no such file; `everwave encode` makes one")
             if path.suffix.lower() in HDF5:
                 dataset, about = recording(path, item, stack)

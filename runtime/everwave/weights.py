@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from .config import Config
 from .errors import ModelError, UnknownModel, UsageError, short
+from .files import mode
 from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 from .weights_format import ModelFile, Parameters, check_reference, named, read, write
@@ -77,7 +79,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
             for folder in folders():
                 if (shipped := folder / f"{path.name}.h5").is_file():
                     return shipped
-        if path.is_file():
+        if stat.S_ISREG(mode(path)):
             return path
     names = ", ".join(available()) or f"none, set {SHIPPED} to a folder of .h5 files"
     raise UnknownModel(

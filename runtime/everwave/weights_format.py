@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import numpy as np
 from . import hdf5
 from .config import Condition, Config
 from .errors import ModelError
-from .files import check_room, checked, whole
+from .files import check_room, checked, mode, whole
 from .networks import AUTOENCODER, of_domain
 from .ops.trace import trace
 
@@ -72,8 +73,8 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     import h5py
 
     with named(path, "read"):
-        if not Path(path).is_file():
-            raise ModelError("no such file" if not Path(path).exists() else "is no file; give a weights file")
+        if not stat.S_ISREG(there := mode(Path(path))):
+            raise ModelError("is no file; give a weights file" if there else "no such file")
         with h5py.File(path, "r", locking=False) as file:  # locks fail on read-only network shares
             header = _header(file)
             datasets = _datasets(file, header)
