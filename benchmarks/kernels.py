@@ -20,9 +20,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one thread against one thr
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from everwave.kernels import engine as E
+from everwave.bench import peak
+from everwave.kernels import steps as E
 from everwave.kernels.paths import Path, choose
-from everwave.kernels.peak import peak
 from everwave.ops.numba_ops import NumbaNetwork
 from everwave.ops.trace import Graph, Node, Trace
 

@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from . import __version__, ops
 from .audio import Writer
 from .config import DECODER_LATENTS
@@ -26,6 +28,8 @@ from .model import Model, Stream, random_model
 
 WARM_UP_SECONDS = 33.0  # two workers have a whole segment each, so that all of their memory has been touched
 PEAK_SECONDS = 0.2  # a thread's clock may tick in 16 ms
+CHAINS = {4: 12, 8: 12, 16: 24}  # sums in registers by lanes: enough to hide the latency, few enough for the registers
+ROUNDS = 200_000
 CPU_SECONDS_OF = ("generator", "chunk_decoder", "frame_decoder", "signal", "overlap_add", "write")
 
 
@@ -154,8 +158,6 @@ def _products(result: dict[str, Any], model: Model, name: str) -> tuple[str, str
 
 def _peak(path: Any) -> float:
     """Operations a second of this thread with nothing but registers."""
-    from .kernels.peak import peak
-
     loop, operations = peak(path)
     loop()
     begin, rounds = time.thread_time(), 0
@@ -163,6 +165,21 @@ def _peak(path: Any) -> float:
         loop()
         rounds += 1
     return rounds * operations / spent
+
+
+def peak(path: Any, rounds: int = ROUNDS) -> tuple[Callable[[], None], float]:
+    """A call that only multiplies and adds in registers, as the engine does on this path, and its number of operations (two each)."""
+    from .kernels import multiply_adds
+    from .kernels.steps import MEMORY
+
+    chains, pairs = CHAINS[path.lanes], path.precision == "bfloat16"
+    vector = (np.float32(0),) * path.lanes
+    out = np.zeros(max(chains * path.lanes, MEMORY), np.float32)
+    operations = 2.0 * chains * path.lanes * (1 + pairs)
+    if path.unit:
+        rounds, operations = rounds // 10, 2.0 * 4 * 16 * 16 * 32  # four products of tiles a round
+    kind = (path.multiplier, vector, (0,) * chains)
+    return lambda: multiply_adds(*kind, rounds, out, 1 if pairs else None), operations * rounds
 
 
 def extensions() -> list[str]:

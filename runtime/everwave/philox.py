@@ -49,7 +49,7 @@ def normals(seed: int, purpose: str, first: int, count: int) -> Array:
     if fill is None:
         return normals_numpy(seed, purpose, first, count)
     out = np.empty(count, np.float32)
-    fill(out, np.uint64(check_seed(seed)), np.uint64(purpose_word(purpose)), first)
+    fill(out, count, np.uint64(check_seed(seed)), np.uint64(purpose_word(purpose)), first)
     return out
 
 
@@ -120,7 +120,9 @@ def _cos_sin(words: Array) -> tuple[Array, Array]:
 def _kernel() -> Callable[..., None] | None:
     """The Numba kernel, or None where Numba cannot load."""
     try:
-        from .kernels.random import fill_normals
+        from . import kernels
+
+        kernels.check()
     except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
         return None
-    return fill_normals
+    return kernels.fill_normals

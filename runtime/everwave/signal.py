@@ -21,7 +21,9 @@ MEAN_DB, SCALE_DB = -25.0, 75.0  # log_magnitude = (dB - MEAN_DB) / SCALE_DB, ne
 POWER_OFFSET = 1e-7  # added to |X|^2 on the way back, as the original does
 VECTOR_OFFSET = 1e-8  # added to the squared length of a phase's vector, so that one of no length gives 0
 BLOCK = 256  # frames analysed at once: enough to be fast, small enough to stay in the cache
-TOGETHER = 16  # frames whose FFT SciPy may do at once; where it fuses multiply-adds (ARM), one by one would round otherwise
+TOGETHER = (
+    16  # frames whose FFT SciPy may do at once; where it fuses multiply-adds (ARM), one by one would round otherwise
+)
 
 
 def hann(n: int) -> Array:
@@ -144,7 +146,9 @@ def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Arra
         return synthesize_numpy(log_magnitude, phase, signal)
     windows, frames, _ = log_magnitude.shape
     samples = np.empty((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
-    kernel(_plain(log_magnitude), _plain(phase), *tables(signal.n_fft), places(frames), samples)
+    space = np.empty(6 * (signal.bins - 1) + 2 + (frames + OVERLAP - 1) * signal.hop_length, np.float32)
+    inputs = _plain(log_magnitude), _plain(phase), *tables(signal.n_fft), places(frames)
+    kernel(*inputs, samples, space, windows, frames, phase.shape[-1])
     return samples
 
 
@@ -208,10 +212,12 @@ def _kernel(n_fft: int, vectors: bool) -> Callable[..., None] | None:
     if n_fft not in (128, 256, 512, 1024, 2048):
         return None
     try:
-        from .kernels.signal import make_synthesize
+        from . import kernels
+
+        kernels.check()
     except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
         return None
-    return make_synthesize(*_factors(n_fft // 2), vectors)
+    return kernels.synthesize(*_factors(n_fft // 2), vectors)
 
 
 def _plain(x: Array) -> Array:

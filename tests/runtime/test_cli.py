@@ -495,21 +495,21 @@ def test_warmup_of_a_path_that_there_is_not(
 
 
 WARM = """
+import sys
 import numpy as np
 from dataclasses import replace
-from everwave import weights
+from everwave import kernels, weights
 from everwave.config import PRESETS
-from everwave.kernels import engine
 from everwave.model import Model, warm_up
 
 warm_up()
-known = set(engine.run.signatures)
+known = set(kernels.run.compiled)
 file = weights.random_model(PRESETS["tiny"])
 for dtype in (np.float16, np.float32):
     parameters = {n: {k: (v * np.float32(1.01)).astype(dtype) for k, v in p.items()} for n, p in file.parameters.items()}
     model = Model.from_parts(replace(file, parameters=parameters))
     model.encode(model.generate(0.1), model.sample_rate)
-assert known and set(engine.run.signatures) == known, set(engine.run.signatures) - known
+assert known and set(kernels.run.compiled) == known, set(kernels.run.compiled) - known
 """
 
 

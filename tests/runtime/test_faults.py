@@ -195,14 +195,14 @@ NO_TEMPORARY = "import tempfile; tempfile._candidate_tempdir_list = list\n"
 
 
 @linux
-@pytest.mark.parametrize("case", ["locked", "numba", "given", "homeless", "no temporary folder"])
+@pytest.mark.parametrize("case", ["locked", "read-only", "given", "homeless", "no temporary folder"])
 def test_caches_that_cannot_be(case: str, read_only: Path, tmp_path: Path) -> None:
     """As containers have it: whatever folder is missing or locked, kernels run, and one line says what that costs."""
     pytest.importorskip("numba")
     home, work = tmp_path / "home", tmp_path / "work"
-    for folder in (home, work, home / ".cache" / "numba"):
+    for folder in (home, work, home / ".cache" / "everwave"):
         folder.mkdir(parents=True, exist_ok=True)
-    (home / ".cache" / "numba").chmod(0o555)
+    (home / ".cache" / "everwave").chmod(0o555)
     if case == "locked":
         home.chmod(0)
     env = {} if case == "homeless" else {"HOME": str(home)}

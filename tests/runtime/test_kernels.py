@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from unittest import mock
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from everwave.kernels import engine, peak, tiles, vectors
+from everwave.kernels import engine, jit, native, peak, vectors
 from everwave.kernels import random as kernels_random
 from everwave.kernels import signal as kernels_signal
-from everwave.kernels.jit import Cache
+from everwave.kernels import steps as E
 from everwave.kernels.paths import AMX_TWIN, Path, available
 from everwave.ops import packing
 from everwave.ops import plan as planning
@@ -231,7 +230,7 @@ def test_minimal_filters(
     build, stride = filtered_layer(layer, width, "swish")
     steps = outputs * tiles * stride
     with filters_everywhere(outputs):
-        assert compiled(build, steps, channels, path).steps[:, engine.SPAN].max() > 0
+        assert compiled(build, steps, channels, path).steps[:, E.SPAN].max() > 0
         parameters = half_parameters if halves and path.halves else None
         agree(build, batch, steps, channels, path, 2e-5 if outputs < 8 else 5e-5, parameters_of=parameters)
 
@@ -266,7 +265,7 @@ def test_minimal_filters_in_bfloat16(path: Path, batch: int, tiles: int, channel
     ones = lambda layer, batch, steps: np.ones((batch, steps), np.float32)  # noqa: E731
     with filters_everywhere(path.filtered):
         network = NumbaNetwork(graph, parameters, path, capacity=4)
-    assert network.plan.steps[:, engine.SPAN].max() > 0
+    assert network.plan.steps[:, E.SPAN].max() > 0
     assert np.array_equal(network(x, ones)[0], build(NumpyOps(parameters, ones), x))
 
 
@@ -332,7 +331,7 @@ def activated(path: Path, x: Array, activation: int) -> Array:
     graph = graph_of(lambda nn, v: nn.conv("a", v, 1), len(x), 1)
     parameters = {"a/kernel": np.ones((1, 1, 1), np.float32), "a/bias": np.zeros(1, np.float32)}
     network = NumbaNetwork(graph, parameters, path, capacity=1)
-    network.plan.steps[network.plan.steps[:, engine.KIND] == engine.PRODUCT, engine.ACTIVATION] = activation
+    network.plan.steps[network.plan.steps[:, E.KIND] == E.PRODUCT, E.ACTIVATION] = activation
     return network(x.reshape(1, -1, 1))[0].ravel()
 
 
@@ -342,18 +341,18 @@ def test_activations_against_float64(path: Path) -> None:
     x = x.astype(np.float32)
     exact = x.astype(np.float64)
     swish = exact / (1 + np.exp(-exact))
-    mine = activated(path, x, engine.SWISH)
+    mine = activated(path, x, E.SWISH)
     inner = np.abs(exact) < 80  # further out a negative swish is nothing beside float32's smallest numbers
     assert np.max(np.abs(mine - swish)[inner] / np.maximum(np.abs(swish[inner]), 1e-37)) < 4e-7
     assert np.max(np.abs(mine - swish)[~inner]) < 1e-5
-    assert np.max(np.abs(activated(path, x, engine.TANH) - np.tanh(exact))) < 3e-7
-    assert np.array_equal(activated(path, x, engine.CLIP), np.clip(x, -1, 1))
+    assert np.max(np.abs(activated(path, x, E.TANH) - np.tanh(exact))) < 3e-7
+    assert np.array_equal(activated(path, x, E.CLIP), np.clip(x, -1, 1))
 
 
 @paths
 def test_not_a_number_is_not_hidden(path: Path) -> None:
     x = np.full(5, np.nan, np.float32)
-    for activation in (engine.NONE, engine.SWISH, engine.TANH, engine.CLIP):
+    for activation in (E.NONE, E.SWISH, E.TANH, E.CLIP):
         assert np.isnan(activated(path, x, activation)).all()
 
 
@@ -422,63 +421,101 @@ def inner_loop(path: Path, target: str, cpu: str) -> str:
     return body[: body.rindex(label)]
 
 
-@pytest.mark.parametrize(
-    ("kernels", "used"), [(engine, (vectors, tiles)), (peak, (vectors, tiles)), (kernels_signal, (vectors,))]
-)
-def test_caches_notice_edits_of_the_intrinsics(kernels: ModuleType, used: tuple[ModuleType, ...]) -> None:
-    digest = hashlib.sha256("".join(map(inspect.getsource, used)).encode()).hexdigest()[:12]
-    assert digest == kernels.SOURCES, f"what {kernels.__name__} imports has changed: set its SOURCES to {digest!r}"
-
-
-ENTRIES = {
-    engine: engine.run, peak: peak._loop, kernels_random: kernels_random.fill_normals,
-    kernels_signal: kernels_signal.make_synthesize(8, 8, False),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("module", ENTRIES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [engine, peak, kernels_random, kernels_signal], ids=lambda module: module.__name__)
 def test_jit_policy(module: ModuleType) -> None:
-    """Every kernel: compiled lazily, without the interpreter lock, and cached where it is entered; no other file's kernels."""
-    kernels = {value for value in (*vars(module).values(), ENTRIES[module]) if hasattr(value, "py_func")}
+    """Every kernel: compiled lazily, without the interpreter lock or counted references; no other file's kernels."""
+    made = (kernels_signal.make_synthesize(8, 8, False),) if module is kernels_signal else ()
+    kernels = {value for value in (*vars(module).values(), *made) if hasattr(value, "py_func")}
     assert len(kernels) > (5 if module is engine else 0)
     for kernel in kernels:
-        assert kernel.targetoptions["nogil"]
-        assert kernel.targetoptions["error_model"] == "numpy"
+        options = kernel.targetoptions
+        assert options["nogil"]
+        assert options["no_cpython_wrapper"]
+        assert not options["_nrt"]
+        assert options["error_model"] == "numpy"
         assert kernel._can_compile  # a signature would have compiled it when it was imported
-        assert isinstance(kernel._cache, Cache) == (kernel is ENTRIES[module])
         assert kernel.py_func.__module__ == module.__name__
 
 
-DAMAGED = """
-import numpy as np
-from numba.core.caching import IndexDataCacheFile
-from everwave.kernels.random import fill_normals
+@jit.kernel()
+def listing(out, nothing, byte, whole, long, vector, word, numbers, last):  # type: ignore[no-untyped-def]
+    out[0], out[1], out[2], out[3], out[4] = byte, whole, long, len(vector), vector[2]
+    out[5], out[6], out[7] = word, numbers[1], last
+    if nothing is None:
+        out[8] = 1
 
+
+def test_arguments_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, numbers, tuples and arrays, more of them than registers take: in the kernel what they are in Python."""
+    monkeypatch.setitem(sys.modules, "everwave.kernels.listing", sys.modules[__name__])
+    monkeypatch.setattr(native.kept, "read", lambda name: None)
+    monkeypatch.setattr(native.kept, "write", lambda name, code: None)
+    out = np.zeros(9)
+    vector, numbers = tuple(np.float32(i + 0.5) for i in range(16)), np.array([3, -4], np.int16)
+    call = native.Kernel("listing", "listing")
+    call(out, None, np.int8(-5), -(2**62), np.uint64(2**63), vector, np.uint32(2**31), numbers, np.float32(0.25))
+    assert out.tolist() == [-5, -(2**62), 2**63, 16, 2.5, 2**31, -4, 0.25, 1]
+    with pytest.raises(ValueError, match="must be contiguous"):
+        call(out[::2], None, np.int8(-5), 1, np.uint64(1), vector, np.uint32(1), numbers, np.float32(0.25))
+
+
+KEPT = """
+import sys
+import numpy as np
+from everwave.kernels import fill_normals
+
+out = np.empty(4, np.float32)
+fill_normals(out, 4, np.uint64(1), np.uint64(2), 0)
+print(out.tolist(), int("numba" in sys.modules))
+"""
+
+
+def normals(folder: pathlib.Path, before: str = "", code: str = KEPT, path: str = "") -> tuple[str, bool, str]:
+    """What a fresh process draws that keeps machine code in `folder`, whether it had to compile, and what it said."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder)} | ({"PYTHONPATH": path} if path else {})
+    done = subprocess.run(
+        [sys.executable, "-c", before + code], env=environment, capture_output=True, text=True, check=True
+    )
+    numbers, compiled = done.stdout.rsplit(maxsplit=1)
+    return numbers, bool(int(compiled)), done.stderr
+
+
+FULL = """
+import os
 def full(*_):
     raise OSError(28, "No space left on device")
-
-if {full}:
-    IndexDataCacheFile.save = full
-out = np.empty(4, np.float32)
-fill_normals(out, np.uint64(1), np.uint64(2), 0)
-print(out.tolist(), sum(fill_normals.stats.cache_hits.values()))
+os.replace = full
 """
 
 
 def test_a_damaged_or_full_cache_costs_time_only(tmp_path: pathlib.Path) -> None:
-    def run(full: bool = False) -> tuple[str, int]:
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-        command = [sys.executable, "-c", DAMAGED.format(full=full)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        numbers, hits = done.stdout.rsplit(maxsplit=1)
-        return numbers, int(hits)
+    first, compiled, said = normals(tmp_path, FULL)
+    assert compiled
+    assert "No space left on device" in said
+    assert not list(tmp_path.rglob("*.*"))  # nothing was kept, nothing is left
+    assert normals(tmp_path) == (first, True, "")
+    assert normals(tmp_path) == (first, False, "")  # without Numba
+    (file,) = tmp_path.rglob("*.code")
+    for damaged in (file.read_bytes()[:100], b"", file.read_bytes()[:-1] + b"?"):
+        file.write_bytes(damaged)
+        numbers, compiled, said = normals(tmp_path)
+        assert (numbers, compiled) == (first, True)
+        assert "is damaged; compiling anew" in said
+        assert normals(tmp_path) == (first, False, "")
 
-    first, hits = run(full=True)
-    assert hits == 0
-    assert run() == (first, 0)  # nothing was kept
-    assert run() == (first, 1)
-    for ending in ("nbc", "nbi"):
-        for path in tmp_path.rglob(f"*.{ending}"):
-            path.write_bytes(path.read_bytes()[:100])
-        assert run() == (first, 0)
-        assert run() == (first, 1)
+
+def test_machine_code_is_of_its_sources_and_its_cpu(tmp_path: pathlib.Path) -> None:
+    """Whatever kernels are made from is in the name of their code; what older sources gave goes."""
+    package = pathlib.Path(native.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "everwave", ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    kept, edited = tmp_path / "kept", tmp_path / "everwave" / "kernels" / "vectors.py"
+
+    def compiled(before: str = "") -> bool:
+        return normals(kept, before, path=str(tmp_path))[1]
+
+    other = "import os\nos.environ['NUMBA_CPU_NAME'] = 'generic'\n"
+    assert [compiled(), compiled(), compiled(other), compiled(other), compiled()] == [True, False, True, False, False]
+    assert len(list(kept.rglob("*.code"))) == 2
+    edited.write_text(edited.read_text() + "\n")
+    assert [compiled(), compiled()] == [True, False]
+    assert len(list(kept.rglob("*.code"))) == 1

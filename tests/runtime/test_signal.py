@@ -129,22 +129,18 @@ def test_every_size_of_the_kernel(hop_length, kind):
 
 @needs_numba
 def test_polynomials_of_the_kernel():
-    from everwave.kernels.signal import polar as kernel
-    from numba import njit
+    from everwave.kernels.native import Kernel
 
-    @njit
-    def polar(m, p, re, im):
-        kernel(m, p, re, im)
-
+    polar = Kernel("signal", "polar")
     m, p = np.meshgrid(np.linspace(-1.2, 1.2, 1201), np.linspace(-1, 1, 801))
     m, p = m.ravel().astype(np.float32), p.ravel().astype(np.float32)
     re, im = np.empty_like(m), np.empty_like(m)
-    polar(m, p, re, im)
+    polar(len(m), m, p, re, im)
     magnitude = np.sqrt(10 ** (0.1 * (75 * m.astype(float) - 25)) + 1e-7)
     assert np.abs(np.hypot(re.astype(float), im) / magnitude - 1).max() < 1e-5
     assert np.abs(re / magnitude - np.cos(np.pi * p.astype(float))).max() < 1e-5
     silent = np.zeros_like(p) + np.float32(1 / 3)  # magnitude 1 (and a little): what is left is cos and sin
-    polar(silent, p, re, im)
+    polar(len(m), silent, p, re, im)
     scale = np.hypot(re.astype(float), im)
     assert np.abs(re / scale - np.cos(np.pi * p.astype(float))).max() < 1e-6
     assert np.abs(im / scale - np.sin(np.pi * p.astype(float))).max() < 1e-6

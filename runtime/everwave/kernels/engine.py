@@ -15,14 +15,63 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import entry, inner
-from .tiles import SIDE, configure, exchange_sums, load_sums, multiply_step, release
-from .vectors import (
-    CLIP,
+from .jit import kernel
+from .steps import (
+    ACTIVATION,
+    BIAS,
+    BLOCK,
+    CLEAR,
+    COMBINE,
+    DEPTH,
+    DISTINCT,
+    EVERY,
+    EXTERNAL,
+    FACTOR,
+    FIELDS,
+    GAIN,
+    GATHERED,
+    GUARD,
+    INPUTS,
+    KERNEL,
+    KIND,
+    LENGTH,
     LINE,
-    NONE,
+    LOAD,
+    MIX,
+    MIXED,
+    NOISE,
+    NOISE_STRIDE,
+    OUTPUTS,
+    PAIRS,
+    PARTS,
+    PITCH,
+    PLACES,
+    PLANE,
+    PLANES,
+    POINTS,
+    POOL,
+    PRODUCT,
+    RESIDUAL,
+    SHUFFLE,
+    SIDE,
+    SINGLE,
+    SOURCE,
+    SOURCE_PLANE,
+    SOURCE_STRIDE,
+    SPAN,
+    STEPS,
+    STRIDE,
+    STYLE,
+    SUM,
     SWISH,
-    TANH,
+    TAPS,
+    TARGET,
+    TERMS,
+    WEIGHTS,
+    WIDTH,
+)  # fmt: skip
+from .tiles import configure, exchange_sums, load_sums, multiply_step, release
+from .vectors import (
     activate,
     add,
     copy,
@@ -33,7 +82,6 @@ from .vectors import (
     mix_lines,
     mix_pairs,
     multiply,
-    pointer,
     prefetch,
     prefetch_rows,
     put_lines,
@@ -42,25 +90,10 @@ from .vectors import (
     write,
 )  # fmt: skip
 
-SOURCES = "ea85275fc46f"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
-
-GUARD = 2  # zero rows before, between and after the windows of a buffer; what a convolution reads past an edge
-
-# A step is a row of integers; these name its columns. Offsets count elements of the array they point into.
-KIND, STEPS, DEPTH, WIDTH, SOURCE, TARGET, EXTERNAL, SUM, RESIDUAL = range(9)
-WEIGHTS, BIAS, NOISE, NOISE_STRIDE, ACTIVATION, BLOCK, GAIN, FACTOR, STRIDE, SOURCE_STRIDE = range(9, 19)
-POINTS, DISTINCT, OUTPUTS, TAPS, KERNEL, PAIRS, SINGLE = range(19, 26)  # minimal filtering: see ops/filters.py
-MIXED, EVERY, SPAN, INPUTS, TERMS, MIX, PLACES = range(26, 33)  # sums of SPAN rows, EVERY one; of TERMS products
-PARTS, LENGTH = range(33, 35)  # numbers in a lane, and in a row before lines are filled up
-PLANES, PLANE, SOURCE_PLANE = range(35, 38)  # a row is PLANES pieces of STRIDE numbers, PLANE elements apart
-PITCH, GATHERED = range(38, 40)  # on tile registers: elements from row to row, and whether rows are copied first
-FIELDS = 40
 CHUNK = 8  # steps of the depth whose weights fill a third of the first cache: 16 KB
-PRODUCT, LOAD, CLEAR, STYLE, POOL, SHUFFLE, COMBINE = range(7)  # kinds of step
-__all__ = ["CLIP", "LINE", "NONE", "SWISH", "TANH"]  # for those who write plans
 
 
-@inner()
+@kernel()
 def _put(vector, width, tile, valid, target, places, every, column, count):  # type: ignore[no-untyped-def]
     """target[places[r * every] + column :][:count] = row r of the tile; `width` vectors hold the numbers."""
     span = len(width) * len(vector)
@@ -73,7 +106,7 @@ def _put(vector, width, tile, valid, target, places, every, column, count):  # t
                 write(target, places[r * every] + column + i, tile[r * span + i])
 
 
-@inner()
+@kernel()
 def _finish(vector, width, taken, step, tile, first, valid, output, column, arena, out, constants, tables, noise):  # type: ignore[no-untyped-def]  # fmt: skip
     """The epilogue of a tile: bias, noise, activation, then the result and its sum with another tensor to their rows.
 
@@ -106,7 +139,7 @@ def _finish(vector, width, taken, step, tile, first, valid, output, column, aren
         _put(vector, width, tile, valid, arena, skip(tables, step[SUM] + row), every, place, count)
 
 
-@inner()
+@kernel()
 def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-untyped-def]
     """target[:size] = the sum of `count` rows of `source`, `distance` apart, each times its factor."""
     for i in range(size):
@@ -116,7 +149,7 @@ def _weigh(target, source, factors, count, distance, size):  # type: ignore[no-u
         write(target, i, total)
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end in the order that tiles read them: (tiles, points, lines, rows of a tile, LINE).
 
@@ -150,7 +183,7 @@ def _pack(rows, step, first, end, arena, constants, tables, packed):  # type: ig
                             edge[i] = single[whole * line + i]
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _tiles(vector, rows, wide, narrow, taken, step, first, end, column, arena, packed, panel, out, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """The register tiles of rows first..end of one panel, `taken` vectors wide: for every point their products, then their epilogues."""
     points, depth, height, span = step[POINTS], step[DEPTH], len(rows), taken * len(vector)
@@ -194,7 +227,7 @@ def _tiles(vector, rows, wide, narrow, taken, step, first, end, column, arena, p
                     _finish(vector, wide, taken, step, here, m, min(height, end - m), output, column, arena, out, constants, tables, noise)  # fmt: skip
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product with its epilogue: blocks of rows pass over every panel of columns.
 
@@ -216,7 +249,7 @@ def _product(vector, rows, wide, narrow, step, batch, arena, packed, out, weight
             panel = skip(panel, step[TAPS] * step[DEPTH] * taken * lanes)
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped-def]
     """Rows first..end as (tiles, lines, taps, SIDE rows, 32 numbers); the last tile repeats its last row."""
     taps, line = step[TAPS], LINE * step[PARTS]
@@ -231,7 +264,7 @@ def _gather(step, first, end, arena, tables, packed):  # type: ignore[no-untyped
                     put_lines(skip(target, place), line, skip(source, n * step[SOURCE_PLANE] + tap * line), 1)
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """One matrix product on tile registers with its epilogue.
 
@@ -286,19 +319,19 @@ def _tile_product(unit, vector, wide, step, batch, arena, packed, out, weights, 
                 panel = skip(panel, stored)
 
 
-@inner()
+@kernel()
 def _row(base, steps, stride, window, step):  # type: ignore[no-untyped-def]
     """Where row `step` of `window` starts in a buffer at `base` of windows of `steps` rows, guards between them."""
     return base + (GUARD + window * (steps + GUARD) + step) * stride
 
 
-@inner()
+@kernel()
 def _piece(step, plane):  # type: ignore[no-untyped-def]
     """Numbers of a row in its piece `plane`."""
     return min(step[STRIDE], step[WIDTH] - plane * step[STRIDE])
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
     """Zero the guard rows of a buffer whose memory was another buffer's; all of a piece that ends in padding."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -310,7 +343,7 @@ def _clear(step, batch, arena):  # type: ignore[no-untyped-def]
                 arena[i] = 0
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
     """The caller's dense windows into a buffer with guards."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -324,7 +357,7 @@ def _load(step, batch, x, arena):  # type: ignore[no-untyped-def]
                     write(arena, target + c, x[first + c])
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-untyped-def]
     """AdaIN and swish in place: x / (standard deviation over time + 1e-5) * gain, then swish, times a factor."""
     steps, stride, factor = step[STEPS], step[STRIDE], constants[step[FACTOR]]
@@ -356,7 +389,7 @@ def _style(vector, step, batch, arena, constants, scratch):  # type: ignore[no-u
                     write(arena, start + row + c, line[c] * factor)
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
     """Means of two neighbouring rows."""
     steps, stride = step[STEPS], step[STRIDE]
@@ -371,7 +404,7 @@ def _pool(step, batch, arena):  # type: ignore[no-untyped-def]
                     write(arena, out + c, total * np.float32(0.5))
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
     """Channel 2 c + f of step t becomes channel c of step 2 t + f."""
     steps, stride, wide = step[STEPS], step[STRIDE], step[SOURCE_STRIDE]
@@ -389,7 +422,7 @@ def _shuffle(step, batch, arena):  # type: ignore[no-untyped-def]
                         arena[out + c] = arena[first + 2 * c]
 
 
-@inner(inline="always")
+@kernel(inline="always")
 def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
     """factor * source [+ residual], row by row; what no product could take into its epilogue."""
     size, factor = step[STEPS] * step[STRIDE], constants[step[FACTOR]]
@@ -403,28 +436,20 @@ def _combine(step, batch, arena, constants):  # type: ignore[no-untyped-def]
                 write(arena, target + i, factor * read(arena, source + i) + share * read(arena, other + i))
 
 
-@entry()
-def run(unit, vector, rows, wide, narrow, steps, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
+@kernel()
+def run(unit, vector, rows, wide, narrow, steps, count, batch, x, arena, packed, out, weights, constants, tables, noise, tile):  # type: ignore[no-untyped-def]  # fmt: skip
     """Every step of a plan on `batch` windows: flat `x` in, flat `out` filled, `arena` in between.
 
     unit: None where vectors multiply, else see tiles.py. vector, rows: tuples as long as a vector has lanes and a tile of
-    vectors has rows, None where there is none; wide, narrow: see `_product`. steps: (n, FIELDS) int64. arena and packed:
+    vectors has rows, None where there is none; wide, narrow: see `_product`. steps: (count, FIELDS) int64. arena and packed:
     float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of
     zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * wide vectors, one and one per point of a
     filter, or twice the widest styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
     """
-    program, x, arena, out, weights = pointer(steps), pointer(x), pointer(arena), pointer(out), pointer(weights)
-    packed, constants, tables, noise, tile = (
-        pointer(packed),
-        pointer(constants),
-        pointer(tables),
-        pointer(noise),
-        pointer(tile),
-    )
     if unit is not None:
         configure(unit)
-    for i in range(len(steps)):
-        step = skip(program, i * FIELDS)
+    for i in range(count):
+        step = skip(steps, i * FIELDS)
         kind = step[KIND]
         if kind == PRODUCT:
             if rows is not None:  # Numba drops a branch whose test is this alone, where the argument is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -43,16 +44,23 @@ _rejected: set[str] = set()
 AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, filtered=0, unit="int16")  # for tests; never chosen
 
 
-def cpu_features() -> frozenset[str]:
-    """Names of the CPU features Numba compiles for (NUMBA_CPU_FEATURES and NUMBA_CPU_NAME count)."""
-    from numba.core import config
-    from numba.core.registry import cpu_target
+@cache
+def cpu() -> tuple[str, str]:
+    """The CPU that Numba compiles for, as LLVM names it, and its features: this one's unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say so."""
+    from llvmlite import binding
 
-    settings = vars(config)  # Numba fills its settings in at run time
-    if settings["CPU_NAME"] not in (None, "host") and settings["CPU_FEATURES"] is None:
-        return frozenset()  # a named CPU without a list: assume the least
-    flags = cpu_target.target_context.codegen()._tm_features.split(",")
-    return frozenset(flag[1:] for flag in flags if flag.startswith("+"))
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if name in (None, "host"):
+        name = str(binding.get_host_cpu_name())
+        if features is None:
+            with suppress(RuntimeError):  # LLVM cannot tell on every CPU
+                features = str(binding.get_host_cpu_features().flatten())
+    return name, features or ""
+
+
+def cpu_features() -> frozenset[str]:
+    """Names of the features of `cpu`; of a CPU that is named without them, none."""
+    return frozenset(flag[1:] for flag in cpu()[1].split(",") if flag.startswith("+"))
 
 
 def available() -> tuple[Path, ...]:

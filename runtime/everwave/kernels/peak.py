@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import entry
-from .paths import Path
-from .tiles import MEMORY, configure, load_sums, multiply_sums, release
-from .vectors import I64, Emitter, int64, pointer
-
-SOURCES = "ea85275fc46f"  # sha256 of vectors.py and tiles.py, for the cache: see vectors.py
-CHAINS = {4: 12, 8: 12, 16: 24}  # accumulators by lanes: enough to hide the latency, few enough for the registers
-ROUNDS = 200_000
+from .jit import kernel
+from .tiles import configure, load_sums, multiply_sums, release
+from .vectors import I64, Emitter, int64
 
 
 @intrinsic
@@ -50,24 +43,17 @@ def _multiply_adds(typing: Any, vector: Any, chains: Any, count: Any, out: Any, 
     return signature, codegen
 
 
-@entry()
-def _loop(unit, vector, chains, count, out, pairs):  # type: ignore[no-untyped-def]
+@kernel()
+def loop(unit, vector, chains, count, out, pairs):  # type: ignore[no-untyped-def]
+    """`count` rounds of as many products as `chains` is long, in vectors as long as `vector`, or of four tiles; see `engine.run`.
+
+    pairs: None, or a number where lanes are pairs of bfloat16. out: float32, one vector a chain, or `steps.MEMORY` numbers.
+    """
     if unit is None:
-        _multiply_adds(vector, chains, count, pointer(out), pairs)
+        _multiply_adds(vector, chains, count, out, pairs)
     else:
         configure(unit)
-        load_sums(unit, pointer(out), pointer(out), 0)
+        load_sums(unit, out, out, 0)
         for _ in range(count):
-            multiply_sums(unit, pointer(out))
+            multiply_sums(unit, out)
         release(unit)
-
-
-def peak(path: Path, rounds: int = ROUNDS) -> tuple[Callable[[], None], float]:
-    """A call that only multiplies and adds in registers, and its number of operations (two each)."""
-    chains, pairs = CHAINS[path.lanes], path.precision == "bfloat16"
-    vector = (np.float32(0),) * path.lanes
-    out = np.zeros(max(chains * path.lanes, MEMORY), np.float32)
-    operations = 2.0 * chains * path.lanes * (1 + pairs)
-    if path.unit:
-        rounds, operations = rounds // 10, 2.0 * 4 * 16 * 16 * 32  # four products of tiles a round
-    return lambda: _loop(path.multiplier, vector, (0,) * chains, rounds, out, pairs or None), operations * rounds

@@ -12,14 +12,15 @@ import math
 
 import numpy as np
 
-from .jit import entry, inner
+from .jit import kernel
 
 MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+FRACTION, HALF_BITS = np.int64(2**52 - 1), np.int64(1022 << 52)  # of a float64: its fraction's bits, and 1/2
 PI = math.pi
 
 
-@inner()
+@kernel()
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on a counter and a key of 32-bit words, all held in uint64."""
     for _ in range(10):
@@ -31,10 +32,11 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@inner()
+@kernel()
 def log_of_word(word):  # type: ignore[no-untyped-def]
     """ln((word + 1) / 2^32), in [-22.2, 0], from ln m = 2 artanh((m - 1) / (m + 1))."""
-    m, exponent = math.frexp(float(word) + 1.0)  # m in [1/2, 1)
+    bits = np.float64(float(word) + 1.0).view(np.int64)
+    m, exponent = np.int64(bits & FRACTION | HALF_BITS).view(np.float64), (bits >> 52) - 1022  # as frexp: m in [1/2, 1)
     if m < 0.7071067811865476:
         m, exponent = 2.0 * m, exponent - 1
     s = (m - 1.0) / (m + 1.0)
@@ -45,7 +47,7 @@ def log_of_word(word):  # type: ignore[no-untyped-def]
     return 2.0 * s * series + (exponent - 32) * 0.6931471805599453
 
 
-@inner()
+@kernel()
 def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     """cos and sin of 2 pi word / 2^32: quarter turns off, then the Taylor series up to pi / 4."""
     turns = float(word) / 4294967296.0
@@ -67,7 +69,7 @@ def cos_sin_of_word(word):  # type: ignore[no-untyped-def]
     return c, s
 
 
-@inner()
+@kernel()
 def normal_pair(a, b):  # type: ignore[no-untyped-def]
     """Two standard normals from two 32-bit words (Box-Muller)."""
     radius = math.sqrt(-2.0 * log_of_word(a))
@@ -75,11 +77,13 @@ def normal_pair(a, b):  # type: ignore[no-untyped-def]
     return np.float32(radius * c), np.float32(radius * s)
 
 
-@entry()
-def fill_normals(out, seed, purpose, first):  # type: ignore[no-untyped-def]
-    """out (n,) float32: the normals of positions first .. first + n - 1; four positions share a counter."""
+@kernel()
+def fill_normals(out, n, seed, purpose, first):  # type: ignore[no-untyped-def]
+    """out (n,) float32: the normals of positions first .. first + n - 1; four positions share a counter.
+
+    seed, purpose: uint64.
+    """
     k0, k1 = seed & MASK, seed >> HALF
-    n = len(out)
     for block in range(first >> 2, (first + n + 3) >> 2):
         position = np.uint64(block)
         w0, w1, w2, w3 = philox(position & MASK, position >> HALF, purpose, np.uint64(0), k0, k1)

@@ -21,17 +21,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import entry, inner
-from .vectors import Emitter, int64
+from .jit import kernel
+from .vectors import Emitter, int64, skip
 
 FUSED: dict[str, Any] = {"fastmath": {"contract"}}  # a product and a sum may become one operation
-SOURCES = "c7ecb55106d6"  # sha256 of vectors.py, for the cache: see vectors.py
 F = np.float32
 SIDE = 8  # numbers in a vector, and rows of a square that a transposition moves
 TURNS = 32  # in a circle: the longest FFT along one side
 
 
-@inner(inline="always", **FUSED)
+@kernel(inline="always", **FUSED)
 def amplitude_of(m):  # type: ignore[no-untyped-def]
     """sqrt(10^(0.1 (75 m - 25)) + 1e-7) for m in [-1.2, 1.2].
 
@@ -51,7 +50,7 @@ def amplitude_of(m):  # type: ignore[no-untyped-def]
     return np.sqrt(e + F(1e-7))
 
 
-@inner(inline="always", **FUSED)
+@kernel(inline="always", **FUSED)
 def circle(p):  # type: ignore[no-untyped-def]
     """cos and sin of pi p, for p in [-1, 1]; from Taylor's of half the angle."""
     x = p * F(1.5707963267948966)
@@ -65,10 +64,9 @@ def circle(p):  # type: ignore[no-untyped-def]
     return F(1) - F(2) * s * s, F(2) * s * c
 
 
-@inner(**FUSED)
-def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ignore[no-untyped-def]
+@kernel(**FUSED)
+def along_vectors(bins, log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ignore[no-untyped-def]
     """re + i im: an amplitude (bins,) along a vector of any length (the first 2 bins: x, y), turned."""
-    bins = len(re)
     for k in range(bins):
         x, y = vectors[k], vectors[bins + k]
         scale = amplitude_of(log_magnitude[k]) / np.sqrt(x * x + y * y + F(1e-8))
@@ -76,20 +74,20 @@ def along_vectors(log_magnitude, vectors, turn_re, turn_im, re, im):  # type: ig
         im[k] = scale * (x * turn_im[k] + y * turn_re[k])
 
 
-@inner(**FUSED)
-def retune(tuning, place, re, im):  # type: ignore[no-untyped-def]
+@kernel(**FUSED)
+def retune(bins, tuning, place, re, im):  # type: ignore[no-untyped-def]
     """The lowest bins of re + i im turned by pi tuning place, any number of times."""
-    for k in range(len(tuning)):
+    for k in range(bins):
         p = tuning[k] * place
         c, s = circle(p - F(2) * np.floor(F(0.5) * p + F(0.5)))
         x, y = re[k], im[k]
         re[k], im[k] = x * c - y * s, x * s + y * c
 
 
-@inner(**FUSED)
-def polar(log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
+@kernel(**FUSED)
+def polar(bins, log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
     """re + i im: an amplitude at the angle pi p, for p in [-1, 1]."""
-    for k in range(len(re)):
+    for k in range(bins):
         amplitude = amplitude_of(log_magnitude[k])
         c, s = circle(phase[k])
         re[k], im[k] = amplitude * c, amplitude * s
@@ -121,8 +119,8 @@ class Complex:
 class Numbers:
     """Complex numbers in an array: `m` real parts, then as many imaginary ones; SIDE neighbours are one vector."""
 
-    def __init__(self, e: Emitter, kind: Any, array: Any, m: Any, context: Any) -> None:
-        self.e, self.data, self.m = e, cgutils.create_struct_proxy(kind)(context, e.builder, value=array).data, m
+    def __init__(self, e: Emitter, data: Any, m: Any) -> None:
+        self.e, self.data, self.m = e, data, m
 
     def get(self, at: Any) -> Complex:
         return Complex(self.e, *(self.e.load(self.data, place) for place in self._places(at)))
@@ -147,8 +145,8 @@ def radix4(typing: Any, w: Any, turns: Any, m: Any, length: Any, stride: Any, so
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         w, turns, m, length, stride, source, target = args
         e = Emitter(builder, SIDE)
-        numbers = Numbers(e, signature.args[0], w, m, context)
-        circle = Numbers(e, signature.args[1], turns, int64(TURNS), context)
+        numbers = Numbers(e, w, m)
+        circle = Numbers(e, turns, int64(TURNS))
         quarter, skip = builder.udiv(length, int64(4)), builder.udiv(int64(TURNS), length)
         step = builder.mul(quarter, stride)
         with cgutils.for_range(builder, quarter) as p:
@@ -174,7 +172,7 @@ def radix2(typing: Any, w: Any, m: Any, source: Any, target: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         w, m, source, target = args
-        numbers = Numbers(Emitter(builder, SIDE), signature.args[0], w, m, context)
+        numbers = Numbers(Emitter(builder, SIDE), w, m)
         half = builder.udiv(m, int64(2))
         with cgutils.for_range(builder, builder.udiv(half, int64(SIDE))) as group:
             i = builder.mul(group.index, int64(SIDE))
@@ -187,7 +185,7 @@ def radix2(typing: Any, w: Any, m: Any, source: Any, target: Any) -> Any:
     return types.void(w, *[types.int64] * 3), codegen
 
 
-@inner(**FUSED)
+@kernel(**FUSED)
 def columns(w, turns, m, length, width, source, target):  # type: ignore[no-untyped-def]
     """FFT of every column of (length, width): to `target` for length 32, else by way of it to `source`."""
     radix4(w, turns, m, length, width, source, target)
@@ -207,8 +205,7 @@ def transpose_square(typing: Any, w: Any, source: Any, pitch: Any, target: Any, 
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=args[0]).data
-        vector, (source, pitch, target, other) = ir.VectorType(ir.FloatType(), SIDE), args[1:]
+        vector, (data, source, pitch, target, other) = ir.VectorType(ir.FloatType(), SIDE), args
 
         def at(start: Any, stride: Any, row: int) -> Any:
             place = builder.add(start, builder.mul(stride, ir.Constant(ir.IntType(64), row)))
@@ -248,45 +245,52 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     middle = begin if rows < 32 else other
     after = 2 * m - middle
 
-    @entry(**FUSED)
-    def synthesize(log_magnitude, phase, window, fold, turns, quarters, places, out):  # type: ignore[no-untyped-def]
-        """Levels (B, T, m + 1), phase -> out (B T hop + 3 hop), overwritten. The tables are those of `signal.tables` and `signal.places`."""
-        re, im, w = np.empty(m + 1, np.float32), np.empty(m + 1, np.float32), np.empty(4 * m, np.float32)
-        windows, frames = log_magnitude.shape[:2]
-        segment = np.empty((frames + 3) * hop, np.float32)
-        out[:] = F(0)
+    @kernel(**FUSED)
+    def synthesize(levels, phase, window, fold, turns, quarters, places, out, space, windows, frames, width):  # type: ignore[no-untyped-def]
+        """Levels (windows, frames, m + 1), phase (windows, frames, width) -> out (windows frames hop + 3 hop), overwritten.
+
+        The tables are those of `signal.tables` and `signal.places`; space: 6 m + 2 + (frames + 3) hop numbers.
+        """
+        bins, length = m + 1, (frames + 3) * hop
+        re, im, w, segment = space, skip(space, bins), skip(space, 2 * bins), skip(space, 2 * bins + 4 * m)
+        cosine, sine, twiddle, untwiddle = fold, skip(fold, m), skip(fold, 2 * m), skip(fold, 3 * m)
+        for i in range(windows * frames * hop + 3 * hop):
+            out[i] = F(0)
         for b in range(windows):
-            segment[:] = F(0)
+            for i in range(length):
+                segment[i] = F(0)
             for t in range(frames):
+                level, angle = skip(levels, (b * frames + t) * bins), skip(phase, (b * frames + t) * width)
                 if vectors:
-                    along_vectors(log_magnitude[b, t], phase[b, t], quarters[0, t % 4], quarters[1, t % 4], re, im)
-                    retune(phase[b, t, 2 * (m + 1) :], places[t], re, im)
+                    turn = skip(quarters, t % 4 * bins)
+                    along_vectors(bins, level, angle, turn, skip(turn, 4 * bins), re, im)
+                    retune(width - 2 * bins, skip(angle, 2 * bins), places[t], re, im)
                 else:
-                    polar(log_magnitude[b, t], phase[b, t], re, im)
+                    polar(bins, level, angle, re, im)
                 im[0] = im[m] = F(0)  # they do not count: the samples are real
                 # Z[k] = X[k] + conj X[m-k] + i exp(i pi k / m) (X[k] - conj X[m-k])
-                z = w[begin:]
+                z = skip(w, begin)
                 for k in range(m):
                     even_re, even_im = re[k] + re[m - k], im[k] - im[m - k]
                     odd_re, odd_im = re[k] - re[m - k], im[k] + im[m - k]
-                    z[k] = even_re - (odd_re * fold[1, k] + odd_im * fold[0, k])
-                    z[m + k] = even_im + (odd_re * fold[0, k] - odd_im * fold[1, k])
+                    z[k] = even_re - (odd_re * sine[k] + odd_im * cosine[k])
+                    z[m + k] = even_im + (odd_re * cosine[k] - odd_im * sine[k])
                 columns(w, turns, m, rows, cols, begin, other)
                 for part in range(0, 2 * m, m):
                     for r in range(0, rows, SIDE):
                         for c in range(0, cols, SIDE):
                             transpose_square(w, middle + part + r * cols + c, cols, after + part + c * rows + r, rows)
-                z = w[after:]
+                z = skip(w, after)
                 for i in range(m):
                     zr, zi = z[i], z[m + i]
-                    z[i], z[m + i] = zr * fold[2, i] - zi * fold[3, i], zr * fold[3, i] + zi * fold[2, i]
+                    z[i], z[m + i] = zr * twiddle[i] - zi * untwiddle[i], zr * untwiddle[i] + zi * twiddle[i]
                 columns(w, turns, m, cols, rows, after, middle)
-                frame = segment[t * hop :]
+                frame, odd = skip(segment, t * hop), skip(window, m)
                 for i in range(m):
-                    frame[2 * i] += window[0, i] * w[i]
-                    frame[2 * i + 1] += window[1, i] * w[m + i]
-            y = out[b * frames * hop :]
-            for i in range(len(segment)):
+                    frame[2 * i] += window[i] * w[i]
+                    frame[2 * i + 1] += odd[i] * w[m + i]
+            y = skip(out, b * frames * hop)
+            for i in range(length):
                 y[i] += segment[i]
 
     return synthesize

@@ -23,8 +23,6 @@ from numba.extending import intrinsic
 from .vectors import I32, Emitter, int64
 
 ROWS, BYTES = 16, 64  # of a tile
-SIDE = 2 * ROWS  # rows and columns of the engine's tile
-MEMORY = 8 * ROWS * BYTES // 4
 AMX = types.int8
 I8 = ir.IntType(8)
 # Palette 1, then from byte 16 the bytes of a row and from byte 48 the rows of each of the eight tiles.

@@ -1,7 +1,6 @@
 """Vector arithmetic for the engine's kernels: LLVM instructions spelled out, the same on AVX-512, AVX2, SSE and NEON.
 
-`Emitter` writes the instructions; the intrinsics below are what kernels call. A kernel's cache notices edits of its
-own file only, so every file of kernels that imports this one holds its digest, SOURCES.
+`Emitter` writes the instructions; the intrinsics below are what kernels call.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .paths import cpu_features
+from .steps import CLIP, LINE, SWISH, TANH
 
-NONE, SWISH, TANH, CLIP = range(4)  # activations
-LINE = 16  # float32 numbers, or pairs of bfloat16, of a packed row that lie side by side: a cache line
 DEEP = {4: 1, 8: 2, 16: 2}  # by lanes: steps of a product's depth that the compiler sees at once; of more it spills
 TOGETHER = 12  # vectors that are mixed at once
 UNROLLED = 4  # vectors of weights that are expanded in one turn of a loop
@@ -183,17 +181,6 @@ class Emitter:
             x, y = (self.builder.bitcast(half(pairs), self.floats) for pairs in (value, columns))
             sums = self.multiply_add(x, y, sums)
         return sums
-
-
-@intrinsic
-def pointer(typing: Any, array: Any) -> Any:
-    """Where an array's data starts. Kernels pass pointers on: arrays would be counted at every call."""
-    signature = types.CPointer(array.dtype)(array)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return cgutils.create_struct_proxy(array)(context, builder, value=args[0]).data
-
-    return signature, codegen
 
 
 @intrinsic

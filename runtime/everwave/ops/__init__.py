@@ -61,7 +61,9 @@ def uses_numpy(backend: str) -> bool:
 def _numba_loads() -> bool:
     """Whether there are kernels; if not, a warning says why, once."""
     try:
-        from .. import kernels  # noqa: F401
+        from .. import kernels
+
+        kernels.check()
     except (ImportError, OSError) as error:  # OSError: LLVM is there but cannot be loaded
         why = first_line(error)
         log.warning("NumPy does the work of kernels, slowly: %s; if that is meant, set EVERWAVE_PATH=numpy", why)

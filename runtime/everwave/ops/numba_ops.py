@@ -11,9 +11,9 @@ from functools import cache
 
 import numpy as np
 
+from .. import kernels
 from ..config import Config
 from ..errors import UsageError
-from ..kernels import engine
 from ..kernels.paths import Path, choose, reject
 from . import Array, Noise, packing
 from . import plan as planning
@@ -70,8 +70,8 @@ class NumbaNetwork:
     def run_steps(self, steps: Array, batch: int, x: Array = NOTHING) -> None:
         """These steps of the plan on this thread's workspace as it is; benchmarks time single ones."""
         plan, space = self.plan, self._workspace()
-        engine.run(
-            self.path.multiplier, self._vector, self._rows, *self._panels, steps, batch, x, space.arena, space.packed,
+        kernels.run(
+            self.path.multiplier, self._vector, self._rows, *self._panels, steps, len(steps), batch, x, space.arena, space.packed,
             space.out, plan.weights, plan.constants, plan.tables, space.noise, space.tile,
         )  # fmt: skip
 

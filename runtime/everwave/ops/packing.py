@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..kernels import engine as E
+from ..kernels import steps as E
 from ..kernels.paths import Path
 
 Array = np.ndarray

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..kernels import engine as E
+from ..kernels import steps as E
 from ..kernels.paths import Path
-from ..kernels.tiles import MEMORY, SIDE
+from ..kernels.steps import MEMORY, SIDE
 from .blocks import same_padding
 from .filters import Filter, minimal_filter
 from .packing import aligned, element, pack, panel_widths, stored_as

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from everwave.kernels.jit import entry
 from numpy import ndarray as Array
+
+from .jit import kernel
 
 LINES = np.array([1481, 1693, 1907, 2131, 2399, 2633, 2917, 3163])  # lengths in frames at 44.1 kHz, no two alike
 
 
-@entry()
+@kernel()
 def reverb(bus: Array, lengths: Array, feedback: float, damping: float) -> None:
     """Turn the bus into its reverberation: a feedback delay network of eight lines and a Householder matrix."""
     lines = np.zeros((8, lengths.max()))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from everwave.kernels.jit import entry, inner
 from numpy import ndarray as Array
+
+from ..jit import kernel
 
 CONTROL = 64  # frames per value of a cutoff curve
 BLOCK = 32  # frames for which a voice keeps its pitch and cutoff
 SAW, PULSE, SINE = 0, 1, 2  # oscillators; the sine is phase-modulated by another an octave above
 
 
-@entry()
+@kernel()
 def place(out: Array, sample: Array, starts: Array, gains: Array) -> None:
     """Add the one-shot (n, 2) to `out` at every start frame."""
     for i in range(len(starts)):
@@ -23,7 +24,7 @@ def place(out: Array, sample: Array, starts: Array, gains: Array) -> None:
             out[start + n, 1] += gain * sample[n, 1]
 
 
-@inner(fastmath=True)
+@kernel(fastmath=True)
 def _blep(phase: np.float32, inverse: np.float32) -> np.float32:
     """The polynomial band-limited step: what a naive saw lacks within a sample (1 / `inverse`) of its jump."""
     zero = np.float32(0)
@@ -32,7 +33,7 @@ def _blep(phase: np.float32, inverse: np.float32) -> np.float32:
     return before * before - after * after
 
 
-@inner(fastmath=True)
+@kernel(fastmath=True)
 def _oscillate(
     block: Array, shape: int, phase: float, step: float, width: float, modulation: float, left: float, right: float
 ) -> float:
@@ -55,7 +56,7 @@ def _oscillate(
     return phase - math.floor(phase)
 
 
-@entry()
+@kernel()
 def play(
     out: Array, starts: Array, holds: Array, glides: Array, freqs: Array, velocities: Array,
     shape: int, width: float, modulation: float, detunes: Array, left: Array, right: Array,
@@ -106,7 +107,7 @@ def play(
                 out[start + n, 1] += level * velocities[i] * w2
 
 
-@entry()
+@kernel()
 def send(bus: Array, master: Array, to_echo: Array, echoed: float, to_reverb: Array, reverberated: float) -> None:
     """Add the bus to the master and, in these proportions, to the effects."""
     for n in range(len(bus)):
@@ -116,7 +117,7 @@ def send(bus: Array, master: Array, to_echo: Array, echoed: float, to_reverb: Ar
             to_reverb[n, c] += reverberated * bus[n, c]
 
 
-@entry(fastmath=True)
+@kernel(fastmath=True)
 def saturate(bus: Array, gain: np.float32) -> None:
     """tanh(gain * bus) by its rational approximation, which reaches 1 at 3."""
     flat = bus.reshape(-1)
@@ -125,7 +126,7 @@ def saturate(bus: Array, gain: np.float32) -> None:
         flat[n] = x * (27 + x * x) / (27 + 9 * x * x)
 
 
-@entry()
+@kernel()
 def sweep(bus: Array, cutoffs: Array, resonance: float, high_pass: bool, rate: float) -> None:
     """Filter a bus by a cutoff curve in Hz, one value per CONTROL frames: low-pass, or high-pass."""
     k_damp = 2.0 - 1.9 * resonance
@@ -146,7 +147,7 @@ def sweep(bus: Array, cutoffs: Array, resonance: float, high_pass: bool, rate: f
             bus[n, c] = x - k_damp * v1 - v2 if high_pass else v2
 
 
-@entry()
+@kernel()
 def duck(bus: Array, kicks: Array, depth: float, seconds: float, rate: float) -> None:
     """Side-chain: lower the bus by `depth` at every kick (start frames, rising), back within `seconds`."""
     length, at = int(seconds * rate), 0
@@ -163,7 +164,7 @@ def duck(bus: Array, kicks: Array, depth: float, seconds: float, rate: float) ->
         bus[n, 1] *= smooth
 
 
-@entry()
+@kernel()
 def echo(bus: Array, frames: int, feedback: float, damping: float) -> None:
     """Turn the bus into its own ping-pong echoes, each `frames` after the one before and duller."""
     line = np.zeros((frames, 2))

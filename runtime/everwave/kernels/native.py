@@ -1,0 +1,168 @@
+"""Kernels as Python calls them: machine code, which Numba makes once and LLVM alone loads.
+
+To import Numba takes longer than everything else at a start, and memory that nothing else needs; so only who has to
+compile does it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from . import kept
+
+ERROR = -1  # what a function of Numba's returns after an exception
+_loading = threading.Lock()
+_engines: list[Any] = []  # code lives as long as they do
+
+
+class Kernel:
+    """`kernel(*arguments)`: a function of one of these modules, compiled for the kinds of its arguments.
+
+    It sees a C-contiguous array as a pointer to its first element, and a whole number as int64. What says how it is
+    made, and not what it computes, comes as None, as NumPy's numbers (their type counts) and as tuples (their length).
+    Thread-safe, and holds no lock of the interpreter's while it computes. Nothing it is given is checked: that is for
+    whoever calls it.
+    """
+
+    def __init__(self, module: str, name: str, *constants: int) -> None:
+        """`name` of `module`; with `constants`, what that makes of them."""
+        self.module, self.name, self.constants = module, name, constants
+        self.compiled = dict[tuple[str, ...], Callable[..., int]]()
+
+    def __call__(self, *arguments: Any) -> None:
+        kinds = tuple(map(_kind, arguments))
+        code = self.compiled.get(kinds) or self._load(kinds)
+        result, error = ctypes.c_void_p(), ctypes.c_void_p()
+        if code(ctypes.byref(result), ctypes.byref(error), *_flat(arguments)) == ERROR:
+            raise RuntimeError(f"kernel {self.name} failed")
+
+    def _load(self, kinds: tuple[str, ...]) -> Callable[..., int]:
+        name = " ".join((f"{self.module}.{self.name}", *map(str, self.constants), *kinds))
+        with _loading:
+            if kinds not in self.compiled:
+                code = kept.read(name)
+                if code is None:
+                    code = self._compile(kinds)
+                    kept.write(name, code)
+                self.compiled[kinds] = _link(code, kinds)
+        return self.compiled[kinds]
+
+    def _compile(self, kinds: tuple[str, ...]) -> bytes:
+        types = compiler().types
+        function = getattr(import_module(f".{self.module}", __package__), self.name)
+        function = function(*self.constants) if self.constants else function
+        signature = tuple(_type(types, kind) for kind in kinds)
+        function.compile(signature)
+        made = function.overloads[signature]
+        made.library._ensure_finalized()
+        declared = made.library._final_module.functions
+        head = {
+            "symbol": made.fndesc.llvm_func_name,
+            "needs": [f.name for f in declared if f.is_declaration and not f.name.startswith("llvm.")],
+        }
+        return json.dumps(head).encode() + b"\n" + made.library._get_compiled_object()
+
+
+def _kind(argument: Any) -> str:
+    """What the compiler has to know of an argument: "*float32" of an array, "8*int64" of a tuple, "none", "int8" ..."""
+    if isinstance(argument, np.ndarray):
+        return f"*{argument.dtype.name}"
+    if isinstance(argument, tuple):
+        return f"{len(argument)}*{_kind(argument[0])}"
+    if argument is None:
+        return "none"
+    return "int64" if isinstance(argument, int) else argument.dtype.name
+
+
+def _type(types: Any, kind: str) -> Any:
+    """The same for Numba."""
+    count, star, name = kind.rpartition("*")
+    one = getattr(types, name)
+    return types.UniTuple(one, int(count)) if count else types.CPointer(one) if star else one
+
+
+def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    """Arguments as Numba's functions have them in C."""
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            if not argument.flags.c_contiguous:
+                raise ValueError("an array for a kernel must be contiguous")
+            yield argument.__array_interface__["data"][0]
+        elif isinstance(argument, tuple):
+            yield from _flat(argument)
+        else:
+            yield argument.item() if isinstance(argument, np.generic) else argument
+
+
+def _prototype(kinds: tuple[str, ...]) -> Any:
+    """The type of a function of Numba's in C: a code, and before the arguments where a result and an error would go."""
+    arguments = list[Any]()
+    for kind in kinds:
+        count, star, name = kind.rpartition("*")
+        if name == "none" or (star and not count):
+            arguments.append(ctypes.c_void_p)
+        else:
+            arguments += [getattr(ctypes, {"float32": "c_float"}.get(name, f"c_{name}"))] * int(count or 1)
+    return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)
+
+
+def _link(code: bytes, kinds: tuple[str, ...]) -> Callable[..., int]:
+    """Machine code to a function. What it calls besides itself is found first, as LLVM ends the process where it is not."""
+    from llvmlite import binding
+
+    head, _, machine_code = code.partition(b"\n")
+    about = json.loads(head)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())  # lets the process be searched, too
+    if sys.platform != "linux" or not all(map(binding.address_of_symbol, about["needs"])):
+        compiler()  # has helpers of its own
+    engine.add_object_file(binding.ObjectFileRef.from_data(machine_code))
+    engine.finalize_object()
+    _engines.append(engine)
+    function: Callable[..., int] = _prototype(kinds)(engine.get_function_address(about["symbol"]))
+    return function
+
+
+@cache
+def _machine() -> Any:
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
+
+
+@cache
+def compiler() -> Any:
+    """Numba, ready to compile.
+
+    Its array functions import scipy.linalg to see whether there is a BLAS, 0.2 s that no kernel of ours needs; it looks
+    again wherever a function that it compiles does need one.
+    """
+    import numba
+
+    try:
+        from numba.np import linalg
+
+        look = linalg.ensure_blas
+    except (ImportError, AttributeError):  # another Numba than those we know
+        pass
+    else:
+        linalg.ensure_blas = lambda: None
+        try:
+            from numba.np import arraymath
+        finally:
+            linalg.ensure_blas = look
+        arraymath.ensure_blas = look
+    from numba.core.registry import cpu_target
+
+    cpu_target.target_context.refresh()  # registers its helpers
+    return numba

@@ -1,0 +1,13 @@
+"""How the trainer's kernels are compiled: once, and kept; without the interpreter's lock, divisions as NumPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def kernel(**options: Any) -> Callable[[Any], Any]:
+    """Decorator of a kernel."""
+    return njit(cache=True, nogil=True, error_model="numpy", **options)
