@@ -146,9 +146,9 @@ def synthesize(log_magnitude: Array, phase: Array, signal: SignalConfig) -> Arra
         return synthesize_numpy(log_magnitude, phase, signal)
     windows, frames, _ = log_magnitude.shape
     samples = np.empty((windows * frames + OVERLAP - 1) * signal.hop_length, np.float32)
-    space = np.empty(6 * (signal.bins - 1) + 2 + (frames + OVERLAP - 1) * signal.hop_length, np.float32)
+    segment = np.empty((frames + OVERLAP - 1) * signal.hop_length, np.float32)
     inputs = _plain(log_magnitude), _plain(phase), *tables(signal.n_fft), places(frames)
-    kernel(*inputs, samples, space, windows, frames, phase.shape[-1])
+    kernel(*inputs, samples, segment, windows, frames, phase.shape[-1])
     return samples
 
 

@@ -93,6 +93,16 @@ def polar(bins, log_magnitude, phase, re, im):  # type: ignore[no-untyped-def]
         re[k], im[k] = amplitude * c, amplitude * s
 
 
+@intrinsic(prefer_literal=True)
+def local(typing: Any, count: Any) -> Any:
+    """`count` float32 numbers on the stack, of which LLVM knows that no pointer from elsewhere leads there; a constant."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cgutils.alloca_once(builder, ir.FloatType(), size=int64(count.literal_value))
+
+    return types.CPointer(types.float32)(count), codegen
+
+
 class Complex:
     """A vector of complex numbers, as LLVM vectors of their real and imaginary parts."""
 
@@ -238,7 +248,7 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     columns is a Stockham FFT whose elements are runs of neighbouring numbers.
     """
     m = rows * cols
-    hop = m // 2
+    bins, work, hop = m + 1, 4 * m, m // 2
     # Each step goes from one of two buffers (at 0 and 2 m) to the other; begin so that the last one ends at 0.
     begin = 2 * m * ((1 + (rows == 32) + (cols == 32)) % 2)
     other = 2 * m - begin
@@ -246,13 +256,12 @@ def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     after = 2 * m - middle
 
     @kernel(**FUSED)
-    def synthesize(levels, phase, window, fold, turns, quarters, places, out, space, windows, frames, width):  # type: ignore[no-untyped-def]
+    def synthesize(levels, phase, window, fold, turns, quarters, places, out, segment, windows, frames, width):  # type: ignore[no-untyped-def]
         """Levels (windows, frames, m + 1), phase (windows, frames, width) -> out (windows frames hop + 3 hop), overwritten.
 
-        The tables are those of `signal.tables` and `signal.places`; space: 6 m + 2 + (frames + 3) hop numbers.
+        The tables are those of `signal.tables` and `signal.places`; segment: room for (frames + 3) hop numbers.
         """
-        bins, length = m + 1, (frames + 3) * hop
-        re, im, w, segment = space, skip(space, bins), skip(space, 2 * bins), skip(space, 2 * bins + 4 * m)
+        re, im, w, length = local(bins), local(bins), local(work), (frames + 3) * hop
         cosine, sine, twiddle, untwiddle = fold, skip(fold, m), skip(fold, 2 * m), skip(fold, 3 * m)
         for i in range(windows * frames * hop + 3 * hop):
             out[i] = F(0)
