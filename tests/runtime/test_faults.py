@@ -200,9 +200,9 @@ def test_caches_that_cannot_be(case: str, read_only: Path, tmp_path: Path) -> No
     """As containers have it: whatever folder is missing or locked, kernels run, and one line says what that costs."""
     pytest.importorskip("numba")
     home, work = tmp_path / "home", tmp_path / "work"
-    for folder in (home, work, home / ".cache" / "everwave"):
+    for folder in (home, work, home / ".cache"):
         folder.mkdir(parents=True, exist_ok=True)
-    (home / ".cache" / "everwave").chmod(0o555)
+    (home / ".cache").chmod(0o555)
     if case == "locked":
         home.chmod(0)
     env = {} if case == "homeless" else {"HOME": str(home)}

@@ -96,11 +96,11 @@ def _sources() -> str:
 
 
 def _folders() -> list[Path]:
-    """Where machine code may be kept; installations that share a folder have one of their own in it."""
-    given, user = os.environ.get(ENVIRONMENT), os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    own = f"everwave-{hashlib.sha256(str(HERE).encode()).hexdigest()[:8]}"
-    shared = [Path(given).absolute()] if given else []
-    return [*(folder / own for folder in shared), HERE / "__pycache__", Path(user) / "everwave" / own]
+    """Where machine code may be kept: where ENVIRONMENT says, else in either of two places."""
+    own = f"everwave-{hashlib.sha256(str(HERE).encode()).hexdigest()[:8]}"  # installations that share a folder
+    if given := os.environ.get(ENVIRONMENT):
+        return [Path(given).absolute() / own]
+    return [HERE / "__pycache__", Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / own]
 
 
 @cache

@@ -21,7 +21,6 @@ from . import kept
 
 ERROR = -1  # what a function of Numba's returns after an exception
 _loading = threading.Lock()
-_engines: list[Any] = []  # code lives as long as they do
 
 
 class Kernel:
@@ -119,25 +118,19 @@ def _link(code: bytes, kinds: tuple[str, ...]) -> Callable[..., int]:
     """Machine code to a function. What it calls besides itself is found first, as LLVM ends the process where it is not."""
     from llvmlite import binding
 
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)  # lets the process be searched, too
     head, _, machine_code = code.partition(b"\n")
     about = json.loads(head)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())  # lets the process be searched, too
     if sys.platform != "linux" or not all(map(binding.address_of_symbol, about["needs"])):
         compiler()  # has helpers of its own
     engine.add_object_file(binding.ObjectFileRef.from_data(machine_code))
     engine.finalize_object()
-    _engines.append(engine)
     function: Callable[..., int] = _prototype(kinds)(engine.get_function_address(about["symbol"]))
+    engine.detach()  # never freed: a thread may still run it while the interpreter ends
     return function
-
-
-@cache
-def _machine() -> Any:
-    from llvmlite import binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    return binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
 
 
 @cache
