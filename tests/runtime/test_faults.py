@@ -214,6 +214,20 @@ def test_caches_that_cannot_be(case: str, read_only: Path, tmp_path: Path) -> No
 
 
 @linux
+def test_what_an_image_was_built_with_serves_its_users(tmp_path: Path) -> None:
+    """Kernels that were compiled beside the code are loaded where nothing can be written any more, without a word."""
+    pytest.importorskip("numba")
+    install = tmp_path / "install"
+    shutil.copytree(Path(everwave.__file__).parent, install / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    run(sys.executable, "-P", "-c", NORMALS, env=environment | {"PYTHONPATH": str(install)}, cwd=tmp_path)
+    for path in (install, *install.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    no_compiler = "import sys; sys.modules['numba.core'] = None\n"
+    assert runs_its_kernels(install, {"HOME": str(install)}, tmp_path, no_compiler) == ""
+
+
+@linux
 def test_files_that_may_not_be_read(tiny: str) -> None:
     drop = unprivileged()
     np.save("a.npy", np.zeros((4, 32), np.float32))
