@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -213,6 +214,21 @@ def test_without_compilation() -> None:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "(4410, 2)"
         assert done.stderr.count("slowly: NUMBA_DISABLE_JIT is set") == len(done.stderr.splitlines()) == said
+
+
+def test_a_numba_that_nobody_knows(tmp_path: pathlib.Path) -> None:
+    """Where a later Numba keeps what is asked of it under other names, NumPy does the work, and a line says why."""
+    code = """
+from numba.core.dispatcher import Dispatcher
+del Dispatcher.compile
+import everwave
+print(everwave.random_model("tiny").generate(0.1, seed=1).shape)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != paths.ENVIRONMENT} | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(4410, 2)"
+    (line,) = done.stderr.splitlines()
+    assert "slowly: Numba does not compile them: AttributeError" in line
 
 
 LESSER = """

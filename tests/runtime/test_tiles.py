@@ -60,8 +60,8 @@ def test_the_configuration_is_intels_layout() -> None:
     assert list(tiles.CONFIGURATION[48:56]) == [16] * 8
 
 
-@mock.patch.object(paths, "_llvm_version", return_value=20)
-def test_amx_comes_first_where_the_system_grants_it(_: mock.Mock) -> None:
+def test_amx_comes_first_where_the_system_grants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_llvm_version", lambda: 20)
     with mock.patch.object(paths, "cpu_features", return_value=FEATURES):
         with mock.patch.object(paths, "_may_use_amx", return_value=True):
             assert [path.name for path in paths.available()][:3] == ["amx_bf16", "avx512", "avx512_bf16"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from .native import Kernel, compiler
+import numpy as np
+
+from .native import Kernel
 
 run = Kernel("engine", "run")
 fill_normals = Kernel("random", "fill_normals")
@@ -20,12 +22,12 @@ def synthesize(rows: int, cols: int, vectors: bool) -> Kernel:
 
 @cache
 def check() -> None:
-    """ImportError or OSError where kernels can be neither compiled nor found compiled."""
-    from . import kept
-
+    """ImportError or OSError where there are no kernels: where the smallest one can neither be found compiled nor be compiled."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise ImportError("NUMBA_DISABLE_JIT is set, so there are none")
-    if kept.is_empty():
-        compiler()
-    else:
-        import llvmlite.binding  # noqa: F401 - OSError: LLVM is there but cannot be loaded
+    try:
+        fill_normals(np.empty(0, np.float32), 0, np.uint64(0), np.uint64(0), 0)
+    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
+        raise
+    except Exception as error:  # another Numba than those we know
+        raise ImportError(f"Numba does not compile them: {type(error).__name__}: {error}") from error

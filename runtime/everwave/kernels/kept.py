@@ -57,42 +57,33 @@ def write(name: str, code: bytes) -> None:
     except OSError as error:
         log.warning("%s takes nothing more (%s); the next process has to compile again", folder, error)
         return
-    for other in _names(folder):
-        if not other.startswith(_sources()):
+    for other in folder.glob("*.code"):
+        if not other.name.startswith(_sources()):
             with suppress(OSError):
-                os.unlink(folder / other)
-
-
-def is_empty() -> bool:
-    """Whether nothing is kept that this compiler made of these sources."""
-    return not any(name.startswith(_sources()) for folder in _folders() for name in _names(folder))
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [name for name in os.listdir(folder) if name.endswith(".code")]
-    except OSError:
-        return []
+                other.unlink()
 
 
 def _file(name: str) -> str:
-    made_from = "\n".join((name, *cpu()))
-    return f"{_sources()}-{name.partition(' ')[0]}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.code"
+    made_by = "\n".join((name, _compiler(), *cpu()))
+    return f"{_sources()}-{name.partition(' ')[0]}-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.code"
 
 
 @cache
 def _sources() -> str:
-    """A digest of all kernels and of the compiler's version. ImportError where there is no compiler."""
+    """A digest of all kernels."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.py")))).hexdigest()[:12]
+
+
+@cache
+def _compiler() -> str:
+    """What tells one version of Numba from another without importing it. ImportError where there is none."""
     import llvmlite
 
     numba = importlib.util.find_spec("numba")
     if numba is None or numba.origin is None:
         raise ImportError("Numba is not installed")
     version = Path(numba.origin).with_name("_version.py")
-    files = [*sorted(HERE.glob("*.py")), *([version] if version.is_file() else [])]
-    return hashlib.sha256(
-        b"".join([file.read_bytes() for file in files] + [llvmlite.__version__.encode()])
-    ).hexdigest()[:12]
+    return f"{llvmlite.__version__} {version.read_text() if version.is_file() else numba.origin}"
 
 
 def _folders() -> list[Path]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import kept
 
-ERROR = -1  # what a function of Numba's returns after an exception
+FINE = (0, -2)  # what a function of Numba's returns but after an exception
 _loading = threading.Lock()
 
 
@@ -41,7 +41,7 @@ class Kernel:
         kinds = tuple(map(_kind, arguments))
         code = self.compiled.get(kinds) or self._load(kinds)
         result, error = ctypes.c_void_p(), ctypes.c_void_p()
-        if code(ctypes.byref(result), ctypes.byref(error), *_flat(arguments)) == ERROR:
+        if code(ctypes.byref(result), ctypes.byref(error), *_flat(arguments)) not in FINE:
             raise RuntimeError(f"kernel {self.name} failed")
 
     def _load(self, kinds: tuple[str, ...]) -> Callable[..., int]:
@@ -72,21 +72,30 @@ class Kernel:
 
 
 def _kind(argument: Any) -> str:
-    """What the compiler has to know of an argument: "*float32" of an array, "8*int64" of a tuple, "none", "int8" ..."""
+    """What the compiler has to know of an argument, in NumPy's letters: "*f" of an array, "8*l" of a tuple, "b" of a number, "none"."""
     if isinstance(argument, np.ndarray):
-        return f"*{argument.dtype.name}"
+        return "*" + argument.dtype.char
     if isinstance(argument, tuple):
         return f"{len(argument)}*{_kind(argument[0])}"
     if argument is None:
         return "none"
-    return "int64" if isinstance(argument, int) else argument.dtype.name
+    return "q" if isinstance(argument, int) else str(argument.dtype.char)
+
+
+def _parts(kind: str) -> tuple[int | None, str]:
+    """How many numbers (None: a pointer to them) and of which type; of "none" a pointer to nothing."""
+    count, star, letter = kind.rpartition("*")
+    name = kind if kind == "none" else np.dtype(letter).name
+    return int(count) if count else None if star or kind == "none" else 1, name
 
 
 def _type(types: Any, kind: str) -> Any:
     """The same for Numba."""
-    count, star, name = kind.rpartition("*")
+    count, name = _parts(kind)
     one = getattr(types, name)
-    return types.UniTuple(one, int(count)) if count else types.CPointer(one) if star else one
+    if "*" not in kind:
+        return one
+    return types.CPointer(one) if count is None else types.UniTuple(one, count)
 
 
 def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
@@ -105,12 +114,9 @@ def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
 def _prototype(kinds: tuple[str, ...]) -> Any:
     """The type of a function of Numba's in C: a code, and before the arguments where a result and an error would go."""
     arguments = list[Any]()
-    for kind in kinds:
-        count, star, name = kind.rpartition("*")
-        if name == "none" or (star and not count):
-            arguments.append(ctypes.c_void_p)
-        else:
-            arguments += [getattr(ctypes, {"float32": "c_float"}.get(name, f"c_{name}"))] * int(count or 1)
+    for count, name in map(_parts, kinds):
+        number = ctypes.c_float if name == "float32" else getattr(ctypes, f"c_{name}", None)
+        arguments += [ctypes.c_void_p] if count is None else [number] * count
     return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)
 
 
