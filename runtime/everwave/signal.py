@@ -21,9 +21,7 @@ MEAN_DB, SCALE_DB = -25.0, 75.0  # log_magnitude = (dB - MEAN_DB) / SCALE_DB, ne
 POWER_OFFSET = 1e-7  # added to |X|^2 on the way back, as the original does
 VECTOR_OFFSET = 1e-8  # added to the squared length of a phase's vector, so that one of no length gives 0
 BLOCK = 256  # frames analysed at once: enough to be fast, small enough to stay in the cache
-TOGETHER = (
-    16  # frames whose FFT SciPy may do at once; where it fuses multiply-adds (ARM), one by one would round otherwise
-)
+TOGETHER = 16  # frames that SciPy may transform at once; where it fuses multiply-adds (ARM), one alone rounds otherwise
 
 
 def hann(n: int) -> Array:

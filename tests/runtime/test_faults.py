@@ -221,8 +221,10 @@ def test_what_an_image_was_built_with_serves_its_users(tmp_path: Path) -> None:
     shutil.copytree(Path(everwave.__file__).parent, install / "everwave", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     run(sys.executable, "-P", "-c", NORMALS, env=environment | {"PYTHONPATH": str(install)}, cwd=tmp_path)
+    for path in (tmp_path.parent, tmp_path):
+        path.chmod(0o755)
     for path in (install, *install.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
+        path.chmod(path.stat().st_mode & ~0o222)
     no_compiler = "import sys; sys.modules['numba.core'] = None\n"
     assert runs_its_kernels(install, {"HOME": str(install)}, tmp_path, no_compiler) == ""
 

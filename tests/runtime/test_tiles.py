@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from everwave.config import PRESETS
 from everwave.errors import UsageError
-from everwave.kernels import paths, tiles
+from everwave.kernels import paths, steps, tiles
 from everwave.networks import input_shape
 from everwave.ops import numba_ops
 from everwave.ops.numba_ops import NumbaNetwork
@@ -51,6 +51,11 @@ def test_the_product_lowers_to_tile_instructions() -> None:
     assert counts == {"tilezero": 1, "tileloadd": 4, "tdpbf16ps": 4, "tilestored": 1}
     assert text.count("ldtilecfg") == text.count("tilerelease") == 1
     assert "call" not in text
+
+
+def test_the_engines_tile_is_four_of_these() -> None:
+    assert steps.SIDE == 2 * tiles.ROWS
+    assert steps.MEMORY == 8 * tiles.ROWS * tiles.BYTES // 4
 
 
 def test_the_configuration_is_intels_layout() -> None:

@@ -444,7 +444,7 @@ def run(unit, vector, rows, wide, narrow, steps, count, batch, x, arena, packed,
     vectors has rows, None where there is none; wide, narrow: see `_product`. steps: (count, FIELDS) int64. arena and packed:
     float32, or uint16 that hold bfloat16. weights: see `vectors.expand`. constants: float32, starting with two vectors of
     zeros. tables: int64 row starts. tile: float32 scratch for tiles of rows * wide vectors, one and one per point of a
-    filter, or twice the widest styled row; on tile registers for the sums of a block and one tile more, and tiles.MEMORY.
+    filter, or twice the widest styled row; on tile registers for the sums of a block and one tile more, and steps.MEMORY.
     """
     if unit is not None:
         configure(unit)

@@ -13,21 +13,20 @@ import logging
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from .paths import cpu
 
 log = logging.getLogger(__name__)
-ENVIRONMENT = "NUMBA_CACHE_DIR"  # as users of Numba know it
+GIVEN, PRIVATE = "NUMBA_CACHE_DIR", "EVERWAVE_PRIVATE_CACHE"  # users of Numba know the first; the second is ours alone
 HERE = Path(__file__).resolve().parent
 DIGEST = hashlib.sha256().digest_size
 
 
 def read(name: str) -> bytes | None:
     """What was kept under this name, None where nothing was."""
-    for folder in _folders():
+    for folder in _folders() if _sources() else ():
         try:
             kept = (folder / _file(name)).read_bytes()
         except OSError:
@@ -40,27 +39,21 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, code: bytes) -> None:
     """Keeps `code` under this name, in the place of what older sources gave; where that cannot be, a warning says so."""
-    if (folder := _folder()) is None:
+    folder = _folder() if _sources() else None
+    if folder is None:
         return
-    file = folder / _file(name)
+    part = folder / f"{_file(name)}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-            try:
-                part.write(hashlib.sha256(code).digest() + code)
-                part.close()
-                os.replace(part.name, file)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(part.name)
-                raise
+        try:
+            part.write_bytes(hashlib.sha256(code).digest() + code)
+            part.replace(folder / _file(name))
+        finally:
+            part.unlink(missing_ok=True)
+        for old in (file for file in folder.glob("*.code*") if not file.name.startswith(_sources())):
+            old.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s takes nothing more (%s); the next process has to compile again", folder, error)
-        return
-    for other in folder.glob("*.code"):
-        if not other.name.startswith(_sources()):
-            with suppress(OSError):
-                other.unlink()
 
 
 def _file(name: str) -> str:
@@ -70,8 +63,9 @@ def _file(name: str) -> str:
 
 @cache
 def _sources() -> str:
-    """A digest of all kernels."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.py")))).hexdigest()[:12]
+    """A digest of all kernels; "" where they are not to be read, as in an archive, and nothing can tell what is of them."""
+    files = sorted(HERE.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12] if files else ""
 
 
 @cache
@@ -87,11 +81,13 @@ def _compiler() -> str:
 
 
 def _folders() -> list[Path]:
-    """Where machine code may be kept: where ENVIRONMENT says, else in either of two places."""
+    """Where machine code may be kept: where GIVEN says, else in either of two places; and what this run has."""
     own = f"everwave-{hashlib.sha256(str(HERE).encode()).hexdigest()[:8]}"  # installations that share a folder
-    if given := os.environ.get(ENVIRONMENT):
-        return [Path(given).absolute() / own]
-    return [HERE / "__pycache__", Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / own]
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    given, private = os.environ.get(GIVEN), os.environ.get(PRIVATE)
+    folders = [Path(given).absolute() / own] if given else [HERE / "__pycache__", Path(user) / own]
+    # not "~/.cache", which is what remains where nobody knows a home
+    return [folder for folder in (*folders, *([Path(private)] if private else [])) if folder.is_absolute()]
 
 
 @cache
@@ -100,9 +96,7 @@ def _folder() -> Path | None:
     for folder in _folders():
         if _writable(folder):
             return folder
-    log.warning(
-        "compiled kernels can be kept nowhere, so every start compiles them; %s names another folder", ENVIRONMENT
-    )
+    log.warning("compiled kernels can be kept nowhere, so every start compiles them; %s names another folder", GIVEN)
     try:
         private = tempfile.mkdtemp(prefix="everwave-")
     except OSError:
@@ -114,14 +108,12 @@ def _folder() -> Path | None:
             shutil.rmtree(private, ignore_errors=True)
 
     atexit.register(remove)
-    os.environ[ENVIRONMENT] = private
-    return _folders()[0]
+    os.environ[PRIVATE] = private
+    return Path(private)
 
 
 def _writable(folder: Path) -> bool:
-    """Whether `folder` takes files, or could be made; not "~/.cache", which is what remains where nobody knows a home."""
-    if not folder.is_absolute():
-        return False
+    """Whether `folder` takes files, or could be made."""
     while not os.path.lexists(folder) and folder != folder.parent:  # nothing is there where we may not look
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import kept
+from .paths import cpu
 
 FINE = (0, -2)  # what a function of Numba's returns but after an exception
 _loading = threading.Lock()
@@ -28,8 +29,8 @@ class Kernel:
 
     It sees a C-contiguous array as a pointer to its first element, and a whole number as int64. What says how it is
     made, and not what it computes, comes as None, as NumPy's numbers (their type counts) and as tuples (their length).
-    Thread-safe, and holds no lock of the interpreter's while it computes. Nothing it is given is checked: that is for
-    whoever calls it.
+    Thread-safe, and holds no lock of the interpreter's while it computes. Sizes are not checked: that is for whoever calls it.
+    ValueError for an array that is not contiguous. The first call may compile: ImportError or OSError where that cannot be.
     """
 
     def __init__(self, module: str, name: str, *constants: int) -> None:
@@ -121,9 +122,13 @@ def _prototype(kinds: tuple[str, ...]) -> Any:
 
 
 def _link(code: bytes, kinds: tuple[str, ...]) -> Callable[..., int]:
-    """Machine code to a function. What it calls besides itself is found first, as LLVM ends the process where it is not."""
+    """Machine code to a function. What it is known to call is looked for first, as LLVM ends the process where it is not found.
+
+    OSError where memory may not hold code.
+    """
     from llvmlite import binding
 
+    binding.check_jit_execution()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
@@ -131,7 +136,9 @@ def _link(code: bytes, kinds: tuple[str, ...]) -> Callable[..., int]:
     head, _, machine_code = code.partition(b"\n")
     about = json.loads(head)
     if sys.platform != "linux" or not all(map(binding.address_of_symbol, about["needs"])):
-        compiler()  # has helpers of its own
+        compiler()  # has helpers of its own, elsewhere also for what LLVM calls by itself
+        if missing := [name for name in about["needs"] if not binding.address_of_symbol(name)]:
+            raise ImportError(f"nothing here is called {', '.join(missing)}")
     engine.add_object_file(binding.ObjectFileRef.from_data(machine_code))
     engine.finalize_object()
     function: Callable[..., int] = _prototype(kinds)(engine.get_function_address(about["symbol"]))
@@ -141,7 +148,7 @@ def _link(code: bytes, kinds: tuple[str, ...]) -> Callable[..., int]:
 
 @cache
 def compiler() -> Any:
-    """Numba, ready to compile.
+    """Numba, ready to compile for `cpu`. ImportError where it was made ready for another before.
 
     Its array functions import scipy.linalg to see whether there is a BLAS, 0.2 s that no kernel of ours needs; it looks
     again wherever a function that it compiles does need one.
@@ -161,7 +168,10 @@ def compiler() -> Any:
         finally:
             linalg.ensure_blas = look
         arraymath.ensure_blas = look
+    vars(numba.config).update(zip(("CPU_NAME", "CPU_FEATURES"), cpu(), strict=True))
     from numba.core.registry import cpu_target
 
     cpu_target.target_context.refresh()  # registers its helpers
+    if tuple(cpu_target.target_context.codegen().magic_tuple()[1:]) != cpu():
+        raise ImportError("this program has used Numba for another CPU, or fewer of its features")
     return numba

@@ -46,20 +46,26 @@ AMX_TWIN = Path("amx_bf16_twin", 16, 32, "bfloat16", 2, filtered=0, unit="int16"
 
 @cache
 def cpu() -> tuple[str, str]:
-    """The CPU that Numba compiles for, as LLVM names it, and its features: this one's unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say so."""
+    """The CPU to compile for, as LLVM names it, and its features: this one, or what the variables say that Numba has for it.
+
+    NUMBA_CPU_NAME, without NUMBA_CPU_FEATURES of no features but those that LLVM knows it by; NUMBA_ENABLE_AVX=0.
+    """
     from llvmlite import binding
 
-    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
-    if name in (None, "host"):
+    name, features = os.environ.get("NUMBA_CPU_NAME", "host"), os.environ.get("NUMBA_CPU_FEATURES")
+    if name == "host":
         name = str(binding.get_host_cpu_name())
         if features is None:
             with suppress(RuntimeError):  # LLVM cannot tell on every CPU
-                features = str(binding.get_host_cpu_features().flatten())
+                found = binding.get_host_cpu_features()
+                if os.environ.get("NUMBA_ENABLE_AVX") == "0":
+                    found.update((flag, False) for flag in found if flag.startswith("avx"))
+                features = str(found.flatten())
     return name, features or ""
 
 
 def cpu_features() -> frozenset[str]:
-    """Names of the features of `cpu`; of a CPU that is named without them, none."""
+    """Names of the features that `cpu` lists."""
     return frozenset(flag[1:] for flag in cpu()[1].split(",") if flag.startswith("+"))
 
 

@@ -6,7 +6,7 @@ branches, and LLVM vectorises them for any CPU; what the FFT does to vectors is 
 third of the time.
 
 A product and a sum may become one fused operation, sums keep their order.
-Compiled functions close over integers only, which keeps them cacheable.
+Compiled functions close over integers only, so that no address gets into what is kept of them.
 """
 
 from __future__ import annotations

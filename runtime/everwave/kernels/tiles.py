@@ -7,7 +7,7 @@ machines that have them.
 
 The engine sums up 32 rows by 32 columns in four tiles: the rows are read where they lie, the columns from packed
 weights. What multiplies follows from the type of `unit`, a number: int8 for AMX, int16 for its
-twin. `memory` (MEMORY float32 numbers) is where the twin's tiles are.
+twin. `memory` (`steps.MEMORY` float32 numbers) is where the twin's tiles are.
 Source: Intel, "Architecture Instruction Set Extensions Programming Reference", chapter 3.
 """
 

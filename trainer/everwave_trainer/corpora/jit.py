@@ -10,4 +10,12 @@ from numba import njit
 
 def kernel(**options: Any) -> Callable[[Any], Any]:
     """Decorator of a kernel."""
-    return njit(cache=True, nogil=True, error_model="numpy", **options)
+
+    def decorate(function: Any) -> Any:
+        policy: dict[str, Any] = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            return njit(cache=True, **policy)(function)
+        except RuntimeError:  # Numba can write nowhere
+            return njit(**policy)(function)
+
+    return decorate
