@@ -2,7 +2,7 @@
 
 Kernels of this file call only each other and intrinsics. What one place calls is `inline="always"`: LLVM would else compile
 it by itself and again in its caller. The width of a vector and the size of a tile reach the compiler as the lengths of
-tuples: each path is one more specialisation of the same source, and the caches of several paths live side by side.
+tuples: each path is one more specialisation of the same source, and the code of several paths is kept side by side.
 
 The inner loops are LLVM vector operations written out by intrinsics: what the compiler makes of them is the same
 on AVX-512, AVX2, SSE and NEON, and does not hang on what a loop vectoriser happens to recognise.
@@ -16,79 +16,20 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import kernel
-from .steps import (
-    ACTIVATION,
-    BIAS,
-    BLOCK,
-    CLEAR,
-    COMBINE,
-    DEPTH,
-    DISTINCT,
-    EVERY,
-    EXTERNAL,
-    FACTOR,
-    FIELDS,
-    GAIN,
-    GATHERED,
-    GUARD,
-    INPUTS,
-    KERNEL,
-    KIND,
-    LENGTH,
-    LINE,
-    LOAD,
-    MIX,
-    MIXED,
-    NOISE,
-    NOISE_STRIDE,
-    OUTPUTS,
-    PAIRS,
-    PARTS,
-    PITCH,
-    PLACES,
-    PLANE,
-    PLANES,
-    POINTS,
-    POOL,
-    PRODUCT,
-    RESIDUAL,
-    SHUFFLE,
-    SIDE,
-    SINGLE,
-    SOURCE,
-    SOURCE_PLANE,
-    SOURCE_STRIDE,
-    SPAN,
-    STEPS,
-    STRIDE,
-    STYLE,
-    SUM,
-    SWISH,
-    TAPS,
-    TARGET,
-    TERMS,
-    WEIGHTS,
-    WIDTH,
-)  # fmt: skip
 from .tiles import configure, exchange_sums, load_sums, multiply_step, release
-from .vectors import (
-    activate,
-    add,
-    copy,
-    expand,
-    expand_pair,
-    finish,
-    mix,
-    mix_lines,
-    mix_pairs,
-    multiply,
-    prefetch,
-    prefetch_rows,
-    put_lines,
-    read,
-    skip,
-    write,
-)  # fmt: skip
+
+# fmt: off
+from .steps import (  # isort: skip
+    ACTIVATION, BIAS, BLOCK, CLEAR, COMBINE, DEPTH, DISTINCT, EVERY, EXTERNAL, FACTOR, FIELDS, GAIN, GATHERED, GUARD,
+    INPUTS, KERNEL, KIND, LENGTH, LINE, LOAD, MIX, MIXED, NOISE, NOISE_STRIDE, OUTPUTS, PAIRS, PARTS, PITCH, PLACES, PLANE,
+    PLANES, POINTS, POOL, PRODUCT, RESIDUAL, SHUFFLE, SIDE, SINGLE, SOURCE, SOURCE_PLANE, SOURCE_STRIDE, SPAN, STEPS,
+    STRIDE, STYLE, SUM, SWISH, TAPS, TARGET, TERMS, WEIGHTS, WIDTH,
+)
+from .vectors import (  # isort: skip
+    activate, add, copy, expand, expand_pair, finish, mix, mix_lines, mix_pairs, multiply, prefetch, prefetch_rows,
+    put_lines, read, skip, write,
+)
+# fmt: on
 
 CHUNK = 8  # steps of the depth whose weights fill a third of the first cache: 16 KB
 
