@@ -140,12 +140,12 @@ def autoencoder_path(model_file: ModelFile, path: str | os.PathLike[str]) -> Pat
         found = [place for place in places if place.is_file()]
         if not found:
             raise ModelError(f"it needs {wanted['file']!r}, which is not beside it and not among the shipped models")
-        matching = [place for place in found if digest(place) == wanted["sha256"]]
-        if not matching:
+        matching = next((place for place in found if digest(place) == wanted["sha256"]), None)
+        if matching is None:
             raise ModelError(
                 f"it needs the {wanted['file']!r} of SHA-256 {wanted['sha256'][:12]}...; {found[0]} is another version"
             )
-    return matching[0]
+    return matching
 
 
 def _autoencoder(model_file: ModelFile, path: str | os.PathLike[str]) -> ModelFile:
