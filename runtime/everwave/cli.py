@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(COMMANDS).parse_args(arguments)
     for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):  # the workers are the threads
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    if sys.stderr is not None and sys.stderr.isatty():
+        _say_when_kernels_are_compiled()
     return commands.run("everwave", lambda: options.run(options), options.debug)
 
 
@@ -57,8 +59,7 @@ def generate(options: argparse.Namespace) -> None:
     with pieces.open_piece(model, options, seed) as piece:  # checks the options before kernels are compiled
         for output in outputs:
             Writer(output, model.sample_rate, frames=piece.frames)  # checks where it is to be
-    if (seconds := model.prepare()) > 3 and sys.stderr.isatty():
-        _say(f"kernels compiled in {seconds:.0f} s, once for this machine and version")
+    model.prepare()
     for i, output in enumerate(outputs):
         pieces.write(model, options, output, seed + i)
 
@@ -284,6 +285,21 @@ def _seconds(todo: Sequence[Recording]) -> float:
             header = audio.info(recording.path)
             total += header.frames / header.sample_rate
     return total
+
+
+def _say_when_kernels_are_compiled() -> None:
+    """A line before the first of them is, as nothing else is to be seen or heard for a while."""
+    import logging
+
+    log = logging.getLogger("everwave.kernels.native")
+
+    def once(record: logging.LogRecord) -> bool:
+        log.removeFilter(once)
+        _say("compiling kernels, once for this machine and version: some ten seconds")
+        return True
+
+    log.setLevel(logging.INFO)
+    log.addFilter(once)
 
 
 def _say(message: str) -> None:

@@ -519,6 +519,35 @@ def test_nothing_is_left_to_compile_after_warmup(monkeypatch: pytest.MonkeyPatch
     subprocess.run([sys.executable, "-c", WARM], check=True)
 
 
+TERMINAL = """
+import sys
+sys.stderr.isatty = lambda: True
+from everwave.cli import main
+from everwave.kernels import native
+compile = native.Kernel._compile
+def one(self, kinds):
+    assert self.name == "fill_normals", "it is enough"
+    print("now", file=sys.stderr)
+    return compile(self, kinds)
+native.Kernel._compile = one
+main(["generate", "--model", "{model}", "--seconds", "0.1", "-o", "out.wav"])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
+def test_a_terminal_is_told_before_kernels_are_compiled(tiny: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "EVERWAVE_PATH"}
+    code = TERMINAL.format(model=tiny)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"NUMBA_CACHE_DIR": str(tmp_path / "empty")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    first, second, *_ = done.stderr.splitlines()
+    assert "compiling kernels, once for this machine and version" in first
+    assert second == "now"
+    assert done.stderr.count("compiling") == 1
+
+
 def test_a_checkpoint_of_musika(capsys: pytest.CaptureFixture[str]) -> None:
     golden = Path(__file__).parents[3] / "shared" / "golden" / "musika_small"
     if not golden.is_dir():

@@ -499,6 +499,8 @@ def test_a_damaged_or_full_cache_costs_time_only(tmp_path: pathlib.Path) -> None
     assert normals(tmp_path) == (first, True, "")
     assert normals(tmp_path) == (first, False, "")  # without Numba
     (file,) = tmp_path.rglob("*.code")
+    (plain := tmp_path / "plain").touch()
+    assert file.stat().st_mode == plain.stat().st_mode  # whoever may use the installation may read it
     for damaged in (file.read_bytes()[:100], b"", file.read_bytes()[:-1] + b"?"):
         file.write_bytes(damaged)
         numbers, compiled, said = normals(tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from . import kept
 from .paths import cpu
 
 FINE = (0, -2)  # what a function of Numba's returns but after an exception
+log = logging.getLogger(__name__)
 _loading = threading.Lock()
 
 
@@ -51,6 +53,7 @@ class Kernel:
             if kinds not in self.compiled:
                 code = kept.read(name)
                 if code is None:
+                    log.info("compiling %s", name)
                     code = self._compile(kinds)
                     kept.write(name, code)
                 self.compiled[kinds] = _link(code, kinds)
