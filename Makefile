@@ -1,14 +1,14 @@
 # `make music`: a minute of music from a fresh clone. `make test`: every test. Both make their own environment.
 PYTHON ?= python3
+LONG := refiner training fine_tuning
 
-.PHONY: music test test-runtime test-trainer-others clean
+.PHONY: music test test-runtime test-trainer-others $(LONG:%=test-trainer-%) clean
 
 music: .venv/ready
 	.venv/bin/everwave generate --model techno --seed 1 --seconds 60 -o techno.wav
 
 # The suites are processes of their own, two at a time: the runtime's tests must pass where no deep-learning framework can be
 # imported, and of the trainer's the files that take minutes fill up both cores.
-LONG := refiner training fine_tuning
 test: .venv-test/ready
 	$(MAKE) --jobs=2 --output-sync=target test-runtime test-trainer-others $(LONG:%=test-trainer-%)
 

@@ -291,7 +291,7 @@ def _say_when_kernels_are_compiled() -> None:
     """A line before the first of them is, as nothing else is to be seen or heard for a while."""
     import logging
 
-    log = logging.getLogger("everwave.kernels.native")
+    log = logging.getLogger("everwave.kernels.native")  # by its name: nothing heavy is imported yet
 
     def once(record: logging.LogRecord) -> bool:
         log.removeFilter(once)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import kernels
 from .errors import UsageError, short
 
 Array = np.ndarray
@@ -116,13 +117,6 @@ def _cos_sin(words: Array) -> tuple[Array, Array]:
     return np.choose(turn, [c, -s, -c, s]), np.choose(turn, [s, c, -s, -c])
 
 
-@lru_cache(maxsize=1)
 def _kernel() -> Callable[..., None] | None:
-    """The Numba kernel, or None where Numba cannot load."""
-    try:
-        from . import kernels
-
-        kernels.check()
-    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
-        return None
-    return kernels.fill_normals
+    """The Numba kernel, or None where there are none."""
+    return None if kernels.trouble() else kernels.fill_normals

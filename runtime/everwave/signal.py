@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from . import kernels
 from .config import DECODER_FRAMES, OVERLAP, SignalConfig
 
 Array = np.ndarray
@@ -204,16 +205,9 @@ def _factors(m: int) -> tuple[int, int]:
     return rows, m // rows
 
 
-@lru_cache(maxsize=8)
 def _kernel(n_fft: int, vectors: bool) -> Callable[..., None] | None:
-    """The Numba kernel, or None where Numba cannot load or the size is none of 128, 256, 512, 1024, 2048."""
-    if n_fft not in (128, 256, 512, 1024, 2048):
-        return None
-    try:
-        from . import kernels
-
-        kernels.check()
-    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
+    """The Numba kernel, or None where there are none or the size is none of 128, 256, 512, 1024, 2048."""
+    if n_fft not in (128, 256, 512, 1024, 2048) or kernels.trouble():
         return None
     return kernels.synthesize(*_factors(n_fft // 2), vectors)
 

@@ -495,7 +495,6 @@ def test_warmup_of_a_path_that_there_is_not(
 
 
 WARM = """
-import sys
 import numpy as np
 from dataclasses import replace
 from everwave import kernels, weights

@@ -52,6 +52,7 @@ def test_no_framework_is_needed_or_loaded() -> None:
     assert not {m.partition(".")[0] for m in modules} & {"tensorflow", "keras", "jax", "torch", "everwave_trainer"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kept code is loaded after Numba, for its helpers")
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
 def test_a_later_start_needs_no_compiler() -> None:
     """Importing Numba would take longer than all else."""

@@ -472,12 +472,12 @@ print(out.tolist(), int("numba" in sys.modules))
 """
 
 
-def normals(folder: pathlib.Path, before: str = "", code: str = KEPT, path: str = "") -> tuple[str, bool, str]:
+def normals(folder: pathlib.Path, before: str = "", path: str = "") -> tuple[str, bool, str]:
     """What a fresh process draws that keeps machine code in `folder`, whether it had to compile, and what it said."""
     search = os.pathsep.join(filter(None, (path, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": search}
     done = subprocess.run(
-        [sys.executable, "-c", before + code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", before + KEPT], env=environment, capture_output=True, text=True, check=True
     )
     numbers, compiled = done.stdout.rsplit(maxsplit=1)
     return numbers, bool(int(compiled)), done.stderr

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from ..errors import first_line
 from .native import Kernel
 
 run = Kernel("engine", "run")
@@ -21,13 +22,14 @@ def synthesize(rows: int, cols: int, vectors: bool) -> Kernel:
 
 
 @cache
-def check() -> None:
-    """ImportError or OSError where there are no kernels: where the smallest one can neither be found compiled nor be compiled."""
+def trouble() -> str:
+    """Why there are no kernels, in a line, or "": whether the smallest one is found compiled, or else can be compiled."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        raise ImportError("NUMBA_DISABLE_JIT is set, so there are none")
+        return "NUMBA_DISABLE_JIT is set, so there are none"
     try:
         fill_normals(np.empty(0, np.float32), 0, np.uint64(0), np.uint64(0), 0)
-    except (ImportError, OSError):  # OSError: LLVM is there but cannot be loaded
-        raise
+    except (ImportError, OSError) as error:  # OSError: LLVM is there but cannot be loaded
+        return first_line(error)
     except Exception as error:  # another Numba than those we know
-        raise ImportError(f"Numba does not compile them: {type(error).__name__}: {error}") from error
+        return f"Numba does not compile them: {type(error).__name__}: {first_line(error)}"
+    return ""

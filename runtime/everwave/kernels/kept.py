@@ -26,14 +26,14 @@ DIGEST = hashlib.sha256().digest_size
 
 def read(name: str) -> bytes | None:
     """What was kept under this name, None where nothing was."""
-    for folder in _folders() if _sources() else ():
+    for file in (folder / _file(name) for folder in (_folders() if _sources() else ())):
         try:
-            kept = (folder / _file(name)).read_bytes()
+            kept = file.read_bytes()
         except OSError:
             continue
         if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
             return kept[DIGEST:]
-        log.warning("%s is damaged; compiling anew", folder / _file(name))
+        log.warning("%s is damaged; compiling anew", file)
     return None
 
 
@@ -42,15 +42,16 @@ def write(name: str, code: bytes) -> None:
     folder = _folder() if _sources() else None
     if folder is None:
         return
-    part = folder / f"{_file(name)}.{os.getpid()}.part"
+    file = folder / _file(name)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(hashlib.sha256(code).digest() + code)
-            part.replace(folder / _file(name))
+            part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-        for old in (file for file in folder.glob("*.code*") if not file.name.startswith(_sources())):
+        for old in (other for other in folder.glob("*.code*") if not other.name.startswith(_sources())):
             old.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s takes nothing more (%s); the next process has to compile again", folder, error)

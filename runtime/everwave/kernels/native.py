@@ -76,7 +76,7 @@ class Kernel:
 
 
 def _kind(argument: Any) -> str:
-    """What the compiler has to know of an argument, in NumPy's letters: "*f" of an array, "8*l" of a tuple, "b" of a number, "none"."""
+    """What the compiler has to know of an argument, in NumPy's letters: "*f" of an array, "8*q" of a tuple, "b" of a number, "none"."""
     if isinstance(argument, np.ndarray):
         return "*" + argument.dtype.char
     if isinstance(argument, tuple):

@@ -12,7 +12,6 @@ Compiled functions close over integers only, so that no address gets into what i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -239,7 +238,6 @@ def transpose_square(typing: Any, w: Any, source: Any, pitch: Any, target: Any, 
     return types.void(w, whole, whole, whole, whole), codegen
 
 
-@lru_cache(maxsize=8)
 def make_synthesize(rows: int, cols: int, vectors: bool) -> Callable[..., None]:
     """The kernel for FFTs of 2 m samples, m = rows * cols; rows <= cols are two of 8, 16, 32. Phases are vectors or angles.
 

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from .. import kernels
 from ..config import Config
-from ..errors import UsageError, first_line
+from ..errors import UsageError
 
 log = logging.getLogger(__name__)
 Array = np.ndarray
@@ -60,12 +61,6 @@ def uses_numpy(backend: str) -> bool:
 @cache
 def _numba_loads() -> bool:
     """Whether there are kernels; if not, a warning says why, once."""
-    try:
-        from .. import kernels
-
-        kernels.check()
-    except (ImportError, OSError) as error:  # OSError: LLVM is there but cannot be loaded
-        why = first_line(error)
+    if why := kernels.trouble():
         log.warning("NumPy does the work of kernels, slowly: %s; if that is meant, set EVERWAVE_PATH=numpy", why)
-        return False
-    return True
+    return not why

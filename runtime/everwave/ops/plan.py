@@ -15,7 +15,6 @@ from numpy.typing import DTypeLike
 
 from ..kernels import steps as E
 from ..kernels.paths import Path
-from ..kernels.steps import MEMORY, SIDE
 from .blocks import same_padding
 from .filters import Filter, minimal_filter
 from .packing import aligned, element, pack, panel_widths, stored_as
@@ -58,8 +57,8 @@ class Plan:
         widest = self.steps[:, E.WIDTH].max() + self.path.lanes
         products = self.steps[self.steps[:, E.KIND] == E.PRODUCT]
         if self.path.unit:
-            tiles = 1 + int(products[:, E.BLOCK].max(initial=0)) // SIDE  # `exchange_sums` loads one too many
-            return max(tiles * SIDE * SIDE + MEMORY, 2 * int(widest))
+            tiles = 1 + int(products[:, E.BLOCK].max(initial=0)) // E.SIDE  # `exchange_sums` loads one too many
+            return max(tiles * E.SIDE * E.SIDE + E.MEMORY, 2 * int(widest))
         rows = products[:, E.POINTS] * products[:, E.BLOCK] + 2 * products[:, E.DEPTH]
         rows = self.path.rows + int(rows.max(initial=0))
         return max(rows * self.path.lanes * self.path.vectors, 2 * int(widest))
@@ -284,9 +283,9 @@ class Planner:
         if self.path.unit:  # lines of all taps side by side
             taps = taps.reshape(len(kernel), -1, line, width).swapaxes(0, 1).reshape(1, -1, width)
             pitch = int(starts[1] - starts[0]) * line if len(starts) > 1 else 0
-            gathered = len(starts) % (SIDE // 2) != 0 and self.capacity > 1
+            gathered = len(starts) % (E.SIDE // 2) != 0 and self.capacity > 1
             fields |= {E.PITCH: pitch, E.GATHERED: gathered}
-            self.reach = max(self.reach, SIDE * pitch + len(kernel) * line)
+            self.reach = max(self.reach, E.SIDE * pitch + len(kernel) * line)
         return starts, taps, factors, fields
 
     def _filter(self, kernel: Array, starts: Array) -> Filter | None:
